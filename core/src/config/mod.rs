@@ -1,0 +1,1 @@
+//! From the file's text to a compiled snapshot, or all of its errors at once.

@@ -1,0 +1,9 @@
+//! Ringway: one thread-per-core, shared-nothing HTTP proxy engine for the edge and the mesh.
+//!
+//! The binaries `ringway-edge` and `ringway-sidecar` are thin shells around this crate.
+//! ARCHITECTURE.md draws the rooms and says who may import whom.
+
+pub mod base;
+pub mod config;
+pub mod http;
+pub mod policy;

@@ -1,0 +1,1 @@
+//! Pure decisions: functions of settings, state, the request and the time passed in.
