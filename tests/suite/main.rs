@@ -1,10 +1,21 @@
 //! The end-to-end suites, one module each, in one binary so that they link once. Every test runs on both drivers.
 
+mod admin;
+mod balance;
 mod bodies;
+mod drain;
+mod errors;
+mod headers;
 mod http10;
 mod keep_alive;
+mod limits;
+mod memory;
 mod methods;
 mod pipelining;
 mod pools;
+mod reload;
+mod routing;
 mod slow_and_leaving;
+mod smuggling;
+mod timeouts;
 mod tunnels;

@@ -56,11 +56,11 @@ for_each_driver! {
         let origin = Origin::start();
         let proxy = Proxy::start(driver, &Config::to(&origin));
         let mut client = proxy.connect();
-        for method in ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "PROPFIND", "M-SEARCH", "X!y"] {
+        for method in ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "PROPFIND", "M-SEARCH", "X!Y"] {
             let response = client.ask(&format!("{method} /m HTTP/1.1\r\nHost: test\r\n\r\n")).expect(200);
             assert_eq!(response.text(), format!("{method} /m"));
         }
-        // Methods are case-sensitive (RFC 9110 section 9.1), and any of them may have a body.
+        // Any of them may have a body (RFC 9110 section 9.3).
         let request = "DELETE /m HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\n\r\nbody";
         assert_eq!(client.ask(request).expect(200).text(), "body");
         let request = "GET /m HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\n\r\nbody";
@@ -197,6 +197,15 @@ for_each_driver! {
         client.send("POST / HTTP/1.0\r\nHost: test\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\nhello");
         let response = client.response("POST").expect(200);
         assert_eq!((response.interim.len(), response.text().as_str()), (0, "hello"));
+    }
+
+    /// RFC 9110 section 10.1.1: an expectation that nobody here can meet.
+    fn an_unknown_expectation_fails(driver) {
+        let origin = Origin::start();
+        let proxy = Proxy::start(driver, &Config::to(&origin));
+        let mut client = proxy.connect();
+        client.ask("POST / HTTP/1.1\r\nHost: test\r\nExpect: the-best\r\nContent-Length: 0\r\n\r\n").expect(417);
+        assert_eq!(origin.request_count(), 0);
     }
 
     /// An unsolicited 100 from the origin harms nobody.

@@ -250,6 +250,10 @@ for_each_driver! {
         for _ in 0..5 {
             proxy.get("/").expect(200);
         }
-        proxy.await_metric("ringway_upstream_connections_total", &[], |opened| opened == 1.0);
+        proxy.await_metric("ringway_upstream_connects_total", &[], |opened| opened == 1.0);
+        let metrics = proxy.metrics();
+        assert_eq!(metrics.sum("ringway_upstream_reused_total", &[]), 4.0);
+        assert_eq!(metrics.sum("ringway_upstream_requests_total", &[("upstream", "origin")]), 5.0);
+        assert_eq!(metrics.sum("ringway_upstream_connections", &[("upstream", "origin")]), 1.0);
     }
 }

@@ -21,11 +21,16 @@ fn echo(exchange: &mut Exchange<'_>) -> Outcome {
     if !exchange.head.names("connection", "upgrade") {
         return scripted(exchange);
     }
-    exchange.write(format!(
-        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Accept: {ACCEPT}\r\n\r\n"
-    ))?;
+    exchange.write(switching(""))?;
     echo_raw(exchange)
+}
+
+/// The origin's 101, with what it says at once.
+fn switching(first: &str) -> String {
+    format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {ACCEPT}\r\n\r\n{first}"
+    )
 }
 
 fn echo_raw(exchange: &mut Exchange<'_>) -> Outcome {
@@ -88,7 +93,7 @@ for_each_driver! {
 
     fn frames_sent_with_the_switch_are_not_lost(driver) {
         let origin = Origin::with(|exchange| {
-            exchange.write("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\nfirst")?;
+            exchange.write(switching("first"))?;
             echo_raw(exchange)
         });
         let proxy = Proxy::start(driver, &Config::to(&origin));
@@ -110,7 +115,7 @@ for_each_driver! {
 
     fn the_origin_may_end_first(driver) {
         let origin = Origin::with(|exchange| {
-            exchange.write("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\nfarewell")?;
+            exchange.write(switching("farewell"))?;
             exchange.wire.stream.shutdown(Shutdown::Write)?;
             assert_eq!(exchange.wire.to_end()?, b"answer", "the client's direction is still open");
             Ok(After::Close)
@@ -131,7 +136,7 @@ for_each_driver! {
         switch(&proxy).reset();
         origin.await_ended(1);
         let resetting = Origin::with(|exchange| {
-            exchange.write("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n!")?;
+            exchange.write(switching("!"))?;
             exchange.wire.exactly(1)?;
             Ok(After::Reset)
         });
