@@ -17,3 +17,24 @@ pub const CHUNK_LINE_BYTES_MAX: usize = 4 * 1024;
 
 /// Bytes of a whole trailer section.
 pub const TRAILER_BYTES_MAX: usize = 8 * 1024;
+
+/// Spare I/O buffers that a worker keeps for reuse: 4 MiB.
+pub const FREE_BUFFERS_MAX: usize = 256;
+
+/// Connections taken from a listener before its task lets others run.
+pub const ACCEPT_BATCH: usize = 64;
+
+/// The listen queue asked for; the kernel lowers it to net.core.somaxconn.
+pub const LISTEN_BACKLOG: i32 = 4096;
+
+/// Sockets and messages that may wait in one worker's mailbox.
+pub const MAILBOX_MAX: usize = 1024;
+
+/// Bytes of a splice pipe. Measured at 64 KiB, 256 KiB and 1 MiB: see docs/performance.md.
+pub const PIPE_BYTES: usize = 256 * 1024;
+
+/// Spare splice pipes that a worker keeps.
+pub const FREE_PIPES_MAX: usize = 32;
+
+/// The rest of a body from which on it is moved by splice(2): below it, the pipe costs more than the copy. Measured: docs/performance.md.
+pub const SPLICE_BYTES_MIN: u64 = 64 * 1024;
