@@ -38,3 +38,6 @@ pub const FREE_PIPES_MAX: usize = 32;
 
 /// The rest of a body from which on it is moved by splice(2): below it, the pipe costs more than the copy. Measured: docs/performance.md.
 pub const SPLICE_BYTES_MIN: u64 = 64 * 1024;
+
+/// Idle upstream connections that may lie on one endpoint's shelf, on loan between workers.
+pub const LENT_CONNECTIONS_MAX: usize = 64;

@@ -10,4 +10,5 @@ pub mod doorbell;
 pub mod driver;
 pub mod listener;
 pub mod pipe;
+pub mod platform;
 pub mod stream;

@@ -88,6 +88,11 @@ impl Stream {
         Watched::new(socket).map(Self)
     }
 
+    /// How a connect that was in progress ended.
+    pub(super) fn connect_outcome(&self) -> io::Result<()> {
+        Ok(rustix::net::sockopt::socket_error(&self.0)??)
+    }
+
     /// The socket itself, to be handed to another worker. Nothing of this stream may be waited for any more.
     pub fn into_socket(self) -> io::Result<OwnedFd> {
         // A second descriptor for the same socket: monoio hands out raw ones only, and this happens rarely.
