@@ -41,3 +41,16 @@ pub const SPLICE_BYTES_MIN: u64 = 64 * 1024;
 
 /// Idle upstream connections that may lie on one endpoint's shelf, on loan between workers.
 pub const LENT_CONNECTIONS_MAX: usize = 64;
+/// Bytes of a request method. The longest registered one (UPDATEREDIRECTREF) has 17; a longer one is no method.
+pub const METHOD_BYTES_MAX: usize = 32;
+
+/// Members of all Connection fields of a head together. Each is looked up among the fields, so the product must
+/// be bounded; real messages carry one to three.
+pub const CONNECTION_OPTION_COUNT_MAX: usize = 32;
+
+/// Empty lines that are skipped before a request line (RFC 9112 section 2.2 asks for at least one).
+pub const LEADING_EMPTY_LINE_COUNT_MAX: usize = 2;
+
+/// Bytes of chunk framing beyond what is fair (16 per chunk and twice its data) that one body may pile up before it
+/// is refused: bounds extensions and floods of tiny chunks alike. Go's net/http uses the same measure and figure.
+pub const CHUNK_EXCESS_BYTES_MAX: u64 = 16 * 1024;

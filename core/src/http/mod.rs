@@ -1,1 +1,6 @@
 //! Sans-IO HTTP: bytes in, facts and bytes out. No sockets, no clock, no policy, no configuration.
+
+pub mod framing;
+pub mod grammar;
+pub mod http1;
+pub mod message;

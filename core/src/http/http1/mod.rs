@@ -1,0 +1,3 @@
+//! The HTTP/1.x wire format: heads are parsed strictly on the way in and written afresh on the way out.
+
+pub mod parse;
