@@ -28,6 +28,8 @@ struct Entry {
     /// When to fire; [`NEVER`] when disarmed. Kept apart from the wakers so that a sweep stays in few cache lines.
     due_ms: Cell<u64>,
     fired: Cell<bool>,
+    /// Its task waits for a next request and may be ended at once when the worker drains.
+    idle: Cell<bool>,
 }
 
 /// The table of one worker.
@@ -51,7 +53,7 @@ impl Deadlines {
     pub fn deadline(self: &Rc<Self>) -> Deadline {
         let index = self.free.borrow_mut().pop().unwrap_or_else(|| {
             let mut entries = self.entries.borrow_mut();
-            entries.push(Entry { due_ms: Cell::new(NEVER), fired: Cell::new(false) });
+            entries.push(Entry { due_ms: Cell::new(NEVER), fired: Cell::new(false), idle: Cell::new(false) });
             self.wakers.borrow_mut().push(None);
             (entries.len() - 1) as u32
         });
@@ -70,11 +72,7 @@ impl Deadlines {
         for (index, entry) in entries.iter().enumerate() {
             let due = entry.due_ms.get();
             if due <= now_ms {
-                entry.due_ms.set(NEVER);
-                entry.fired.set(true);
-                if let Some(waker) = self.wakers.borrow_mut()[index].take() {
-                    waker.wake();
-                }
+                self.fire(index, entry);
             } else if due < next {
                 next = due;
             }
@@ -82,6 +80,21 @@ impl Deadlines {
         let next = if next == NEVER { NEVER } else { next.max(now_ms + SWEEP_INTERVAL_MS) };
         self.next_ms.set(next);
         (next != NEVER).then_some(next)
+    }
+
+    /// Fires all that were armed by [`Deadline::arm_idle`], whenever they are due.
+    pub fn expire_idle(&self) {
+        for (index, entry) in self.entries.borrow().iter().enumerate().filter(|(_, e)| e.idle.get()) {
+            self.fire(index, entry);
+        }
+    }
+
+    fn fire(&self, index: usize, entry: &Entry) {
+        entry.due_ms.set(NEVER);
+        entry.fired.set(true);
+        if let Some(waker) = self.wakers.borrow_mut()[index].take() {
+            waker.wake();
+        }
     }
 
     /// Resolves when a deadline earlier than the last answer of [`sweep`](Self::sweep) has been armed.
@@ -102,10 +115,11 @@ impl Deadlines {
         (next != NEVER).then_some(next)
     }
 
-    fn set(&self, index: u32, due_ms: u64) {
+    fn set(&self, index: u32, due_ms: u64, idle: bool) {
         let entries = self.entries.borrow();
         let entry = &entries[index as usize];
         entry.fired.set(false);
+        entry.idle.set(idle);
         entry.due_ms.set(due_ms);
         if due_ms < self.next_ms.get() {
             self.next_ms.set(due_ms);
@@ -131,7 +145,13 @@ impl Deadline {
         let phase = if timeout.is_zero() { NEVER } else { now_ms.saturating_add(timeout.as_millis() as u64).max(1) };
         let cap = self.cap_ms.get();
         self.capped.set(cap < phase);
-        self.table.set(self.index, phase.min(cap));
+        self.table.set(self.index, phase.min(cap), false);
+    }
+
+    /// Starts a wait for a next request, which a drain may end early.
+    pub fn arm_idle(&self, now_ms: u64, timeout: Duration) {
+        self.capped.set(false);
+        self.table.set(self.index, now_ms.saturating_add(timeout.as_millis() as u64).max(1), true);
     }
 
     /// No phase deadline; the cap, if there is one, stays.
@@ -172,8 +192,7 @@ impl Deadline {
 
 impl Drop for Deadline {
     fn drop(&mut self) {
-        self.table.entries.borrow()[self.index as usize].due_ms.set(NEVER);
-        self.table.entries.borrow()[self.index as usize].fired.set(false);
+        self.table.set(self.index, NEVER, false);
         self.table.wakers.borrow_mut()[self.index as usize] = None;
         self.table.free.borrow_mut().push(self.index);
     }
@@ -298,6 +317,16 @@ mod tests {
         near.arm(0, SECOND);
         assert_eq!(count.0.load(Ordering::Relaxed), 1);
         assert!(wait.as_mut().poll(&mut cx).is_ready());
+    }
+
+    #[test]
+    fn a_drain_ends_idle_waits_only() {
+        let table = Deadlines::new();
+        let (idle, busy) = (table.deadline(), table.deadline());
+        idle.arm_idle(0, SECOND);
+        busy.arm(0, SECOND);
+        table.expire_idle();
+        assert!(idle.has_fired() && !busy.has_fired());
     }
 
     #[test]

@@ -6,3 +6,4 @@ pub mod deadline;
 pub mod fault;
 pub mod limits;
 pub mod race;
+pub mod signal;
