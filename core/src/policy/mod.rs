@@ -1,1 +1,3 @@
 //! Pure decisions: functions of settings, state, the request and the time passed in.
+
+pub mod route;
