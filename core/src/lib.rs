@@ -6,4 +6,7 @@
 pub mod base;
 pub mod config;
 pub mod http;
+pub mod net;
 pub mod policy;
+//pub mod proxy;
+pub mod telemetry;

@@ -6,7 +6,7 @@ pub const HEADER_COUNT_MAX: usize = 128;
 /// Bytes of one pooled I/O buffer. A head must fit into one, so it is also the ceiling of `header_bytes`.
 pub const BUFFER_BYTES: usize = 16 * 1024;
 
-/// Default for the bytes of a request or response head, start line and all fields included. nginx: 4×8 KiB, HAProxy: 16 KiB.
+/// Default for the bytes of a request or response head, start line and all fields included. nginx: 4×8 KiB, `HAProxy`: 16 KiB.
 pub const HEADER_BYTES_DEFAULT: usize = 16 * 1024;
 
 /// Default for the bytes of a request target (RFC 9110 section 4.1 asks for at least 8,000).
@@ -17,3 +17,80 @@ pub const CHUNK_LINE_BYTES_MAX: usize = 4 * 1024;
 
 /// Bytes of a whole trailer section.
 pub const TRAILER_BYTES_MAX: usize = 8 * 1024;
+
+/// Spare I/O buffers that a worker keeps for reuse: 4 MiB.
+pub const FREE_BUFFERS_MAX: usize = 256;
+
+/// Connections taken from a listener before its task lets others run.
+pub const ACCEPT_BATCH: usize = 64;
+
+/// The listen queue asked for; the kernel lowers it to net.core.somaxconn.
+pub const LISTEN_BACKLOG: i32 = 4096;
+
+/// Sockets and messages that may wait in one worker's mailbox.
+pub const MAILBOX_MAX: usize = 1024;
+
+/// Bytes of a splice pipe. Measured at 64 KiB, 256 KiB and 1 MiB: see docs/performance.md.
+pub const PIPE_BYTES: usize = 256 * 1024;
+
+/// Spare splice pipes that a worker keeps.
+pub const FREE_PIPES_MAX: usize = 32;
+
+/// The rest of a body from which on it is moved by splice(2): below it, the pipe costs more than the copy. Measured: docs/performance.md.
+pub const SPLICE_BYTES_MIN: u64 = 64 * 1024;
+
+/// Idle upstream connections that may lie on one endpoint's shelf, on loan between workers.
+pub const LENT_CONNECTIONS_MAX: usize = 64;
+/// Bytes of a request method. The longest registered one (UPDATEREDIRECTREF) has 17; a longer one is no method.
+pub const METHOD_BYTES_MAX: usize = 32;
+
+/// Members of all Connection fields of a head together. Each is looked up among the fields, so the product must
+/// be bounded; real messages carry one to three.
+pub const CONNECTION_OPTION_COUNT_MAX: usize = 32;
+
+/// Empty lines that are skipped before a request line (RFC 9112 section 2.2 asks for at least one).
+pub const LEADING_EMPTY_LINE_COUNT_MAX: usize = 2;
+
+/// Bytes of chunk framing beyond what is fair (16 per chunk and twice its data) that one body may pile up before it
+/// is refused: bounds extensions and floods of tiny chunks alike. Go's net/http uses the same measure and figure.
+pub const CHUNK_EXCESS_BYTES_MAX: u64 = 16 * 1024;
+/// Bytes of a configuration file. Read whole, so it must be bounded; 10,000 routes with five fields each take about 3 MiB.
+pub const CONFIG_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Nesting of a configuration file. The format itself needs 8; the bound keeps recursion off the end of the stack.
+pub const CONFIG_DEPTH_MAX: usize = 32;
+
+/// YAML nodes of a configuration file after aliases are expanded: stops a file that doubles itself with each alias.
+pub const CONFIG_NODES_MAX: usize = 4_000_000;
+
+/// Errors listed before a report says "and more": a person reads no further.
+pub const CONFIG_ERRORS_MAX: usize = 100;
+
+/// Routes, listeners, upstreams and endpoints of one upstream: far above any real file, and they fit a `u32` index.
+pub const ROUTES_MAX: usize = 200_000;
+pub const LISTENERS_MAX: usize = 1_000;
+pub const UPSTREAMS_MAX: usize = 100_000;
+pub const ENDPOINTS_MAX: usize = 10_000;
+
+/// Endpoint weight: the ratio of two endpoints stays within what a smooth schedule can hold.
+pub const ENDPOINT_WEIGHT_MAX: u32 = 1_000;
+
+/// Characters of one regular expression, and bytes of its compiled program: matching stays linear, this bounds the memory.
+pub const REGEX_CHARS_MAX: usize = 1_024;
+pub const REGEX_PROGRAM_BYTES_MAX: usize = 1024 * 1024;
+
+/// Bytes of a body that a route answers with by itself: it is kept in the snapshot and sent from one buffer.
+pub const RESPOND_BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// Characters of a name (listener, upstream, route): it becomes a metric label.
+pub const NAME_CHARS_MAX: usize = 128;
+
+/// Header operations of one route and direction, and bytes of one value: they must fit the head's buffer.
+pub const HEADER_OPS_MAX: usize = 64;
+pub const HEADER_VALUE_BYTES_MAX: usize = 4 * 1024;
+
+/// A setting's duration: longer is a slip of the pen.
+pub const DURATION_DAYS_MAX: u64 = 30;
+
+/// Hosts summed over all routes: each pair is an entry of the route table.
+pub const ROUTE_HOSTS_MAX: usize = 1_000_000;

@@ -1,3 +1,9 @@
-//! What every layer may lean on: bounds, the clock and the words for failure. Imports nothing of ours.
+//! What every layer may lean on: bounds, time, deadlines and the words for failure. Imports nothing of ours.
 
+pub mod buffer;
+pub mod clock;
+pub mod deadline;
+pub mod fault;
 pub mod limits;
+pub mod race;
+pub mod signal;

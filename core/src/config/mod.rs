@@ -1,1 +1,79 @@
 //! From the file's text to a compiled snapshot, or all of its errors at once.
+//!
+//! Text → nodes with places (`yaml`) → shape and ranges (`check`) → typed settings (`raw`) → names resolved and
+//! everything compiled (`compile`) → [`Snapshot`]. Called by the control thread; a worker only ever sees
+//! snapshots. Reads no sockets and starts no threads.
+
+mod address;
+mod check;
+mod compile;
+pub mod raw;
+mod report;
+pub mod snapshot;
+pub mod source;
+#[cfg(test)]
+mod tests;
+mod units;
+mod yaml;
+
+pub use check::schema;
+pub use raw::RawConfig;
+pub use report::{Location, Problem, ProblemKind, Report, Severity};
+pub use snapshot::Snapshot;
+
+use report::{At, Findings};
+use yaml::Document;
+
+/// A configuration that may be used, and what looks wrong with it all the same.
+#[derive(Debug)]
+pub struct Checked {
+    pub raw: RawConfig,
+    pub snapshot: Snapshot,
+    /// Legal but suspicious: an upstream that no route uses, an admin address that others can reach.
+    pub warnings: Report,
+}
+
+/// Compiles a file's text. `version` becomes [`Snapshot::version`]; `file_name` is for messages only.
+///
+/// Takes well under a second for 10,000 routes, all of it CPU time: not for a worker.
+pub fn load(text: &[u8], file_name: &str, version: u64) -> Result<Snapshot, Report> {
+    check_text(text, file_name, version).map(|checked| checked.snapshot)
+}
+
+/// As [`load`], with the warnings.
+pub fn check_text(text: &[u8], file_name: &str, version: u64) -> Result<Checked, Report> {
+    check_document(&yaml::parse(text, file_name)?, file_name, version)
+}
+
+/// Compiles settings made in code; they are checked as a file is. Messages name the setting's path alone.
+pub fn compile(raw: &RawConfig, version: u64) -> Result<Snapshot, Report> {
+    const NAME: &str = "configuration";
+    let json = serde_json::to_value(raw).expect("the settings have text keys and finite numbers only");
+    check_document(&Document::from_json(json), NAME, version).map(|checked| checked.snapshot)
+}
+
+fn check_document(document: &Document<'_>, file_name: &str, version: u64) -> Result<Checked, Report> {
+    let refuse = |findings| document.report(Severity::Error, file_name, findings);
+    let mut findings = Findings::default();
+    let json = check::check(&document.root, &mut findings);
+    if !findings.list.is_empty() {
+        return Err(refuse(findings));
+    }
+    let raw: RawConfig = match serde_json::from_value(json) {
+        Ok(raw) => raw,
+        Err(error) => {
+            // The schema is made of the same types, so this should not be possible; a message beats a panic.
+            findings.add(ProblemKind::Unreadable, &At::Root, error);
+            return Err(refuse(findings));
+        }
+    };
+    let canonical = serde_json::to_string(&raw).expect("it was JSON a moment ago");
+    let compiled = compile::compile(&raw, canonical, version);
+    match compiled.snapshot {
+        Some(snapshot) => {
+            let warnings = document.report(Severity::Warning, file_name, compiled.warnings);
+            Ok(Checked { raw, snapshot, warnings })
+        }
+        None => Err(refuse(compiled.errors)),
+    }
+}

@@ -1,1 +1,11 @@
 //! Sans-IO HTTP: bytes in, facts and bytes out. No sockets, no clock, no policy, no configuration.
+
+pub mod chunked;
+#[doc(hidden)]
+pub mod corpus;
+pub mod framing;
+pub mod grammar;
+pub mod http1;
+pub mod message;
+pub mod rewrite;
+pub mod upgrade;

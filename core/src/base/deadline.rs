@@ -1,0 +1,345 @@
+//! Deadlines for one worker: a dense table that a sweep looks through, instead of a timer for each wait.
+//!
+//! A timer on the ring costs a submission and a completion for every wait, and a timer wheel costs an insertion
+//! and a removal. Nearly every deadline of a proxy is moved before it is due, so arming one here is a store into a
+//! table, and only [`Deadlines::sweep`] looks at all of them: 10,000 take a few microseconds.
+//! The sweep runs when the earliest deadline that it knows of is due, at most every [`SWEEP_INTERVAL_MS`].
+//!
+//! Each task holds one [`Deadline`]: the phase it is in (armed again and again) and the cap on the whole request.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+/// Milliseconds between two sweeps at the least; how late a deadline may fire.
+pub const SWEEP_INTERVAL_MS: u64 = 20;
+
+const NEVER: u64 = u64::MAX;
+
+/// The wait ended because its deadline passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Elapsed;
+
+#[derive(Debug)]
+struct Entry {
+    /// When to fire; [`NEVER`] when disarmed. Kept apart from the wakers so that a sweep stays in few cache lines.
+    due_ms: Cell<u64>,
+    fired: Cell<bool>,
+    /// Its task waits for a next request and may be ended at once when the worker drains.
+    idle: Cell<bool>,
+}
+
+/// The table of one worker.
+#[derive(Debug, Default)]
+pub struct Deadlines {
+    entries: RefCell<Vec<Entry>>,
+    wakers: RefCell<Vec<Option<Waker>>>,
+    free: RefCell<Vec<u32>>,
+    /// The earliest time at which something may be due, as far as the sweeper knows.
+    next_ms: Cell<u64>,
+    sweeper: RefCell<Option<Waker>>,
+}
+
+impl Deadlines {
+    /// An empty table.
+    pub fn new() -> Rc<Self> {
+        Rc::new(Self { next_ms: Cell::new(NEVER), ..Self::default() })
+    }
+
+    /// A disarmed deadline; its place in the table is given back when it is dropped.
+    pub fn deadline(self: &Rc<Self>) -> Deadline {
+        let index = self.free.borrow_mut().pop().unwrap_or_else(|| {
+            let mut entries = self.entries.borrow_mut();
+            entries.push(Entry { due_ms: Cell::new(NEVER), fired: Cell::new(false), idle: Cell::new(false) });
+            self.wakers.borrow_mut().push(None);
+            (entries.len() - 1) as u32
+        });
+        Deadline { table: Rc::clone(self), index, cap_ms: Cell::new(NEVER), capped: Cell::new(false) }
+    }
+
+    /// How many deadlines are held, armed or not.
+    pub fn held(&self) -> usize {
+        self.entries.borrow().len() - self.free.borrow().len()
+    }
+
+    /// Fires all that are due at `now_ms`. Returns when to come back: the earliest deadline left, or `None`.
+    pub fn sweep(&self, now_ms: u64) -> Option<u64> {
+        let entries = self.entries.borrow();
+        let mut next = NEVER;
+        for (index, entry) in entries.iter().enumerate() {
+            let due = entry.due_ms.get();
+            if due <= now_ms {
+                self.fire(index, entry);
+            } else if due < next {
+                next = due;
+            }
+        }
+        let next = if next == NEVER { NEVER } else { next.max(now_ms + SWEEP_INTERVAL_MS) };
+        self.next_ms.set(next);
+        (next != NEVER).then_some(next)
+    }
+
+    /// Fires all that were armed by [`Deadline::arm_idle`], whenever they are due.
+    pub fn expire_idle(&self) {
+        for (index, entry) in self.entries.borrow().iter().enumerate().filter(|(_, e)| e.idle.get()) {
+            self.fire(index, entry);
+        }
+    }
+
+    fn fire(&self, index: usize, entry: &Entry) {
+        entry.due_ms.set(NEVER);
+        entry.fired.set(true);
+        if let Some(waker) = self.wakers.borrow_mut()[index].take() {
+            waker.wake();
+        }
+    }
+
+    /// Resolves when a deadline earlier than the last answer of [`sweep`](Self::sweep) has been armed.
+    pub fn rearmed(&self, known_ms: Option<u64>) -> impl Future<Output = ()> + '_ {
+        let known = known_ms.unwrap_or(NEVER);
+        std::future::poll_fn(move |cx| {
+            if self.next_ms.get() < known {
+                return Poll::Ready(());
+            }
+            *self.sweeper.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+    }
+
+    /// The earliest time at which something may be due.
+    pub fn next_ms(&self) -> Option<u64> {
+        let next = self.next_ms.get();
+        (next != NEVER).then_some(next)
+    }
+
+    fn set(&self, index: u32, due_ms: u64, idle: bool) {
+        let entries = self.entries.borrow();
+        let entry = &entries[index as usize];
+        entry.fired.set(false);
+        entry.idle.set(idle);
+        entry.due_ms.set(due_ms);
+        if due_ms < self.next_ms.get() {
+            self.next_ms.set(due_ms);
+            if let Some(waker) = self.sweeper.borrow_mut().take() {
+                waker.wake();
+            }
+        }
+    }
+}
+
+/// One task's deadline: that of the phase it is in, never later than the cap on the whole request.
+#[derive(Debug)]
+pub struct Deadline {
+    table: Rc<Deadlines>,
+    index: u32,
+    cap_ms: Cell<u64>,
+    capped: Cell<bool>,
+}
+
+impl Deadline {
+    /// Starts a phase that may last `timeout`; zero means without a bound of its own.
+    pub fn arm(&self, now_ms: u64, timeout: Duration) {
+        let phase = if timeout.is_zero() { NEVER } else { now_ms.saturating_add(timeout.as_millis() as u64).max(1) };
+        let cap = self.cap_ms.get();
+        self.capped.set(cap < phase);
+        self.table.set(self.index, phase.min(cap), false);
+    }
+
+    /// Starts a wait for a next request, which a drain may end early.
+    pub fn arm_idle(&self, now_ms: u64, timeout: Duration) {
+        self.capped.set(false);
+        self.table.set(self.index, now_ms.saturating_add(timeout.as_millis() as u64).max(1), true);
+    }
+
+    /// No phase deadline; the cap, if there is one, stays.
+    pub fn disarm(&self) {
+        self.arm(0, Duration::ZERO);
+    }
+
+    /// Caps everything from now on at `now_ms + timeout`; zero takes the cap away.
+    pub fn cap(&self, now_ms: u64, timeout: Duration) {
+        let cap = if timeout.is_zero() { NEVER } else { now_ms.saturating_add(timeout.as_millis() as u64).max(1) };
+        self.cap_ms.set(cap);
+    }
+
+    /// True when the last expiry was the cap's and not the phase's.
+    pub fn cap_was_hit(&self) -> bool {
+        self.capped.get()
+    }
+
+    /// True once the deadline has passed, until it is armed again.
+    pub fn has_fired(&self) -> bool {
+        self.table.entries.borrow()[self.index as usize].fired.get()
+    }
+
+    /// Waits for `future`, but no longer than the deadline as it is armed, also if it is moved meanwhile.
+    pub fn bound<F: Future>(&self, future: F) -> Bound<'_, F> {
+        Bound { deadline: self, future }
+    }
+
+    fn register(&self, waker: &Waker) {
+        let mut wakers = self.table.wakers.borrow_mut();
+        let place = &mut wakers[self.index as usize];
+        // One task holds one deadline: after its first wait this is a comparison and nothing more.
+        if !place.as_ref().is_some_and(|w| w.will_wake(waker)) {
+            *place = Some(waker.clone());
+        }
+    }
+}
+
+impl Drop for Deadline {
+    fn drop(&mut self) {
+        self.table.set(self.index, NEVER, false);
+        self.table.wakers.borrow_mut()[self.index as usize] = None;
+        self.table.free.borrow_mut().push(self.index);
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// A future that ends with [`Elapsed`] when its deadline passes.
+    #[derive(Debug)]
+    pub struct Bound<'d, F> {
+        deadline: &'d Deadline,
+        #[pin]
+        future: F,
+    }
+}
+
+impl<F: Future> Future for Bound<'_, F> {
+    type Output = Result<F::Output, Elapsed>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Poll::Ready(out) = this.future.poll(cx) {
+            return Poll::Ready(Ok(out));
+        }
+        if this.deadline.has_fired() {
+            return Poll::Ready(Err(Elapsed));
+        }
+        this.deadline.register(cx.waker());
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Deadlines, Elapsed, SWEEP_INTERVAL_MS};
+    use std::future::{Future, pending, ready};
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Context, Poll, Wake, Waker};
+    use std::time::Duration;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn fires_once_due_and_wakes_the_task() {
+        let table = Deadlines::new();
+        let count = Arc::new(Count::default());
+        let waker = Waker::from(Arc::clone(&count));
+        let mut cx = Context::from_waker(&waker);
+        let deadline = table.deadline();
+        deadline.arm(1_000, SECOND);
+        let mut wait = pin!(deadline.bound(pending::<()>()));
+        assert!(wait.as_mut().poll(&mut cx).is_pending());
+        assert_eq!(table.sweep(1_999), Some(1_999 + SWEEP_INTERVAL_MS));
+        assert!(wait.as_mut().poll(&mut cx).is_pending());
+        assert_eq!(table.sweep(2_000), None);
+        assert_eq!(count.0.load(Ordering::Relaxed), 1);
+        assert_eq!(wait.as_mut().poll(&mut cx), Poll::Ready(Err(Elapsed)));
+    }
+
+    #[test]
+    fn arming_again_moves_it_and_clears_an_expiry() {
+        let table = Deadlines::new();
+        let deadline = table.deadline();
+        deadline.arm(1, SECOND);
+        deadline.arm(900, SECOND);
+        assert_eq!(table.sweep(1_500), Some(1_900));
+        assert!(!deadline.has_fired());
+        table.sweep(1_900);
+        assert!(deadline.has_fired());
+        deadline.arm(1_900, SECOND);
+        assert!(!deadline.has_fired());
+    }
+
+    #[test]
+    fn the_cap_outlives_phases_and_says_so() {
+        let table = Deadlines::new();
+        let deadline = table.deadline();
+        deadline.cap(1, SECOND);
+        deadline.arm(900, SECOND);
+        assert_eq!(table.sweep(1_001), None);
+        assert!(deadline.has_fired() && deadline.cap_was_hit());
+        deadline.cap(0, Duration::ZERO);
+        deadline.arm(1_001, SECOND);
+        table.sweep(2_001);
+        assert!(deadline.has_fired() && !deadline.cap_was_hit());
+    }
+
+    #[test]
+    fn a_ready_future_wins_over_an_expiry() {
+        let table = Deadlines::new();
+        let deadline = table.deadline();
+        deadline.arm(1, SECOND);
+        table.sweep(5_000);
+        let mut cx = Context::from_waker(Waker::noop());
+        assert_eq!(pin!(deadline.bound(ready(7))).poll(&mut cx), Poll::Ready(Ok(7)));
+    }
+
+    #[test]
+    fn an_earlier_deadline_wakes_the_sweeper() {
+        let table = Deadlines::new();
+        let count = Arc::new(Count::default());
+        let waker = Waker::from(Arc::clone(&count));
+        let mut cx = Context::from_waker(&waker);
+        let far = table.deadline();
+        far.arm(0, Duration::from_secs(60));
+        let next = table.sweep(1);
+        let mut wait = pin!(table.rearmed(next));
+        assert!(wait.as_mut().poll(&mut cx).is_pending());
+        let near = table.deadline();
+        near.arm(0, Duration::from_secs(90));
+        assert_eq!(count.0.load(Ordering::Relaxed), 0, "a later one need not wake it");
+        near.arm(0, SECOND);
+        assert_eq!(count.0.load(Ordering::Relaxed), 1);
+        assert!(wait.as_mut().poll(&mut cx).is_ready());
+    }
+
+    #[test]
+    fn a_drain_ends_idle_waits_only() {
+        let table = Deadlines::new();
+        let (idle, busy) = (table.deadline(), table.deadline());
+        idle.arm_idle(0, SECOND);
+        busy.arm(0, SECOND);
+        table.expire_idle();
+        assert!(idle.has_fired() && !busy.has_fired());
+    }
+
+    #[test]
+    fn places_are_given_back() {
+        let table = Deadlines::new();
+        let first = table.deadline();
+        let second = table.deadline();
+        drop(first);
+        assert_eq!(table.held(), 1);
+        let third = table.deadline();
+        assert_eq!(table.held(), 2);
+        assert!(!third.has_fired());
+        drop((second, third));
+        assert_eq!(table.held(), 0);
+    }
+}

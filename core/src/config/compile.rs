@@ -1,0 +1,615 @@
+//! From the file's shape to a snapshot: names are resolved, texts become addresses, regexes and header
+//! lines, inheritance is worked out, and everything that is wrong is found in one pass.
+//!
+//! Called with settings whose shape and ranges `check.rs` has passed.
+
+mod rules;
+mod values;
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::address::{AddressError, endpoint_address, host_field, listen_address};
+use super::raw::{self, RawConfig};
+use super::report::{At, Findings, ProblemKind, nearest};
+use super::snapshot::{
+    AccessLog, Action, Endpoint, EndpointAddress, Forwarding, Limits, ListenAddress, Listener,
+    ListenerTimeouts, LogTarget, Route, RouteTimeouts, Snapshot, Upstream, UpstreamHost, UpstreamTimeouts,
+};
+use crate::base::limits;
+use crate::policy::route::RouteTable;
+
+/// What came of it. `snapshot` is there unless `errors` has entries.
+pub(super) struct Compiled {
+    pub(super) snapshot: Option<Snapshot>,
+    pub(super) errors: Findings,
+    pub(super) warnings: Findings,
+}
+
+/// `canonical` is the JSON form of `raw`.
+pub(super) fn compile(raw: &RawConfig, canonical: String, version: u64) -> Compiled {
+    let mut compiler = Compiler { raw, errors: Findings::default(), warnings: Findings::default() };
+    let snapshot = compiler.snapshot(canonical, version);
+    let Compiler { errors, warnings, .. } = compiler;
+    Compiled { snapshot: snapshot.filter(|_| errors.list.is_empty()), errors, warnings }
+}
+
+struct Compiler<'r> {
+    raw: &'r RawConfig,
+    errors: Findings,
+    warnings: Findings,
+}
+
+/// FNV-1a, 64 bits: names a configuration; it is no proof against forgery.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+impl Compiler<'_> {
+    /// Goes on after errors so as to find them all; `None` only where a part has no stand-in.
+    fn snapshot(&mut self, canonical: String, version: u64) -> Option<Snapshot> {
+        let raw = self.raw;
+        let root = At::Root;
+        let admin = self.admin();
+        let listeners = self.listeners(admin.as_ref());
+        let limits = self.limits();
+        let forwarding = self.forwarding();
+        let upstream_names =
+            self.names(&root.field("upstreams"), "upstream", raw.upstreams.iter().map(|u| u.name.as_str()));
+        let upstreams = self.upstreams();
+        let (route_table, routes) = self.routes(&upstream_names);
+        let access_log = self.access_log();
+        self.warn_of_unused_upstreams();
+        if raw.io == raw::Io::Uring {
+            self.warnings
+                .add(
+                    ProblemKind::Suspicious,
+                    &root.field("io"),
+                    "`uring` refuses to start where io_uring is missing",
+                )
+                .hint("`auto` takes io_uring where the kernel offers it");
+        }
+        Some(Snapshot {
+            version,
+            hash: fnv1a(canonical.as_bytes()),
+            canonical: canonical.into(),
+            workers: match raw.workers {
+                raw::Workers::Auto => None,
+                raw::Workers::Count(count) => Some(count),
+            },
+            pin: raw.pin,
+            io: raw.io,
+            admin,
+            listeners: listeners?,
+            drain: raw.timeouts.drain.as_std(),
+            limits,
+            forwarding,
+            upstreams: upstreams?,
+            route_table,
+            routes: routes?,
+            access_log,
+        })
+    }
+
+    fn bad_value(&mut self, at: &At<'_>, message: impl std::fmt::Display) {
+        self.errors.add(ProblemKind::BadValue, at, message);
+    }
+
+    fn bad_address(&mut self, at: &At<'_>, text: &str, error: &AddressError) {
+        let finding = self.errors.add(ProblemKind::BadValue, at, format_args!("`{text}`: {error}"));
+        if *error == AddressError::NoPort {
+            finding.hint(format!("as in {text}:8080"));
+        }
+    }
+
+    /// Names of one kind: well-formed and unique. The map leads from a name to its first bearer.
+    fn names<'n>(
+        &mut self,
+        list: &At<'_>,
+        kind: &str,
+        names: impl Iterator<Item = &'n str>,
+    ) -> HashMap<&'n str, usize> {
+        let mut seen: HashMap<&str, usize> = HashMap::new();
+        for (index, name) in names.enumerate() {
+            let item = list.index(index);
+            let at = item.field("name");
+            self.name(&at, name);
+            if let Some(first) = seen.get(name) {
+                let first = list.index(*first);
+                self.errors
+                    .add(ProblemKind::Conflict, &at, format_args!("{kind} `{name}` is there twice"))
+                    .with(&first.field("name"));
+            } else {
+                seen.insert(name, index);
+            }
+        }
+        seen
+    }
+
+    fn name(&mut self, at: &At<'_>, name: &str) {
+        let fits = |c: char| c.is_ascii_alphanumeric() || "-_./:".contains(c);
+        if name.is_empty() || name.len() > limits::NAME_CHARS_MAX || !name.chars().all(fits) {
+            let max = limits::NAME_CHARS_MAX;
+            self.bad_value(
+                at,
+                format_args!("a name has 1 to {max} letters, digits or any of `-`, `_`, `.`, `/`, `:`"),
+            );
+        }
+    }
+
+    fn count(&mut self, at: &At<'_>, what: &str, count: usize, max: usize) {
+        if count > max {
+            self.bad_value(at, format_args!("{count} {what}; at most {max} are accepted"));
+        }
+    }
+
+    fn admin(&mut self) -> Option<ListenAddress> {
+        let text = self.raw.admin.address.as_str();
+        if text == "off" {
+            return None;
+        }
+        let parent = At::Root.field("admin");
+        let at = parent.field("address");
+        match listen_address(text) {
+            Ok(address) => {
+                if let ListenAddress::Ip(ip) = &address
+                    && !ip.ip().is_loopback()
+                {
+                    self.warnings
+                        .add(
+                            ProblemKind::Suspicious,
+                            &at,
+                            "the admin interface is reachable from other machines",
+                        )
+                        .hint("it has no access control; use 127.0.0.1 or unix:/path");
+                }
+                Some(address)
+            }
+            Err(error) => {
+                self.bad_address(&at, text, &error);
+                None
+            }
+        }
+    }
+
+    fn listeners(&mut self, admin: Option<&ListenAddress>) -> Option<Vec<Listener>> {
+        let raw = self.raw;
+        let list = At::Root.field("listeners");
+        self.count(&list, "listeners", raw.listeners.len(), limits::LISTENERS_MAX);
+        self.names(&list, "listener", raw.listeners.iter().map(|listener| listener.name.as_str()));
+        let mut taken: HashMap<ListenAddress, (usize, usize)> = HashMap::new();
+        let listeners: Vec<_> = raw
+            .listeners
+            .iter()
+            .enumerate()
+            .map(|(index, listener)| {
+                let item = list.index(index);
+                let addresses = self.listener_addresses(index, &item, listener, admin, &mut taken);
+                Listener {
+                    name: listener.name.as_str().into(),
+                    addresses,
+                    trusted_hops: usize::from(listener.trusted_hops),
+                    connections_max: listener.connections_max,
+                    requests_per_connection_max: NonZeroU32::new(listener.requests_per_connection_max),
+                    timeouts: ListenerTimeouts {
+                        request_head: listener
+                            .timeouts
+                            .request_head
+                            .unwrap_or(raw.timeouts.request_head)
+                            .as_std(),
+                        keep_alive_idle: listener
+                            .timeouts
+                            .keep_alive_idle
+                            .unwrap_or(raw.timeouts.keep_alive_idle)
+                            .as_std(),
+                        body_idle: raw.timeouts.body_idle.as_std(),
+                    },
+                }
+            })
+            .collect();
+        Some(listeners).filter(|listeners| listeners.iter().all(|listener| !listener.addresses.is_empty()))
+    }
+
+    fn listener_addresses(
+        &mut self,
+        index: usize,
+        item: &At<'_>,
+        listener: &raw::Listener,
+        admin: Option<&ListenAddress>,
+        taken: &mut HashMap<ListenAddress, (usize, usize)>,
+    ) -> Vec<ListenAddress> {
+        let field = item.field("address");
+        let texts = listener.address.as_slice();
+        if texts.is_empty() {
+            self.bad_value(&field, "a listener needs at least one address");
+        }
+        let mut addresses = Vec::with_capacity(texts.len());
+        for (position, text) in texts.iter().enumerate() {
+            let at = match listener.address {
+                raw::OneOrMany::One(_) => field,
+                raw::OneOrMany::Many(_) => field.index(position),
+            };
+            let address = match listen_address(text) {
+                Ok(address) => address,
+                Err(error) => {
+                    self.bad_address(&at, text, &error);
+                    continue;
+                }
+            };
+            // Port 0 is a different port each time.
+            let any_port = matches!(&address, ListenAddress::Ip(ip) if ip.port() == 0);
+            if !any_port && admin == Some(&address) {
+                let other = At::Root.field("admin");
+                self.errors
+                    .add(
+                        ProblemKind::Conflict,
+                        &at,
+                        format_args!("the admin interface has the address `{text}`"),
+                    )
+                    .with(&other.field("address"));
+            }
+            if !any_port && let Some((other, other_position)) = taken.get(&address) {
+                let list = At::Root.field("listeners");
+                let other_item = list.index(*other);
+                let other_field = other_item.field("address");
+                let other_at = match self.raw.listeners[*other].address {
+                    raw::OneOrMany::One(_) => other_field,
+                    raw::OneOrMany::Many(_) => other_field.index(*other_position),
+                };
+                self.errors
+                    .add(
+                        ProblemKind::Conflict,
+                        &at,
+                        format_args!("the address `{text}` is listened on twice"),
+                    )
+                    .with(&other_at);
+            } else {
+                taken.insert(address.clone(), (index, position));
+            }
+            addresses.push(address);
+        }
+        addresses
+    }
+
+    fn limits(&mut self) -> Limits {
+        let raw = &self.raw.limits;
+        let parent = At::Root.field("limits");
+        let header_bytes = raw.header_bytes.bytes();
+        let max = raw::Size::from_bytes(limits::BUFFER_BYTES as u64);
+        if !(1024..=max.bytes()).contains(&header_bytes) {
+            let given = raw.header_bytes;
+            self.bad_value(
+                &parent.field("header_bytes"),
+                format_args!("{given} is out of range: 1KiB to {max}"),
+            );
+        }
+        if raw.uri_bytes.bytes() == 0 || raw.uri_bytes > raw.header_bytes {
+            let (given, max) = (raw.uri_bytes, raw.header_bytes);
+            let bounds =
+                format_args!("{given} is out of range: 1B to {max}, the bound of the head (header_bytes)");
+            self.bad_value(&parent.field("uri_bytes"), bounds);
+        }
+        if raw.memory_per_worker.bytes() < 1 << 20 {
+            let given = raw.memory_per_worker;
+            self.bad_value(
+                &parent.field("memory_per_worker"),
+                format_args!("{given} is too little: at least 1MiB"),
+            );
+        }
+        Limits {
+            header_bytes_max: header_bytes as usize,
+            header_count_max: usize::from(raw.header_count),
+            uri_bytes_max: raw.uri_bytes.bytes() as usize,
+            body_bytes_max: raw.body_bytes.bytes().unwrap_or(u64::MAX),
+            memory_bytes_max: raw.memory_per_worker.bytes(),
+        }
+    }
+
+    fn forwarding(&mut self) -> Forwarding {
+        let raw = &self.raw.forwarding;
+        if !values::is_token(&raw.via) {
+            let parent = At::Root.field("forwarding");
+            self.bad_value(
+                &parent.field("via"),
+                "expected `off` or a pseudonym of letters, digits and `-_.` (RFC 9110 section 7.6.3)",
+            );
+        }
+        Forwarding {
+            via: Some(raw.via.as_str()).filter(|via| *via != "off").map(Arc::from),
+            x_forwarded: raw.x_forwarded,
+            forwarded: raw.forwarded,
+        }
+    }
+
+    fn upstreams(&mut self) -> Option<Vec<Upstream>> {
+        let raw = self.raw;
+        let list = At::Root.field("upstreams");
+        self.count(&list, "upstreams", raw.upstreams.len(), limits::UPSTREAMS_MAX);
+        let upstreams: Vec<_> = raw
+            .upstreams
+            .iter()
+            .enumerate()
+            .map(|(index, upstream)| {
+                let item = list.index(index);
+                let endpoints = self.endpoints(&item, upstream);
+                let dns = item.field("dns");
+                if upstream.dns.refresh.as_std() < Duration::from_secs(1) {
+                    self.bad_value(
+                        &dns.field("refresh"),
+                        "names are resolved at most once a second; at least 1s",
+                    );
+                }
+                Upstream {
+                    name: upstream.name.as_str().into(),
+                    endpoints,
+                    balance: upstream.balance,
+                    connections_max: upstream.connections_max,
+                    idle_connections_max: upstream.idle_connections_max,
+                    pending_max: upstream.pending_max,
+                    host: self.upstream_host(&item.field("host"), &upstream.host),
+                    timeouts: UpstreamTimeouts {
+                        connect: upstream.timeouts.connect.unwrap_or(raw.timeouts.connect).as_std(),
+                        response_head: upstream
+                            .timeouts
+                            .response_head
+                            .unwrap_or(raw.timeouts.response_head)
+                            .as_std(),
+                        idle: upstream.timeouts.upstream_idle.unwrap_or(raw.timeouts.upstream_idle).as_std(),
+                    },
+                    dns_refresh: upstream.dns.refresh.as_std(),
+                }
+            })
+            .collect();
+        Some(upstreams).filter(|upstreams| upstreams.iter().all(|upstream| !upstream.endpoints.is_empty()))
+    }
+
+    fn endpoints(&mut self, item: &At<'_>, upstream: &raw::Upstream) -> Vec<Endpoint> {
+        let list = item.field("endpoints");
+        self.count(&list, "endpoints", upstream.endpoints.len(), limits::ENDPOINTS_MAX);
+        let mut seen: HashMap<EndpointAddress, usize> = HashMap::new();
+        let mut endpoints = Vec::with_capacity(upstream.endpoints.len());
+        for (index, endpoint) in upstream.endpoints.iter().enumerate() {
+            let entry = list.index(index);
+            let (text, at, weight) = match endpoint {
+                raw::Endpoint::Address(text) => (text, entry, 1),
+                raw::Endpoint::Weighted(weighted) => {
+                    (&weighted.address, entry.field("address"), weighted.weight)
+                }
+            };
+            let (address, authority) = match endpoint_address(text) {
+                Ok(parsed) => parsed,
+                Err(error) => {
+                    self.bad_address(&at, text, &error);
+                    continue;
+                }
+            };
+            let Some(weight) = NonZeroU32::new(weight) else {
+                self.bad_value(
+                    &entry.field("weight"),
+                    "a weight is at least 1; to take an endpoint out, remove it",
+                );
+                continue;
+            };
+            if let Some(first) = seen.get(&address) {
+                self.errors
+                    .add(ProblemKind::Conflict, &at, format_args!("the endpoint `{text}` is there twice"))
+                    .hint("give it a larger weight instead")
+                    .with(&list.index(*first));
+            }
+            seen.entry(address.clone()).or_insert(index);
+            endpoints.push(Endpoint { address, authority, weight });
+        }
+        endpoints
+    }
+
+    fn upstream_host(&mut self, at: &At<'_>, text: &str) -> UpstreamHost {
+        match text {
+            "client" => UpstreamHost::Client,
+            "upstream" => UpstreamHost::Endpoint,
+            literal => match host_field(literal) {
+                Ok(host) => UpstreamHost::Literal(host.into()),
+                Err(error) => {
+                    self.errors
+                        .add(ProblemKind::BadValue, at, format_args!("`{literal}`: {error}"))
+                        .hint("expected `client`, `upstream` or a host");
+                    UpstreamHost::Client
+                }
+            },
+        }
+    }
+
+    fn routes(&mut self, upstream_names: &HashMap<&str, usize>) -> (RouteTable, Option<Vec<Route>>) {
+        let raw = self.raw;
+        let list = At::Root.field("routes");
+        self.count(&list, "routes", raw.routes.len(), limits::ROUTES_MAX);
+        self.names(&list, "route", raw.routes.iter().map(|route| route.name.as_str()));
+        if raw.routes.is_empty() {
+            self.warnings.add(ProblemKind::Suspicious, &list, "there are no routes: every request gets 404");
+        }
+        let pairs = raw.routes.iter().map(|route| route.matches.hosts.as_ref().map_or(1, Vec::len)).sum();
+        self.count(&list, "hosts in all routes", pairs, limits::ROUTE_HOSTS_MAX);
+        let mut rules = Vec::with_capacity(raw.routes.len());
+        let mut routes = Vec::with_capacity(raw.routes.len());
+        for (index, route) in raw.routes.iter().enumerate() {
+            let item = list.index(index);
+            // Both are looked at, whatever becomes of the first.
+            let rule = self.rule(&item.field("match"), &route.matches);
+            let compiled = self.route(&item, route, upstream_names);
+            if let (Some(rule), Some(compiled)) = (rule, compiled) {
+                rules.push(rule);
+                routes.push(compiled);
+            }
+        }
+        // With an error among them the numbers no longer agree, and neither will be used.
+        let complete = routes.len() == raw.routes.len() && pairs <= limits::ROUTE_HOSTS_MAX;
+        if !complete {
+            return (RouteTable::new(Vec::new()), None);
+        }
+        self.shadowed(&rules);
+        (RouteTable::new(rules), Some(routes))
+    }
+
+    fn route(
+        &mut self,
+        item: &At<'_>,
+        route: &raw::Route,
+        upstream_names: &HashMap<&str, usize>,
+    ) -> Option<Route> {
+        let raw = self.raw;
+        let action = self.action(item, route, upstream_names);
+        let rewrite = item.field("rewrite");
+        let rewrite_path = self.path_rewrite(&rewrite, &route.rewrite, &route.matches);
+        let rewrite_host = route.rewrite.host.as_ref().and_then(|text| match host_field(text) {
+            Ok(host) => Some(Arc::from(host)),
+            Err(error) => {
+                self.bad_address(&rewrite.field("host"), text, &error);
+                None
+            }
+        });
+        let request_headers = self.header_ops(&item.field("request_headers"), &route.request_headers);
+        let response_headers = self.header_ops(&item.field("response_headers"), &route.response_headers);
+        let upgrade = self.upgrade(&item.field("upgrade"), route.upgrade.as_deref());
+        let action = action?;
+        let upstream = match &action {
+            Action::Upstream(index) => Some(&raw.upstreams[*index]),
+            Action::Respond(_) | Action::Redirect(_) => None,
+        };
+        if upstream.is_none() {
+            self.refuse_upstream_settings(item, route);
+        }
+        let timeouts = &route.timeouts;
+        Some(Route {
+            name: route.name.as_str().into(),
+            action,
+            rewrite_path,
+            rewrite_host,
+            request_headers,
+            response_headers,
+            upgrade,
+            connect: route.connect,
+            timeouts: RouteTimeouts {
+                request: timeouts.request.unwrap_or(raw.timeouts.request).as_std(),
+                response_head: timeouts
+                    .response_head
+                    .or(upstream.and_then(|upstream| upstream.timeouts.response_head))
+                    .unwrap_or(raw.timeouts.response_head)
+                    .as_std(),
+                body_idle: timeouts.body_idle.unwrap_or(raw.timeouts.body_idle).as_std(),
+                tunnel_idle: timeouts.tunnel_idle.unwrap_or(raw.timeouts.tunnel_idle).as_std(),
+            },
+            body_bytes_max: route
+                .limits
+                .body_bytes
+                .unwrap_or(raw.limits.body_bytes)
+                .bytes()
+                .unwrap_or(u64::MAX),
+        })
+    }
+
+    fn action(
+        &mut self,
+        item: &At<'_>,
+        route: &raw::Route,
+        upstream_names: &HashMap<&str, usize>,
+    ) -> Option<Action> {
+        let given: Vec<&str> = [
+            ("upstream", route.upstream.is_some()),
+            ("respond", route.respond.is_some()),
+            ("redirect", route.redirect.is_some()),
+        ]
+        .into_iter()
+        .filter_map(|(name, given)| given.then_some(name))
+        .collect();
+        match given.as_slice() {
+            [_] => {}
+            [] => {
+                let message = format_args!("route `{}` has no destination", route.name);
+                self.errors
+                    .add(ProblemKind::MissingField, item, message)
+                    .hint("give it one of `upstream`, `respond` and `redirect`");
+                return None;
+            }
+            [first, second, ..] => {
+                let message = format_args!("a route has one destination, not both `{first}` and `{second}`");
+                self.errors
+                    .add(ProblemKind::Conflict, &item.field(second), message)
+                    .on_key()
+                    .with(&item.field(first));
+                return None;
+            }
+        }
+        if let Some(respond) = &route.respond {
+            return self.respond(&item.field("respond"), respond).map(Action::Respond);
+        }
+        if let Some(redirect) = &route.redirect {
+            return self.redirect(&item.field("redirect"), redirect).map(Action::Redirect);
+        }
+        let name = route.upstream.as_deref()?;
+        if let Some(index) = upstream_names.get(name) {
+            return Some(Action::Upstream(*index));
+        }
+        let at = item.field("upstream");
+        let message = match nearest(name, upstream_names.keys().copied()) {
+            Some(near) => format!("unknown upstream `{name}`, did you mean `{near}`?"),
+            None => format!("unknown upstream `{name}`"),
+        };
+        let finding = self.errors.add(ProblemKind::UnknownName, &at, message);
+        if upstream_names.is_empty() {
+            finding.hint("no upstreams are defined");
+        }
+        None
+    }
+
+    /// Settings that would be silently without effect on a route that answers by itself.
+    fn refuse_upstream_settings(&mut self, item: &At<'_>, route: &raw::Route) {
+        for (name, given) in [
+            ("rewrite", route.rewrite != raw::Rewrite::default()),
+            ("request_headers", route.request_headers != raw::HeaderOps::default()),
+            ("upgrade", route.upgrade.is_some()),
+            ("connect", route.connect),
+            ("timeouts", route.timeouts != raw::RouteTimeouts::default()),
+        ] {
+            if given {
+                let message = format_args!("`{name}` has no effect on a route without an upstream");
+                self.errors.add(ProblemKind::Conflict, &item.field(name), message).on_key();
+            }
+        }
+    }
+
+    fn access_log(&mut self) -> AccessLog {
+        let raw = &self.raw.access_log;
+        let target = match raw.path.as_str() {
+            "stdout" => LogTarget::Stdout,
+            "stderr" => LogTarget::Stderr,
+            path => {
+                if !Path::new(path).is_absolute() || path.contains('\0') {
+                    let parent = At::Root.field("access_log");
+                    self.bad_value(
+                        &parent.field("path"),
+                        format_args!("`{path}`: expected `stdout`, `stderr` or an absolute path"),
+                    );
+                }
+                LogTarget::File(PathBuf::from(path))
+            }
+        };
+        AccessLog { mode: raw.mode, sample: raw.sample, target }
+    }
+
+    fn warn_of_unused_upstreams(&mut self) {
+        let used: std::collections::HashSet<&str> =
+            self.raw.routes.iter().filter_map(|route| route.upstream.as_deref()).collect();
+        let list = At::Root.field("upstreams");
+        for (index, upstream) in self.raw.upstreams.iter().enumerate() {
+            if !used.contains(upstream.name.as_str()) {
+                let item = list.index(index);
+                let message = format_args!("no route uses the upstream `{}`", upstream.name);
+                self.warnings.add(ProblemKind::Suspicious, &item.field("name"), message);
+            }
+        }
+    }
+}

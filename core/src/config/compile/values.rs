@@ -1,0 +1,447 @@
+//! What a route changes and answers: header operations, rewrites, direct answers, redirections.
+
+use std::collections::{BTreeMap, HashMap};
+
+use regex::bytes::Regex;
+
+use super::super::address::host_field;
+use super::super::raw;
+use super::super::report::{At, ProblemKind};
+use super::super::snapshot::{
+    HeaderOpsSpec, PathRewrite, Redirect, RedirectTarget, Respond, Scheme, is_safe_path,
+};
+use super::Compiler;
+use super::rules::Anchors;
+use crate::base::limits;
+
+/// Fields that frame the message or concern one connection (RFC 9110 section 7.6.1), and Host, which decides
+/// where the request goes: the proxy writes these itself.
+const OWN_FIELDS: [&str; 11] = [
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "http2-settings",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+impl Compiler<'_> {
+    pub(super) fn header_ops(&mut self, at: &At<'_>, ops: &raw::HeaderOps) -> HeaderOpsSpec {
+        let count = ops.set.len()
+            + ops.remove.len()
+            + ops.add.values().map(|values| values.as_slice().len()).sum::<usize>();
+        self.count(at, "header operations", count, limits::HEADER_OPS_MAX);
+        let list = at.field("remove");
+        let remove = ops.remove.iter().enumerate();
+        let remove: Vec<_> = remove
+            .filter_map(|(index, name)| {
+                self.field_name(&list.index(index), name).then(|| name.as_str().into())
+            })
+            .collect();
+        let set = self.field_lines(&at.field("set"), &ops.set);
+        let adds = at.field("add");
+        self.refuse_same_names(&adds, ops.add.keys());
+        let mut add = Vec::new();
+        for (name, values) in &ops.add {
+            let entry = adds.field(name);
+            let named = self.field_name(&entry, name);
+            for (index, value) in values.as_slice().iter().enumerate() {
+                let place = match values {
+                    raw::OneOrMany::One(_) => entry,
+                    raw::OneOrMany::Many(_) => entry.index(index),
+                };
+                if self.field_value(&place, value) && named {
+                    add.push((name.as_str().into(), value.as_bytes().into()));
+                }
+            }
+        }
+        HeaderOpsSpec { remove, set, add }
+    }
+
+    fn field_lines(&mut self, at: &At<'_>, fields: &BTreeMap<String, String>) -> Vec<(Box<str>, Box<[u8]>)> {
+        self.refuse_same_names(at, fields.keys());
+        let mut lines = Vec::with_capacity(fields.len());
+        for (name, value) in fields {
+            let entry = at.field(name);
+            let named = self.field_name(&entry, name);
+            if self.field_value(&entry, value) && named {
+                lines.push((name.as_str().into(), value.as_bytes().into()));
+            }
+        }
+        lines
+    }
+
+    fn field_name(&mut self, at: &At<'_>, name: &str) -> bool {
+        let lower = name.to_ascii_lowercase();
+        if !is_token(name) {
+            let message = format_args!("`{name}` is no header field's name");
+            self.errors.add(ProblemKind::BadValue, at, message).on_key();
+        } else if OWN_FIELDS.contains(&lower.as_str()) {
+            let message = format_args!("the field `{name}` is the proxy's own to write");
+            let finding = self.errors.add(ProblemKind::BadValue, at, message).on_key();
+            if lower == "host" {
+                finding.hint("use `rewrite.host`, or the upstream's `host`");
+            }
+        } else {
+            return true;
+        }
+        false
+    }
+
+    /// RFC 9110 section 5.5: no control characters; a leading or trailing blank would not arrive.
+    fn field_value(&mut self, at: &At<'_>, value: &str) -> bool {
+        let max = limits::HEADER_VALUE_BYTES_MAX;
+        if value.bytes().any(|byte| byte != b'\t' && (byte < b' ' || byte == 0x7f)) {
+            self.bad_value(at, "control characters (line ends too) can't stand in a header field");
+        } else if value.starts_with([' ', '\t']) || value.ends_with([' ', '\t']) {
+            self.bad_value(at, "a blank at either end of a header field's value is not sent; remove it");
+        } else if value.len() > max {
+            self.bad_value(
+                at,
+                format_args!("{} bytes; a header field's value has at most {max}", value.len()),
+            );
+        } else {
+            return true;
+        }
+        false
+    }
+
+    fn refuse_same_names<'n>(&mut self, at: &At<'_>, names: impl Iterator<Item = &'n String>) {
+        let mut seen: HashMap<String, &str> = HashMap::new();
+        for name in names {
+            if let Some(first) = seen.insert(name.to_ascii_lowercase(), name) {
+                let message = format_args!("`{first}` and `{name}` are the same field");
+                self.errors
+                    .add(ProblemKind::Conflict, &at.field(name), message)
+                    .on_key()
+                    .with(&at.field(first));
+            }
+        }
+    }
+
+    pub(super) fn path_rewrite(
+        &mut self,
+        at: &At<'_>,
+        rewrite: &raw::Rewrite,
+        matches: &raw::Match,
+    ) -> PathRewrite {
+        match (&rewrite.path_prefix, &rewrite.path, &rewrite.path_regex) {
+            (None, None, None) => PathRewrite::Keep,
+            (Some(replacement), None, None) => {
+                let place = at.field("path_prefix");
+                self.rewritten_path(&place, replacement);
+                let Some(matched) = matches.path.as_ref().and_then(|path| path.prefix.as_deref()) else {
+                    let message =
+                        "`path_prefix` replaces the prefix of `match.path.prefix`, which this route lacks";
+                    self.errors
+                        .add(ProblemKind::Conflict, &place, message)
+                        .on_key()
+                        .hint("add `match: { path: { prefix: / } }`, or use `path`");
+                    return PathRewrite::Keep;
+                };
+                PathRewrite::Prefix {
+                    matched: matched.strip_suffix('/').unwrap_or(matched).into(),
+                    replacement: replacement.strip_suffix('/').unwrap_or(replacement).into(),
+                }
+            }
+            (None, Some(path), None) => {
+                self.rewritten_path(&at.field("path"), path);
+                PathRewrite::Full(path.as_str().into())
+            }
+            (None, None, Some(regex)) => self.regex_rewrite(&at.field("path_regex"), regex),
+            _ => {
+                let message = "at most one of `path_prefix`, `path` and `path_regex` rewrites the path";
+                self.errors.add(ProblemKind::Conflict, at, message);
+                PathRewrite::Keep
+            }
+        }
+    }
+
+    fn rewritten_path(&mut self, at: &At<'_>, path: &str) {
+        if let Some(fault) = path_fault(path) {
+            self.bad_value(at, format_args!("`{path}`: {fault}"));
+        }
+    }
+
+    fn regex_rewrite(&mut self, at: &At<'_>, regex: &raw::PathRegex) -> PathRewrite {
+        let Some(pattern) = self.regex(&at.field("pattern"), &regex.pattern, Anchors::None) else {
+            return PathRewrite::Keep;
+        };
+        let place = at.field("substitution");
+        for group in unknown_groups(&pattern, &regex.substitution) {
+            let message = format!("the pattern has no group `{group}`");
+            self.errors
+                .add(ProblemKind::UnknownName, &place, message)
+                .hint("write ${1}x for a group with a letter after it, $$ for a dollar sign");
+        }
+        if !regex.substitution.bytes().all(|byte| byte.is_ascii_graphic()) {
+            self.bad_value(
+                &place,
+                "a path has no blanks, control or non-ASCII characters; percent-encode them",
+            );
+        }
+        PathRewrite::Regex { pattern, substitution: regex.substitution.as_str().into() }
+    }
+
+    pub(super) fn upgrade(&mut self, list: &At<'_>, given: Option<&[String]>) -> Box<[Box<str>]> {
+        let Some(texts) = given else { return Box::new(["websocket".into()]) };
+        let mut protocols: Vec<Box<str>> = Vec::with_capacity(texts.len());
+        for (index, text) in texts.iter().enumerate() {
+            let at = list.index(index);
+            let protocol = text.to_ascii_lowercase();
+            // RFC 9110 section 7.8: a name, and perhaps a version.
+            let well_formed = match protocol.split_once('/') {
+                Some((name, version)) => is_token(name) && is_token(version),
+                None => is_token(&protocol),
+            };
+            if !well_formed {
+                self.bad_value(&at, format_args!("`{text}` is no protocol's name"));
+            } else if protocol == "h2c" {
+                self.bad_value(
+                    &at,
+                    "an upgrade to h2c would carry requests past the routes; it is never allowed",
+                );
+            } else if protocols.iter().any(|known| **known == *protocol) {
+                self.errors.add(ProblemKind::Conflict, &at, format_args!("`{text}` is there twice"));
+            } else {
+                protocols.push(protocol.into());
+            }
+        }
+        protocols.into()
+    }
+
+    pub(super) fn respond(&mut self, at: &At<'_>, respond: &raw::Respond) -> Option<Respond> {
+        let errors_before = self.errors.list.len();
+        let max = limits::RESPOND_BODY_BYTES_MAX;
+        if respond.body.len() > max {
+            let length = respond.body.len();
+            self.bad_value(
+                &at.field("body"),
+                format_args!("{length} bytes; a direct answer has at most {max}"),
+            );
+        }
+        // RFC 9110 sections 15.3.5, 15.3.6 and 15.4.5.
+        if matches!(respond.status, 204 | 205 | 304) && !respond.body.is_empty() {
+            let message = format_args!("a response of status {} has no body", respond.status);
+            self.errors.add(ProblemKind::Conflict, &at.field("body"), message).with(&at.field("status"));
+        }
+        if respond.content_type.is_empty() {
+            self.bad_value(&at.field("content_type"), "expected a media type such as application/json");
+        } else {
+            self.field_value(&at.field("content_type"), &respond.content_type);
+        }
+        let fields = at.field("headers");
+        let headers = self.field_lines(&fields, &respond.headers);
+        if let Some(name) = respond.headers.keys().find(|name| name.eq_ignore_ascii_case("content-type")) {
+            self.errors
+                .add(ProblemKind::Conflict, &fields.field(name), "the media type is set by `content_type`")
+                .on_key();
+        }
+        (self.errors.list.len() == errors_before).then(|| Respond {
+            status: respond.status,
+            content_type: respond.content_type.as_str().into(),
+            headers: headers.into(),
+            body: respond.body.as_bytes().into(),
+        })
+    }
+
+    pub(super) fn redirect(&mut self, at: &At<'_>, redirect: &raw::Redirect) -> Option<Redirect> {
+        let errors_before = self.errors.list.len();
+        if !matches!(redirect.status, 301 | 302 | 303 | 307 | 308) {
+            let message =
+                format_args!("{} is no redirection; expected 301, 302, 303, 307 or 308", redirect.status);
+            self.bad_value(&at.field("status"), message);
+        }
+        let has_parts = redirect.scheme.is_some()
+            || redirect.host.is_some()
+            || redirect.port.is_some()
+            || redirect.path.is_some();
+        let target = if let Some(location) = &redirect.location {
+            if has_parts {
+                let message = "either `location` or `scheme`, `host`, `port` and `path`, not both";
+                self.errors.add(ProblemKind::Conflict, at, message);
+            }
+            if location.is_empty() || !location.bytes().all(|byte| byte.is_ascii_graphic()) {
+                let message =
+                    "a location has no blanks, control or non-ASCII characters; percent-encode them";
+                self.bad_value(&at.field("location"), message);
+            }
+            RedirectTarget::Location(location.as_str().into())
+        } else {
+            if !has_parts {
+                let message =
+                    "a redirection needs `location`, or at least one of `scheme`, `host`, `port` and `path`";
+                self.errors.add(ProblemKind::MissingField, at, message);
+            }
+            self.redirect_parts(at, redirect)
+        };
+        (self.errors.list.len() == errors_before).then_some(Redirect { status: redirect.status, target })
+    }
+
+    fn redirect_parts(&mut self, at: &At<'_>, redirect: &raw::Redirect) -> RedirectTarget {
+        let scheme = match redirect.scheme.as_deref() {
+            None => None,
+            Some("http") => Some(Scheme::Http),
+            Some("https") => Some(Scheme::Https),
+            Some(other) => {
+                self.bad_value(&at.field("scheme"), format_args!("`{other}`: expected `http` or `https`"));
+                None
+            }
+        };
+        let host = redirect.host.as_ref().and_then(|text| match host_field(text) {
+            Ok(host) if host.ends_with(']') || !host.contains(':') => Some(host.into()),
+            Ok(_) => {
+                self.bad_value(&at.field("host"), "the port is given by `port`");
+                None
+            }
+            Err(error) => {
+                self.bad_address(&at.field("host"), text, &error);
+                None
+            }
+        });
+        if let Some(path) = &redirect.path {
+            self.rewritten_path(&at.field("path"), path);
+        }
+        RedirectTarget::Parts {
+            scheme,
+            host,
+            port: redirect.port,
+            path: redirect.path.as_deref().map(Box::from),
+        }
+    }
+}
+
+/// RFC 9110 section 5.6.2.
+pub(super) fn is_token(text: &str) -> bool {
+    !text.is_empty()
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
+}
+
+/// What keeps a path of the file from ever equalling a normalised path (RFC 3986 section 6.2.2).
+pub(super) fn path_fault(path: &str) -> Option<&'static str> {
+    let bytes = path.as_bytes();
+    if bytes.first() != Some(&b'/') {
+        return Some("a path starts with `/`");
+    }
+    if path.contains(['?', '#']) {
+        return Some("a path has no query or fragment; use `match.query`");
+    }
+    if !path.is_ascii() || path.bytes().any(|byte| !byte.is_ascii_graphic()) {
+        return Some("blanks, control and non-ASCII characters are percent-encoded in paths, as in %20");
+    }
+    if !is_safe_path(bytes) {
+        return Some("the characters \"<>\\^`{|} and the segments `.` and `..` can't stand in a path");
+    }
+    for (at, _) in path.match_indices('%') {
+        let Some(digits) = path.get(at + 1..at + 3) else {
+            return Some("`%` is not followed by two hex digits");
+        };
+        let Ok(byte) = u8::from_str_radix(digits, 16) else {
+            return Some("`%` is not followed by two hex digits");
+        };
+        if digits.starts_with('+') {
+            return Some("`%` is not followed by two hex digits");
+        }
+        if byte == 0 {
+            return Some("%00 can't stand in a path");
+        }
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            return Some("letters, digits and `-._~` are compared unencoded; write them plainly");
+        }
+        if digits.bytes().any(|digit| digit.is_ascii_lowercase()) {
+            return Some("percent-encodings are compared with capital hex digits, as in %2F");
+        }
+    }
+    None
+}
+
+/// The references of a substitution that the pattern has no group for, by the rules of `Regex::replace`.
+fn unknown_groups(pattern: &Regex, substitution: &str) -> Vec<String> {
+    let mut unknown = Vec::new();
+    let mut rest = substitution;
+    while let Some(dollar) = rest.find('$') {
+        rest = &rest[dollar + 1..];
+        if let Some(after) = rest.strip_prefix('$') {
+            rest = after;
+            continue;
+        }
+        let (group, after) = match rest.strip_prefix('{') {
+            Some(inner) => match inner.split_once('}') {
+                Some(split) => split,
+                None => continue,
+            },
+            None => {
+                let end =
+                    rest.bytes().take_while(|byte| byte.is_ascii_alphanumeric() || *byte == b'_').count();
+                rest.split_at(end)
+            }
+        };
+        rest = after;
+        let known = match group.parse::<usize>() {
+            Ok(number) => number < pattern.captures_len(),
+            Err(_) => pattern.capture_names().flatten().any(|name| name == group),
+        };
+        // A lone `$` stands for itself.
+        if !known && !group.is_empty() {
+            unknown.push(group.to_owned());
+        }
+    }
+    unknown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Regex, path_fault, unknown_groups};
+
+    #[test]
+    fn paths() {
+        for (path, fragment) in [
+            ("/", None),
+            ("/users", None),
+            ("/users/", None),
+            ("/a%2Fb/~x@y:z;p=1,2", None),
+            ("/caf%C3%A9", None),
+            ("users", Some("starts with")),
+            ("", Some("starts with")),
+            ("/a?b", Some("query")),
+            ("/a#b", Some("query")),
+            ("/a b", Some("percent-encoded")),
+            ("/café", Some("percent-encoded")),
+            ("/a/../b", Some("segments")),
+            ("/a\\b", Some("characters")),
+            ("/%", Some("two hex digits")),
+            ("/%2", Some("two hex digits")),
+            ("/%zz", Some("two hex digits")),
+            ("/%+1", Some("two hex digits")),
+            ("/%00", Some("%00")),
+            ("/%41", Some("unencoded")),
+            ("/%2f", Some("capital")),
+        ] {
+            let fault = path_fault(path);
+            assert_eq!(fault.is_some(), fragment.is_some(), "{path}: {fault:?}");
+            assert!(fault.unwrap_or_default().contains(fragment.unwrap_or_default()), "{path}: {fault:?}");
+        }
+    }
+
+    #[test]
+    fn groups_of_substitutions() {
+        let pattern = Regex::new("(?P<who>a)(b)").unwrap();
+        for (substitution, expected) in [
+            ("/x", vec![]),
+            ("$0$1${2}$who${who}", vec![]),
+            ("$$3", vec![]),
+            ("$", vec![]),
+            ("$3", vec!["3"]),
+            ("$1a", vec!["1a"]),
+            ("${1}a", vec![]),
+            ("${nobody}/$4", vec!["nobody", "4"]),
+        ] {
+            assert_eq!(unknown_groups(&pattern, substitution), expected, "{substitution}");
+        }
+    }
+}

@@ -1,0 +1,723 @@
+//! The file's shape: what a person writes, before anything is resolved or cross-checked.
+//!
+//! The doc comments here are the user's documentation: they become the JSON Schema's descriptions.
+//! Structures refuse unknown fields. What can't be said by a shape alone (a route naming an upstream
+//! that does not exist) is checked in `compile.rs`.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+pub use super::units::{Duration, Size, SizeLimit, Timeout};
+
+/// The version of the file's format that this build reads.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// Workers that a file may ask for.
+pub const WORKERS_MAX: u16 = 1_024;
+
+/// A Ringway configuration.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "Ringway configuration")]
+pub struct RawConfig {
+    /// Version of this format. Always 1.
+    #[schemars(range(min = 1, max = 1))]
+    pub version: u32,
+    /// Worker threads, each with its own ring, pools and counters. `auto` starts one for each core that this process may use.
+    #[serde(default)]
+    pub workers: Workers,
+    /// Pin each worker to a core.
+    #[serde(default = "yes")]
+    pub pin: bool,
+    /// How workers wait for the kernel. `auto` takes `io_uring` where the kernel offers it, and epoll elsewhere; `uring` refuses to start without it.
+    #[serde(default)]
+    pub io: Io,
+    /// The admin interface: readiness, metrics, this configuration, drain.
+    #[serde(default)]
+    pub admin: Admin,
+    /// Where requests come in. At least one.
+    #[schemars(length(min = 1))]
+    pub listeners: Vec<Listener>,
+    /// Timeouts for everything that does not set its own.
+    #[serde(default)]
+    pub timeouts: Timeouts,
+    /// Bounds on what a client may send and on what a worker may hold.
+    #[serde(default)]
+    pub limits: Limits,
+    /// What is told to upstreams about the client and the path of a request.
+    #[serde(default)]
+    pub forwarding: Forwarding,
+    /// Where requests go.
+    #[serde(default)]
+    pub upstreams: Vec<Upstream>,
+    /// Which request goes where. The order of the file matters only between equally specific routes. A request that no route matches is answered with 404.
+    #[serde(default)]
+    pub routes: Vec<Route>,
+    /// A line for each request.
+    #[serde(default)]
+    pub access_log: AccessLog,
+}
+
+/// Number of workers, or `auto`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Workers {
+    #[default]
+    Auto,
+    Count(u16),
+}
+
+/// The kernel interface of the workers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Io {
+    #[default]
+    Auto,
+    Uring,
+    Epoll,
+}
+
+/// The admin interface.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Admin {
+    /// `ip:port`, `[ipv6]:port`, `unix:/path`, or `off`. It has no access control: keep it on a loopback address.
+    pub address: String,
+}
+
+/// A place where requests come in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    /// Unique name, used in metrics and logs.
+    pub name: String,
+    /// One address or a list: `ip:port`, `[ipv6]:port` or `unix:/path`.
+    pub address: OneOrMany,
+    /// How many proxies stand in front of this one, so how many of the right-most `X-Forwarded-For` entries are to be trusted. 0 discards what clients send.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 32))]
+    pub trusted_hops: u8,
+    /// Open connections, for each worker. Beyond it, new ones wait in the kernel's queue.
+    #[serde(default = "default_listener_connections_max")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub connections_max: u32,
+    /// Requests served on one connection before it is closed; 0 is no bound. Ageing connections lets clients spread again over workers and replicas.
+    #[serde(default = "default_requests_per_connection_max")]
+    #[schemars(range(min = 0, max = 4_000_000_000u32))]
+    pub requests_per_connection_max: u32,
+    /// Overrides of the timeouts that concern clients.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub timeouts: ListenerTimeouts,
+}
+
+/// One text or a list of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+/// Timeouts of everything that does not set its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// From the first byte of a request (or from the accept, for the first request) to the end of its head.
+    pub request_head: Duration,
+    /// No byte moved in a request or response body, in either direction. `off` for no bound.
+    pub body_idle: Timeout,
+    /// The whole exchange, from the end of the request's head to the last byte of the response. Off by default, for it would cut long downloads; stalls are caught by `body_idle` and `response_head`.
+    pub request: Timeout,
+    /// Opening a connection to an endpoint.
+    pub connect: Duration,
+    /// From the end of the request, as sent, to the response's head. `off` for no bound.
+    pub response_head: Timeout,
+    /// A client's connection without a request.
+    pub keep_alive_idle: Duration,
+    /// A pooled connection to an endpoint without a request. Keep it below the endpoint's own.
+    pub upstream_idle: Duration,
+    /// No byte moved, in either direction, after an upgrade or CONNECT. `off` for no bound.
+    pub tunnel_idle: Timeout,
+    /// How long requests in flight may go on after a stop or a drain was asked for.
+    pub drain: Duration,
+}
+
+/// Overrides for a listener; what is absent is taken from the top-level `timeouts`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ListenerTimeouts {
+    /// From the first byte of a request (or from the accept) to the end of its head.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_head: Option<Duration>,
+    /// A client's connection without a request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_alive_idle: Option<Duration>,
+}
+
+/// Overrides for an upstream; what is absent is taken from the top-level `timeouts`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct UpstreamTimeouts {
+    /// Opening a connection to an endpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connect: Option<Duration>,
+    /// From the end of the request to the response's head. A route may override it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response_head: Option<Timeout>,
+    /// A pooled connection without a request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream_idle: Option<Duration>,
+}
+
+/// Overrides for a route; what is absent is taken from its upstream, then from the top-level `timeouts`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RouteTimeouts {
+    /// The whole exchange.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request: Option<Timeout>,
+    /// From the end of the request to the response's head.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub response_head: Option<Timeout>,
+    /// No byte moved in a body.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body_idle: Option<Timeout>,
+    /// No byte moved after an upgrade or CONNECT.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tunnel_idle: Option<Timeout>,
+}
+
+/// Bounds on what a client may send and on what a worker may hold.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Bytes of a request's or response's head, start line included; 1KiB to 16KiB. A larger request is answered with 431.
+    pub header_bytes: Size,
+    /// Header fields of one head.
+    #[schemars(range(min = 1, max = 128))]
+    pub header_count: u16,
+    /// Bytes of the request target; at most `header_bytes`. A longer one is answered with 414.
+    pub uri_bytes: Size,
+    /// Bytes of a request's body. A larger one is answered with 413. Unlimited by default: bodies are streamed, never stored, so their size costs no memory here. A route may override it.
+    pub body_bytes: SizeLimit,
+    /// Ceiling of one worker's buffers; at least 1MiB. At the ceiling a worker stops reading until a buffer comes back.
+    pub memory_per_worker: Size,
+}
+
+/// Overrides for a route.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RouteLimits {
+    /// Bytes of a request's body.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body_bytes: Option<SizeLimit>,
+}
+
+/// What is told to upstreams about the client and the path of a request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Forwarding {
+    /// This proxy's pseudonym in the `Via` field, or `off` to write none.
+    pub via: String,
+    /// Write `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Forwarded-Host`.
+    pub x_forwarded: bool,
+    /// Write `Forwarded` (RFC 7239).
+    pub forwarded: bool,
+}
+
+/// A group of endpoints that serve the same thing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Upstream {
+    /// Unique name, which routes refer to.
+    pub name: String,
+    /// Where it is served. At least one.
+    #[schemars(length(min = 1))]
+    pub endpoints: Vec<Endpoint>,
+    /// How an endpoint is chosen.
+    #[serde(default)]
+    pub balance: Balance,
+    /// Open connections to each endpoint, for each worker.
+    #[serde(default = "default_upstream_connections_max")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub connections_max: u32,
+    /// Idle connections kept to each endpoint, for each worker.
+    #[serde(default = "default_idle_connections_max")]
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub idle_connections_max: u32,
+    /// Requests of each worker that wait for a connection. Beyond it, requests are answered with 503.
+    #[serde(default = "default_pending_max")]
+    #[schemars(range(min = 0, max = 1_000_000))]
+    pub pending_max: u32,
+    /// The Host field that is sent: `client` passes the client's on, `upstream` sends the endpoint's own name, anything else is sent as written. A route's `rewrite.host` comes first.
+    #[serde(default = "default_host")]
+    pub host: String,
+    /// Overrides of the timeouts that concern endpoints.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub timeouts: UpstreamTimeouts,
+    /// How endpoints that are host names are resolved.
+    #[serde(default)]
+    pub dns: Dns,
+}
+
+/// An address alone, or with a weight.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Endpoint {
+    /// `http://host`, `http://host:port`, `host:port`, `[ipv6]:port` or `unix:/path`.
+    Address(String),
+    Weighted(WeightedEndpoint),
+}
+
+/// An endpoint with a weight.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WeightedEndpoint {
+    /// `http://host`, `http://host:port`, `host:port`, `[ipv6]:port` or `unix:/path`.
+    pub address: String,
+    /// Its share of the requests, relative to the other endpoints.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 1_000))]
+    pub weight: u32,
+}
+
+/// How an endpoint is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Balance {
+    /// In turn, by weight.
+    #[default]
+    RoundRobin,
+    /// The one with the fewest requests in flight for its weight, of those that this worker sent.
+    LeastRequests,
+}
+
+/// How host names are resolved.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Dns {
+    /// How often names are resolved again; at least 1s. When that fails, the last addresses stay in use.
+    pub refresh: Duration,
+}
+
+/// Which requests, and what becomes of them. Needs exactly one of `upstream`, `respond` and `redirect`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Route {
+    /// Unique name: it identifies the route in metrics and logs, and keeps its state across reloads.
+    pub name: String,
+    /// Which requests; everything that is named must agree. Absent: all.
+    #[serde(rename = "match", default, skip_serializing_if = "is_default")]
+    pub matches: Match,
+    /// What is changed in the request's line and Host before it is sent on.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub rewrite: Rewrite,
+    /// Changes to the request's header fields.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub request_headers: HeaderOps,
+    /// Changes to the response's header fields.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub response_headers: HeaderOps,
+    /// The name of the upstream that the request is sent to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<String>,
+    /// Answer directly.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub respond: Option<Respond>,
+    /// Answer with a redirection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redirect: Option<Redirect>,
+    /// Protocols that a client may upgrade the connection to. Absent: `[websocket]`. `[]` refuses every upgrade.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<Vec<String>>,
+    /// Accept CONNECT, and open a tunnel to the upstream.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub connect: bool,
+    /// Overrides of timeouts.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub timeouts: RouteTimeouts,
+    /// Overrides of limits.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub limits: RouteLimits,
+}
+
+/// Which requests. Everything that is named must agree.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Match {
+    /// Host names, without a port. `*.example.org` stands for one or more labels. Absent: any host. The more specific one wins: exact, then the longest wildcard, then any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub hosts: Option<Vec<String>>,
+    /// The path. Absent: any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathMatch>,
+    /// Methods, in capitals. Absent: any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub methods: Option<Vec<String>>,
+    /// Header fields that must all agree.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<FieldMatch>,
+    /// Query parameters that must all agree, compared after percent-decoding. Of a repeated parameter the first counts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub query: Vec<FieldMatch>,
+}
+
+/// A path; exactly one of the three. An exact path comes before a regex, a regex before a prefix, a longer prefix before a shorter one.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PathMatch {
+    /// The whole path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exact: Option<String>,
+    /// Whole leading segments: `/users` matches `/users` and `/users/7`, not `/usersx`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    /// A regular expression for the whole path (it is anchored at both ends), in the syntax of Rust's regex crate, over bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub regex: Option<String>,
+}
+
+/// A header field or query parameter; exactly one of `exact`, `prefix`, `regex` and `present`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FieldMatch {
+    /// Its name; of header fields in any case.
+    pub name: String,
+    /// The whole value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exact: Option<String>,
+    /// The start of the value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    /// A regular expression for the whole value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub regex: Option<String>,
+    /// `true`: it must be there, with any value. `false`: it must not be there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub present: Option<bool>,
+}
+
+/// What is changed in the request's line and Host before it is sent on. At most one of the three paths.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rewrite {
+    /// Replaces the prefix that `match.path.prefix` matched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path_prefix: Option<String>,
+    /// Replaces the whole path. The query is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// Replaces each match of a regular expression in the path. The query is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path_regex: Option<PathRegex>,
+    /// The Host field to send.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+}
+
+/// A regular expression and what stands in place of its matches.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PathRegex {
+    /// The expression. It is not anchored.
+    pub pattern: String,
+    /// The substitution; `$1`, `${1}` and `${name}` stand for groups, `$$` for a dollar sign.
+    pub substitution: String,
+}
+
+/// Changes to header fields: `remove`, then `set`, then `add`. Fields that frame the message or concern one connection, and Host, are refused.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct HeaderOps {
+    /// Fields that are there afterwards with this value alone.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub set: BTreeMap<String, String>,
+    /// Field lines to add to those that are there: a value or a list of values.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub add: BTreeMap<String, OneOrMany>,
+    /// Fields to take out.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub remove: Vec<String>,
+}
+
+/// A direct answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Respond {
+    /// Status code.
+    #[serde(default = "default_respond_status")]
+    #[schemars(range(min = 200, max = 599))]
+    pub status: u16,
+    /// The body, at most 64KiB; empty when absent.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub body: String,
+    /// The media type of the body.
+    #[serde(default = "default_content_type")]
+    pub content_type: String,
+    /// Further header fields.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+}
+
+/// A redirection. Either `location`, or the parts of the URL that change (at least one).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Redirect {
+    /// 301, 302, 303, 307 or 308.
+    #[serde(default = "default_redirect_status")]
+    #[schemars(range(min = 301, max = 308))]
+    pub status: u16,
+    /// The whole Location field, as written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<String>,
+    /// `http` or `https`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scheme: Option<String>,
+    /// The host of the new URL. Absent: the request's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// The port of the new URL. Absent: none is written when `scheme` or `host` is given, else the request's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65_535))]
+    pub port: Option<u16>,
+    /// The path of the new URL. Absent: the request's. The query is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+}
+
+/// A line for each request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AccessLog {
+    /// Which requests are logged.
+    pub mode: AccessLogMode,
+    /// The share of requests that mode `sampled` logs. Responses of 500 and above are always logged in that mode.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub sample: f64,
+    /// `stdout`, `stderr` or the path of a file.
+    pub path: String,
+}
+
+/// Which requests are logged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AccessLogMode {
+    #[default]
+    Off,
+    Sampled,
+    All,
+}
+
+impl RawConfig {
+    /// The configuration of `proxy --listen A --to URL`: everything that comes in on `listen` goes to `to`, round robin.
+    pub fn proxy(listen: &[&str], to: &[&str], workers: Workers, io: Io) -> Self {
+        RawConfig {
+            version: FORMAT_VERSION,
+            workers,
+            pin: true,
+            io,
+            admin: Admin { address: "off".to_owned() },
+            listeners: vec![Listener::new("proxy", listen)],
+            timeouts: Timeouts::default(),
+            limits: Limits::default(),
+            forwarding: Forwarding::default(),
+            upstreams: vec![Upstream::new("proxy", to)],
+            routes: vec![Route {
+                name: "proxy".to_owned(),
+                upstream: Some("proxy".to_owned()),
+                ..Route::default()
+            }],
+            access_log: AccessLog::default(),
+        }
+    }
+}
+
+impl Listener {
+    pub fn new(name: &str, addresses: &[&str]) -> Self {
+        Listener {
+            name: name.to_owned(),
+            address: OneOrMany::new(addresses),
+            trusted_hops: 0,
+            connections_max: default_listener_connections_max(),
+            requests_per_connection_max: default_requests_per_connection_max(),
+            timeouts: ListenerTimeouts::default(),
+        }
+    }
+}
+
+impl Upstream {
+    pub fn new(name: &str, endpoints: &[&str]) -> Self {
+        Upstream {
+            name: name.to_owned(),
+            endpoints: endpoints.iter().map(|address| Endpoint::Address((*address).to_owned())).collect(),
+            balance: Balance::default(),
+            connections_max: default_upstream_connections_max(),
+            idle_connections_max: default_idle_connections_max(),
+            pending_max: default_pending_max(),
+            host: default_host(),
+            timeouts: UpstreamTimeouts::default(),
+            dns: Dns::default(),
+        }
+    }
+}
+
+impl OneOrMany {
+    pub fn new(texts: &[&str]) -> Self {
+        match texts {
+            [one] => OneOrMany::One((*one).to_owned()),
+            many => OneOrMany::Many(many.iter().map(|text| (*text).to_owned()).collect()),
+        }
+    }
+
+    pub fn as_slice(&self) -> &[String] {
+        match self {
+            OneOrMany::One(one) => std::slice::from_ref(one),
+            OneOrMany::Many(many) => many,
+        }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Admin { address: "127.0.0.1:9901".to_owned() }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Timeouts {
+            request_head: Duration::from_secs(10),
+            body_idle: Timeout::from_secs(30),
+            request: Timeout::OFF,
+            connect: Duration::from_secs(5),
+            response_head: Timeout::from_secs(60),
+            keep_alive_idle: Duration::from_secs(75),
+            upstream_idle: Duration::from_secs(60),
+            tunnel_idle: Timeout::from_secs(3_600),
+            drain: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            header_bytes: Size::from_bytes(crate::base::limits::HEADER_BYTES_DEFAULT as u64),
+            header_count: 100,
+            uri_bytes: Size::from_bytes(crate::base::limits::URI_BYTES_DEFAULT as u64),
+            body_bytes: SizeLimit::UNLIMITED,
+            memory_per_worker: Size::from_bytes(256 << 20),
+        }
+    }
+}
+
+impl Default for Forwarding {
+    fn default() -> Self {
+        Forwarding { via: "ringway".to_owned(), x_forwarded: true, forwarded: false }
+    }
+}
+
+impl Default for Dns {
+    fn default() -> Self {
+        Dns { refresh: Duration::from_secs(30) }
+    }
+}
+
+impl Default for AccessLog {
+    fn default() -> Self {
+        AccessLog { mode: AccessLogMode::Off, sample: 0.01, path: "stdout".to_owned() }
+    }
+}
+
+impl Serialize for Workers {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Workers::Auto => serializer.serialize_str("auto"),
+            Workers::Count(count) => serializer.serialize_u16(*count),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Workers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Shape<'a> {
+            Count(u16),
+            #[serde(borrow)]
+            Word(Cow<'a, str>),
+        }
+        match Shape::deserialize(deserializer)? {
+            Shape::Count(count) if (1..=WORKERS_MAX).contains(&count) => Ok(Workers::Count(count)),
+            Shape::Word(word) if word == "auto" => Ok(Workers::Auto),
+            _ => Err(de::Error::custom("expected `auto` or a number of workers")),
+        }
+    }
+}
+
+impl JsonSchema for Workers {
+    fn schema_name() -> Cow<'static, str> {
+        "Workers".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "anyOf": [
+                { "type": "string", "enum": ["auto"] },
+                { "type": "integer", "minimum": 1, "maximum": WORKERS_MAX },
+            ]
+        })
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn default_listener_connections_max() -> u32 {
+    10_000
+}
+
+fn default_requests_per_connection_max() -> u32 {
+    10_000
+}
+
+fn default_upstream_connections_max() -> u32 {
+    1_024
+}
+
+fn default_idle_connections_max() -> u32 {
+    128
+}
+
+fn default_pending_max() -> u32 {
+    1_024
+}
+
+fn default_host() -> String {
+    "client".to_owned()
+}
+
+fn default_respond_status() -> u16 {
+    200
+}
+
+fn default_content_type() -> String {
+    "text/plain; charset=utf-8".to_owned()
+}
+
+fn default_redirect_status() -> u16 {
+    302
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}

@@ -1,0 +1,313 @@
+//! The compiled configuration: resolved, checked, immutable, shared by all workers and swapped whole.
+//!
+//! Nothing here can be invalid: the only way to a [`Snapshot`] is `compile.rs`, which refuses the file
+//! otherwise. Inheritance is resolved, so a reader never asks where a timeout comes from. `None` of a
+//! timeout means no bound; `u64::MAX` of a size means unlimited.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use regex::bytes::Regex;
+
+pub use super::raw::{AccessLogMode, Balance, Io};
+use crate::policy::route::RouteTable;
+
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Given by whoever loaded it; rises by one with each reload.
+    pub version: u64,
+    /// FNV-1a (64 bits) of `canonical`: equal settings have equal hashes, whatever the file's layout.
+    pub hash: u64,
+    /// The settings as JSON, every default written out. Holds no secrets.
+    pub canonical: Arc<str>,
+    /// `None`: one for each core that this process may use.
+    pub workers: Option<u16>,
+    pub pin: bool,
+    pub io: Io,
+    pub admin: Option<ListenAddress>,
+    pub listeners: Vec<Listener>,
+    /// How long requests in flight may go on after a stop was asked for.
+    pub drain: Duration,
+    pub limits: Limits,
+    pub forwarding: Forwarding,
+    pub upstreams: Vec<Upstream>,
+    /// Route numbers are indexes of `routes`.
+    pub route_table: RouteTable,
+    pub routes: Vec<Route>,
+    pub access_log: AccessLog,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ListenAddress {
+    Ip(SocketAddr),
+    Unix(PathBuf),
+}
+
+#[derive(Clone, Debug)]
+pub struct Listener {
+    pub name: Arc<str>,
+    pub addresses: Vec<ListenAddress>,
+    pub trusted_hops: usize,
+    /// For each worker.
+    pub connections_max: u32,
+    pub requests_per_connection_max: Option<NonZeroU32>,
+    pub timeouts: ListenerTimeouts,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListenerTimeouts {
+    pub request_head: Duration,
+    pub keep_alive_idle: Duration,
+    /// For bodies of requests that no route took.
+    pub body_idle: Option<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub header_bytes_max: usize,
+    pub header_count_max: usize,
+    pub uri_bytes_max: usize,
+    /// For requests that no route took; a route has its own.
+    pub body_bytes_max: u64,
+    /// Of one worker's buffers.
+    pub memory_bytes_max: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forwarding {
+    /// The pseudonym in `Via`; `None` writes no `Via`.
+    pub via: Option<Arc<str>>,
+    pub x_forwarded: bool,
+    pub forwarded: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    pub name: Arc<str>,
+    /// At least one.
+    pub endpoints: Vec<Endpoint>,
+    pub balance: Balance,
+    /// To each endpoint, for each worker.
+    pub connections_max: u32,
+    /// To each endpoint, for each worker.
+    pub idle_connections_max: u32,
+    /// Requests of each worker.
+    pub pending_max: u32,
+    pub host: UpstreamHost,
+    pub timeouts: UpstreamTimeouts,
+    pub dns_refresh: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UpstreamTimeouts {
+    pub connect: Duration,
+    /// What routes without their own inherit.
+    pub response_head: Option<Duration>,
+    pub idle: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    pub address: EndpointAddress,
+    /// What a Host field for this endpoint says: `users.internal:8080`, without the port if it is 80.
+    pub authority: Arc<str>,
+    pub weight: NonZeroU32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum EndpointAddress {
+    Ip(SocketAddr),
+    /// The host in lower case. The control thread resolves it.
+    Name {
+        host: Arc<str>,
+        port: u16,
+    },
+    Unix(PathBuf),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UpstreamHost {
+    /// The client's, passed on.
+    Client,
+    /// [`Endpoint::authority`].
+    Endpoint,
+    Literal(Arc<str>),
+}
+
+#[derive(Debug)]
+pub struct Route {
+    pub name: Arc<str>,
+    pub action: Action,
+    pub rewrite_path: PathRewrite,
+    pub rewrite_host: Option<Arc<str>>,
+    pub request_headers: HeaderOpsSpec,
+    pub response_headers: HeaderOpsSpec,
+    /// In lower case. Empty: no upgrade.
+    pub upgrade: Box<[Box<str>]>,
+    pub connect: bool,
+    pub timeouts: RouteTimeouts,
+    pub body_bytes_max: u64,
+}
+
+#[derive(Debug)]
+pub enum Action {
+    /// An index of [`Snapshot::upstreams`].
+    Upstream(usize),
+    Respond(Respond),
+    Redirect(Redirect),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Respond {
+    pub status: u16,
+    pub content_type: Box<str>,
+    pub headers: Box<[(Box<str>, Box<[u8]>)]>,
+    pub body: Arc<[u8]>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redirect {
+    /// 301, 302, 303, 307 or 308.
+    pub status: u16,
+    pub target: RedirectTarget,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RedirectTarget {
+    /// The Location field as it stands.
+    Location(Box<str>),
+    /// `None` keeps the request's; the query is kept. With neither `scheme` nor `host` the request's port is
+    /// kept too; with either, a port is written only if it is given here.
+    Parts { scheme: Option<Scheme>, host: Option<Box<str>>, port: Option<u16>, path: Option<Box<str>> },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    Http,
+    Https,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteTimeouts {
+    pub request: Option<Duration>,
+    pub response_head: Option<Duration>,
+    pub body_idle: Option<Duration>,
+    pub tunnel_idle: Option<Duration>,
+}
+
+#[derive(Debug)]
+pub enum PathRewrite {
+    Keep,
+    /// `matched` is what the route's prefix matched; both without a trailing slash (`/` is empty).
+    Prefix {
+        matched: Box<str>,
+        replacement: Box<str>,
+    },
+    Full(Box<str>),
+    Regex {
+        pattern: Regex,
+        substitution: Box<str>,
+    },
+}
+
+/// Header operations, checked but not yet encoded: names are tokens in lower case, values hold no control
+/// characters. Framing, hop-by-hop and Host fields are not among them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeaderOpsSpec {
+    pub remove: Vec<Box<str>>,
+    pub set: Vec<(Box<str>, Box<[u8]>)>,
+    pub add: Vec<(Box<str>, Box<[u8]>)>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct AccessLog {
+    pub mode: AccessLogMode,
+    /// 0.0 to 1.0; for mode `Sampled`.
+    pub sample: f64,
+    pub target: LogTarget,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogTarget {
+    Stdout,
+    Stderr,
+    File(PathBuf),
+}
+
+impl PathRewrite {
+    /// The path to send for a (normalised) path. `None` if the outcome is no path, which only a regex can
+    /// cause; that request must be refused. Allocates only where the path changes.
+    pub fn apply<'p>(&'p self, path: &'p [u8]) -> Option<Cow<'p, [u8]>> {
+        match self {
+            PathRewrite::Keep => Some(Cow::Borrowed(path)),
+            PathRewrite::Full(full) => Some(Cow::Borrowed(full.as_bytes())),
+            PathRewrite::Prefix { matched, replacement } => {
+                let rest = path.strip_prefix(matched.as_bytes())?;
+                Some(match (replacement.is_empty(), rest) {
+                    // Gateway API, ReplacePrefixMatch: /foo for /xyz makes /foo/bar into /xyz/bar, /foo into /xyz
+                    // and /foo/ into /xyz/; what would be empty is `/`.
+                    (true, []) => Cow::Borrowed(b"/"),
+                    (true, rest) => Cow::Borrowed(rest),
+                    (false, []) => Cow::Borrowed(replacement.as_bytes()),
+                    (false, rest) => Cow::Owned([replacement.as_bytes(), rest].concat()),
+                })
+            }
+            PathRewrite::Regex { pattern, substitution } => {
+                let path = pattern.replace_all(path, substitution.as_bytes());
+                is_safe_path(&path).then_some(path)
+            }
+        }
+    }
+}
+
+/// An absolute path in the characters of RFC 3986 section 3.3, so that no outcome of a rewrite can end the
+/// request line, start a query or climb with dot segments.
+pub(super) fn is_safe_path(path: &[u8]) -> bool {
+    path.first() == Some(&b'/')
+        && path.iter().all(|byte| byte.is_ascii_graphic() && !b"?#\"<>\\^`{|}".contains(byte))
+        && path.split(|byte| *byte == b'/').all(|segment| segment != b"." && segment != b"..")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{PathRewrite, Regex};
+
+    #[test]
+    fn path_rewrites() {
+        let prefix = |matched: &str, replacement: &str| PathRewrite::Prefix {
+            matched: matched.into(),
+            replacement: replacement.into(),
+        };
+        let regex = |pattern: &str, substitution: &str| PathRewrite::Regex {
+            pattern: Regex::new(pattern).unwrap(),
+            substitution: substitution.into(),
+        };
+        for (rewrite, path, expected) in [
+            (PathRewrite::Keep, "/a", Some("/a")),
+            (PathRewrite::Full("/x".into()), "/a/b", Some("/x")),
+            (prefix("/foo", "/xyz"), "/foo/bar", Some("/xyz/bar")),
+            (prefix("/foo", "/xyz"), "/foo", Some("/xyz")),
+            (prefix("/foo", "/xyz"), "/foo/", Some("/xyz/")),
+            (prefix("/foo", ""), "/foo/bar", Some("/bar")),
+            (prefix("/foo", ""), "/foo", Some("/")),
+            (prefix("/foo", ""), "/foo/", Some("/")),
+            (prefix("", "/v1"), "/foo", Some("/v1/foo")),
+            (prefix("", "/v1"), "/", Some("/v1/")),
+            (prefix("", ""), "/", Some("/")),
+            (regex("^/u/([0-9]+)", "/users/$1"), "/u/7/x", Some("/users/7/x")),
+            (regex("^/", ""), "/a", None),
+            (regex("a", "?"), "/a", None),
+            (regex("a", " "), "/a", None),
+            (regex("a", ".."), "/a/b", None),
+            (regex("b", "c"), "/a", Some("/a")),
+        ] {
+            let outcome = rewrite.apply(path.as_bytes());
+            let outcome = outcome.as_deref().map(|path| std::str::from_utf8(path).unwrap());
+            assert_eq!(outcome, expected, "{rewrite:?} {path}");
+        }
+    }
+}

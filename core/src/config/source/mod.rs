@@ -1,0 +1,3 @@
+//! Where configurations come from.
+
+pub mod file;

@@ -1,0 +1,373 @@
+//! How a body that came framed one way goes out framed another: which bytes of the input to send, and what between them.
+//!
+//! Copies nothing: a step answers with pieces, ranges of the input and of a few bytes of its own (size lines, the last
+//! chunk), that the caller writes in one call. Data with nothing to change before or after it may also be moved
+//! around this, by splice: [`Flow::movable`] says how much, [`Flow::moved`] counts it.
+
+use std::io::IoSlice;
+use std::ops::Range;
+
+use super::chunked::{ChunkError, ChunkEvent, ChunkedDecoder, TrailerSlots, encode_chunk_size, encode_trailers, parse_trailers};
+use super::framing::BodyLength;
+
+/// Pieces that one step makes at the most; what is left of the input waits for the next step.
+pub const PIECES_MAX: usize = 16;
+
+/// One body on its way.
+#[derive(Debug)]
+pub struct Flow {
+    source: Source,
+    sink: Sink,
+    content_bytes: u64,
+}
+
+#[derive(Debug)]
+enum Source {
+    Length { left: u64 },
+    Chunked(ChunkedDecoder),
+    UntilClose,
+    Ended,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sink {
+    Plain,
+    Chunked,
+}
+
+/// Why a body can't go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlowError {
+    /// The chunked coding is broken.
+    Chunk(ChunkError),
+    /// The stream ended before the body did.
+    Truncated,
+}
+
+impl FlowError {
+    /// A stable code for logs and metrics.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Chunk(error) => error.reason(),
+            Self::Truncated => "body_truncated",
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Piece {
+    Input(Range<usize>),
+    Own(Range<usize>),
+}
+
+/// What one step sends. Reused from step to step.
+#[derive(Debug, Default)]
+pub struct Batch {
+    pieces: Vec<Piece>,
+    own: Vec<u8>,
+    /// Bytes of the input that are dealt with once the pieces are sent.
+    pub consumed: usize,
+}
+
+impl Batch {
+    fn clear(&mut self) {
+        self.pieces.clear();
+        self.own.clear();
+        self.consumed = 0;
+    }
+
+    fn input(&mut self, range: Range<usize>) {
+        if let Some(Piece::Input(last)) = self.pieces.last_mut()
+            && last.end == range.start
+        {
+            last.end = range.end;
+            return;
+        }
+        self.pieces.push(Piece::Input(range));
+    }
+
+    fn own(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.own.len();
+        encode(&mut self.own);
+        let end = self.own.len();
+        if let Some(Piece::Own(last)) = self.pieces.last_mut() {
+            last.end = end;
+        } else if end > start {
+            self.pieces.push(Piece::Own(start..end));
+        }
+    }
+
+    /// No bytes to send.
+    pub fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// The pieces over the input that the step was given, appended to `slices` as far as there is room: room for
+    /// [`PIECES_MAX`] is enough. Returns how many.
+    pub fn slices<'a>(&'a self, input: &'a [u8], slices: &mut [IoSlice<'a>]) -> usize {
+        let mut count = 0;
+        for (slice, piece) in slices.iter_mut().zip(&self.pieces) {
+            *slice = IoSlice::new(match piece {
+                Piece::Input(range) => &input[range.clone()],
+                Piece::Own(range) => &self.own[range.clone()],
+            });
+            count += 1;
+        }
+        count
+    }
+}
+
+impl Flow {
+    /// A body that comes as `from` and goes as `to`. Of the pairs that change the framing only these exist: chunked to
+    /// until-close (an HTTP/1.0 client) and until-close to chunked.
+    pub fn new(from: BodyLength, to: BodyLength) -> Self {
+        let source = match from {
+            BodyLength::None | BodyLength::Length(0) => Source::Ended,
+            BodyLength::Length(left) => Source::Length { left },
+            BodyLength::Chunked => Source::Chunked(ChunkedDecoder::new()),
+            BodyLength::UntilClose => Source::UntilClose,
+        };
+        let sink = if to == BodyLength::Chunked { Sink::Chunked } else { Sink::Plain };
+        Self { source, sink, content_bytes: 0 }
+    }
+
+    /// All of it has been through.
+    pub fn is_ended(&self) -> bool {
+        matches!(self.source, Source::Ended)
+    }
+
+    /// Content bytes that have been through, framing not counted.
+    pub fn content_bytes(&self) -> u64 {
+        self.content_bytes
+    }
+
+    /// How many of the next bytes of the stream may go from socket to socket as they are.
+    pub fn movable(&self) -> u64 {
+        match (&self.source, self.sink) {
+            (Source::Length { left }, _) => *left,
+            (Source::Chunked(decoder), _) => decoder.remaining_in_chunk(),
+            (Source::UntilClose, Sink::Plain) => u64::MAX,
+            (Source::UntilClose, Sink::Chunked) | (Source::Ended, _) => 0,
+        }
+    }
+
+    /// Counts bytes that went that way, at most [`movable`](Self::movable).
+    pub fn moved(&mut self, bytes: u64) {
+        self.content_bytes += bytes;
+        match &mut self.source {
+            Source::Length { left } => {
+                *left = left.saturating_sub(bytes);
+                if *left == 0 {
+                    self.source = Source::Ended;
+                }
+            }
+            Source::Chunked(decoder) => decoder.advance_data(bytes),
+            Source::UntilClose | Source::Ended => {}
+        }
+    }
+
+    /// Looks at the bytes at hand and fills `batch`. Bytes after the body's end are left alone. A step that consumes
+    /// nothing needs more input.
+    pub fn step(&mut self, input: &[u8], batch: &mut Batch) -> Result<(), FlowError> {
+        batch.clear();
+        match &mut self.source {
+            Source::Ended => {}
+            Source::Length { left } => {
+                let take = usize::try_from(*left).map_or(input.len(), |left| left.min(input.len()));
+                if take > 0 {
+                    batch.input(0..take);
+                    batch.consumed = take;
+                    self.moved(take as u64);
+                }
+            }
+            Source::UntilClose if input.is_empty() => {}
+            Source::UntilClose => {
+                match self.sink {
+                    Sink::Plain => batch.input(0..input.len()),
+                    Sink::Chunked => {
+                        batch.own(|own| encode_chunk_size(input.len() as u64, own));
+                        batch.input(0..input.len());
+                        batch.own(|own| own.extend_from_slice(b"\r\n"));
+                    }
+                }
+                batch.consumed = input.len();
+                self.content_bytes += input.len() as u64;
+            }
+            Source::Chunked(_) => self.step_chunked(input, batch).map_err(FlowError::Chunk)?,
+        }
+        Ok(())
+    }
+
+    fn step_chunked(&mut self, input: &[u8], batch: &mut Batch) -> Result<(), ChunkError> {
+        let Source::Chunked(decoder) = &mut self.source else { return Ok(()) };
+        let verbatim = self.sink == Sink::Chunked;
+        let mut at = 0;
+        // An event adds at most one piece, and so may what follows the loop.
+        while batch.pieces.len() < PIECES_MAX - 2 {
+            let event = decoder.next(&input[at..])?;
+            let bytes = match event {
+                ChunkEvent::NeedMore => break,
+                ChunkEvent::Size { bytes, size, had_extension } => {
+                    // Parsers differ on extensions, so none goes on (RFC 9112 section 7.1.1 lets us drop them).
+                    if verbatim && had_extension {
+                        batch.own(|own| encode_chunk_size(size, own));
+                    } else if verbatim {
+                        batch.input(at..at + bytes);
+                    }
+                    bytes
+                }
+                ChunkEvent::Data { bytes } => {
+                    batch.input(at..at + bytes);
+                    self.content_bytes += bytes as u64;
+                    bytes
+                }
+                ChunkEvent::DataEnd { bytes } => {
+                    if verbatim {
+                        batch.input(at..at + bytes);
+                    }
+                    bytes
+                }
+                ChunkEvent::End { bytes } => {
+                    if verbatim && bytes <= 2 {
+                        batch.input(at..at + bytes);
+                    } else if verbatim {
+                        let mut slots = TrailerSlots::new();
+                        let trailers = parse_trailers(&input[at..at + bytes], &mut slots)?;
+                        batch.own(|own| {
+                            encode_trailers(&trailers, own);
+                        });
+                    }
+                    at += bytes;
+                    self.source = Source::Ended;
+                    break;
+                }
+            };
+            at += bytes;
+        }
+        batch.consumed = at;
+        Ok(())
+    }
+
+    /// The stream has ended: fine for a body that runs until then, which may leave a last chunk to send.
+    pub fn finish(&mut self, batch: &mut Batch) -> Result<(), FlowError> {
+        batch.clear();
+        match self.source {
+            Source::Ended => Ok(()),
+            Source::UntilClose => {
+                if self.sink == Sink::Chunked {
+                    batch.own(|own| own.extend_from_slice(b"0\r\n\r\n"));
+                }
+                self.source = Source::Ended;
+                Ok(())
+            }
+            Source::Length { .. } | Source::Chunked(_) => Err(FlowError::Truncated),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+
+    use super::{Batch, Flow, FlowError, PIECES_MAX};
+    use crate::http::framing::BodyLength;
+
+    /// Feeds `input` in pieces of `cut` bytes; returns what was sent, what was left, and the content's size.
+    fn run(from: BodyLength, to: BodyLength, input: &[u8], cut: usize) -> Result<(Vec<u8>, Vec<u8>, u64), FlowError> {
+        let mut flow = Flow::new(from, to);
+        let mut batch = Batch::default();
+        let mut sent = Vec::new();
+        let mut held: Vec<u8> = Vec::new();
+        let mut send = |batch: &Batch, held: &[u8]| {
+            let mut slices = [IoSlice::new(b""); PIECES_MAX];
+            let count = batch.slices(held, &mut slices);
+            for slice in &slices[..count] {
+                sent.extend_from_slice(slice);
+            }
+        };
+        let mut chunks = input.chunks(cut);
+        while !flow.is_ended() {
+            flow.step(&held, &mut batch)?;
+            send(&batch, &held);
+            held.drain(..batch.consumed);
+            if batch.consumed == 0 && !flow.is_ended() {
+                let Some(more) = chunks.next() else {
+                    flow.finish(&mut batch)?;
+                    send(&batch, &held);
+                    break;
+                };
+                held.extend_from_slice(more);
+            }
+        }
+        held.extend(chunks.flatten());
+        Ok((sent, held, flow.content_bytes()))
+    }
+
+    #[test]
+    fn every_pair_at_every_cut() {
+        use BodyLength::{Chunked, Length, None, UntilClose};
+        let chunked: &[u8] = b"5\r\nhello\r\n1;x=y\r\n!\r\n0\r\n\r\nGET";
+        let clean: &[u8] = b"5\r\nhello\r\n1\r\n!\r\n0\r\n\r\n";
+        let trailers: &[u8] = b"2\r\nhi\r\n0\r\nX-Sum: 1\r\nContent-Length: 3\r\n\r\n";
+        type Row<'a> = (BodyLength, BodyLength, &'a [u8], &'a [u8], &'a [u8], u64);
+        let table: &[Row<'_>] = &[
+            (None, None, b"next", b"", b"next", 0),
+            (Length(0), Length(0), b"next", b"", b"next", 0),
+            (Length(3), Length(3), b"abcnext", b"abc", b"next", 3),
+            (Chunked, Chunked, chunked, clean, b"GET", 6),
+            (Chunked, UntilClose, chunked, b"hello!", b"GET", 6),
+            (Chunked, Chunked, trailers, b"2\r\nhi\r\n0\r\nX-Sum: 1\r\n\r\n", b"", 2),
+            (UntilClose, UntilClose, b"abc", b"abc", b"", 3),
+        ];
+        for (from, to, input, sent, left, content) in table {
+            for cut in 1..=input.len() {
+                let got = run(*from, *to, input, cut).unwrap();
+                assert_eq!(
+                    (String::from_utf8_lossy(&got.0), String::from_utf8_lossy(&got.1), got.2),
+                    (String::from_utf8_lossy(sent), String::from_utf8_lossy(left), *content),
+                    "{from:?} {to:?} cut {cut}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn until_close_becomes_chunks() {
+        let (sent, _, content) = run(BodyLength::UntilClose, BodyLength::Chunked, b"abcdef", 4).unwrap();
+        assert_eq!((&sent[..], content), (&b"4\r\nabcd\r\n2\r\nef\r\n0\r\n\r\n"[..], 6));
+    }
+
+    #[test]
+    fn a_short_body_is_truncated() {
+        for (from, input) in [(BodyLength::Length(4), &b"abc"[..]), (BodyLength::Chunked, b"5\r\nhel")] {
+            assert_eq!(run(from, from, input, 1).unwrap_err(), FlowError::Truncated);
+        }
+    }
+
+    #[test]
+    fn many_small_chunks_take_several_steps() {
+        let mut input = Vec::new();
+        for _ in 0..100 {
+            input.extend_from_slice(b"1;e\r\nx\r\n");
+        }
+        input.extend_from_slice(b"0\r\n\r\n");
+        let (sent, left, content) = run(BodyLength::Chunked, BodyLength::Chunked, &input, input.len()).unwrap();
+        assert_eq!((content, left.len()), (100, 0));
+        assert_eq!(sent, b"1\r\nx\r\n".repeat(100).into_iter().chain(*b"0\r\n\r\n").collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn spliced_bytes_count() {
+        let mut flow = Flow::new(BodyLength::Length(10), BodyLength::Length(10));
+        assert_eq!(flow.movable(), 10);
+        flow.moved(10);
+        assert!(flow.is_ended());
+        let mut flow = Flow::new(BodyLength::Chunked, BodyLength::Chunked);
+        let mut batch = Batch::default();
+        flow.step(b"ff\r\nabc", &mut batch).unwrap();
+        assert_eq!((batch.consumed, flow.movable()), (7, 252));
+        flow.moved(252);
+        flow.step(b"\r\n0\r\n\r\n", &mut batch).unwrap();
+        assert!(flow.is_ended() && flow.content_bytes() == 255);
+    }
+}

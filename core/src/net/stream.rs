@@ -1,0 +1,147 @@
+//! One connected stream socket, and the trait through which the request path sees it.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
+
+/// A byte stream that tells when it is ready and moves bytes without waiting.
+///
+/// The seam for simulation: the request path is generic over it. `WouldBlock` is the answer of the `try_` calls when
+/// nothing can be moved; then `readable` or `writable` is awaited. A wait may be dropped at any time.
+#[allow(async_fn_in_trait)] // Workers are single threads; nothing here needs Send.
+pub trait Transport: 'static {
+    /// Reads what is there: 0 is the end of the stream.
+    fn try_read(&self, into: &mut [u8]) -> io::Result<usize>;
+    /// Writes what fits.
+    fn try_write(&self, from: &[u8]) -> io::Result<usize>;
+    /// Writes what fits, of several pieces in one call.
+    fn try_write_vectored(&self, from: &[IoSlice<'_>]) -> io::Result<usize>;
+    /// Waits until `try_read` has something to say: bytes, the end, or an error.
+    async fn readable(&self) -> io::Result<()>;
+    /// Waits until `try_write` can go on.
+    async fn writable(&self) -> io::Result<()>;
+    /// Looks at the stream without taking anything from it.
+    fn peek(&self) -> Peek;
+    /// No more bytes from us; the peer reads the end of the stream.
+    fn shutdown_write(&self);
+    /// The next close sends a reset instead of an orderly end, so that the peer can tell a cut body from a whole one.
+    fn abort_on_close(&self);
+    /// The descriptor, if the kernel can move bytes from and to it by itself.
+    fn splice_fd(&self) -> Option<BorrowedFd<'_>>;
+}
+
+/// What a look at an idle stream shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peek {
+    /// Nothing has come.
+    Quiet,
+    /// Bytes are waiting.
+    Bytes,
+    /// The peer has closed, or the stream is broken.
+    Closed,
+}
+
+/// A descriptor that the runtime watches. Its reads and writes are direct calls.
+///
+/// monoio's `UnixStream` is used for every kind of descriptor: it is its smallest wrapper, and only readiness is asked
+/// of it, which does not depend on the kind.
+pub(super) struct Watched(monoio::net::UnixStream);
+
+impl Watched {
+    pub(super) fn new(fd: OwnedFd) -> io::Result<Self> {
+        Ok(Self(monoio::net::UnixStream::from_std(fd.into())?))
+    }
+
+    pub(super) async fn readable(&self) -> io::Result<()> {
+        self.0.readable(false).await
+    }
+
+    pub(super) async fn writable(&self) -> io::Result<()> {
+        self.0.writable(false).await
+    }
+}
+
+#[allow(unsafe_code)]
+impl AsFd for Watched {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // WHY: monoio's streams only give out raw descriptors; holding a duplicate beside each stream would double the
+        // descriptors of the process (10,000 idle connections would need 20,000).
+        // SAFETY: the descriptor is open as long as `self.0` lives, which owns it and closes it in its drop, and the
+        // result borrows `self`.
+        unsafe { BorrowedFd::borrow_raw(self.0.as_raw_fd()) }
+    }
+}
+
+/// A connected TCP or Unix socket.
+pub struct Stream(Watched);
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Stream").field(&self.0.as_fd()).finish()
+    }
+}
+
+impl Stream {
+    /// Takes over a connected socket, which must have O_NONBLOCK set. Fails outside a worker's runtime.
+    pub fn new(socket: OwnedFd) -> io::Result<Self> {
+        Watched::new(socket).map(Self)
+    }
+
+    /// How a connect that was in progress ended.
+    pub(super) fn connect_outcome(&self) -> io::Result<()> {
+        Ok(rustix::net::sockopt::socket_error(&self.0)??)
+    }
+
+    /// The socket itself, to be handed to another worker. Nothing of this stream may be waited for any more.
+    pub fn into_socket(self) -> io::Result<OwnedFd> {
+        // A second descriptor for the same socket: monoio hands out raw ones only, and this happens rarely.
+        self.0.as_fd().try_clone_to_owned()
+    }
+}
+
+impl Transport for Stream {
+    fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
+        let (_, n) = rustix::net::recv(&self.0, into, RecvFlags::DONTWAIT)?;
+        Ok(n)
+    }
+
+    fn try_write(&self, from: &[u8]) -> io::Result<usize> {
+        Ok(rustix::net::send(&self.0, from, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
+    }
+
+    fn try_write_vectored(&self, from: &[IoSlice<'_>]) -> io::Result<usize> {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        Ok(rustix::net::sendmsg(&self.0, from, &mut SendAncillaryBuffer::default(), flags)?)
+    }
+
+    async fn readable(&self) -> io::Result<()> {
+        self.0.readable().await
+    }
+
+    async fn writable(&self) -> io::Result<()> {
+        self.0.writable().await
+    }
+
+    fn peek(&self) -> Peek {
+        let mut byte = [0_u8; 1];
+        match rustix::net::recv(&self.0, &mut byte[..], RecvFlags::DONTWAIT | RecvFlags::PEEK) {
+            Ok((_, 0)) => Peek::Closed,
+            Ok(_) => Peek::Bytes,
+            Err(rustix::io::Errno::AGAIN) => Peek::Quiet,
+            Err(_) => Peek::Closed,
+        }
+    }
+
+    fn shutdown_write(&self) {
+        let _ = rustix::net::shutdown(&self.0, Shutdown::Write);
+    }
+
+    fn abort_on_close(&self) {
+        let _ = rustix::net::sockopt::set_socket_linger(&self.0, Some(std::time::Duration::ZERO));
+    }
+
+    fn splice_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.0.as_fd())
+    }
+}

@@ -1,0 +1,459 @@
+//! What one worker owns, and the snapshot as it sees it.
+//!
+//! Two kinds of things, never mixed: [`Bound`] is a snapshot made ready for this worker, swapped whole by an install
+//! and pinned by each request; everything else in [`Core`] is state that outlives it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam_utils::CachePadded;
+
+use super::log::LogBuffer;
+use super::upstream::{self, Lend, Resolved, Upstream};
+use crate::base::buffer::BufferPool;
+use crate::base::deadline::Deadlines;
+use crate::base::signal::Signal;
+use crate::config::snapshot::{Balance, Snapshot};
+use crate::http::http1::parse::HeadLimits;
+use crate::http::rewrite::Forwarding;
+use crate::net::pipe::PipePool;
+use crate::net::platform::Platform;
+use crate::policy::balance::Rule;
+use crate::telemetry::metrics::{Counter, Gauges, Metrics, RouteSample, Sample, UpstreamSample};
+
+/// A listener's number, given by the control thread and never given again: connections keep it over reloads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ListenerId(pub u32);
+
+/// A snapshot with its names resolved: what the control thread sends to every worker.
+#[derive(Debug)]
+pub struct Install {
+    /// What is configured.
+    pub snapshot: Arc<Snapshot>,
+    /// For each of its upstreams, the endpoints.
+    pub upstreams: Vec<Vec<Resolved>>,
+    /// For each [`ListenerId`], its index in the snapshot; `None` for those that have left it.
+    pub listeners: Vec<Option<usize>>,
+}
+
+/// What all workers of this process share: nothing but one padded word each.
+#[derive(Debug)]
+pub struct Node {
+    connections: Box<[CachePadded<AtomicU64>]>,
+}
+
+impl Node {
+    /// For so many workers.
+    pub fn new(workers: usize) -> Arc<Self> {
+        Arc::new(Self { connections: (0..workers).map(|_| CachePadded::new(AtomicU64::new(0))).collect() })
+    }
+
+    /// How many workers there are.
+    pub fn workers(&self) -> usize {
+        self.connections.len()
+    }
+
+    fn publish(&self, worker: usize, connections: u64) {
+        // One writer for each word: a plain store is enough, and readers only compare sizes.
+        self.connections[worker].store(connections, Ordering::Relaxed);
+    }
+
+    /// The worker to hand an accepted connection to, if `worker` holds clearly more than the least loaded one.
+    pub fn less_loaded(&self, worker: usize, mine: u64) -> Option<usize> {
+        if self.connections.len() < 2 {
+            return None;
+        }
+        let load = |w: &CachePadded<AtomicU64>| w.load(Ordering::Relaxed);
+        let (least, &ref word) = self.connections.iter().enumerate().min_by_key(|(_, w)| load(w))?;
+        let theirs = load(word);
+        // A quarter more and four besides: small differences are not worth a crossing.
+        (least != worker && mine > theirs + theirs / 4 + 4).then_some(least)
+    }
+}
+
+/// One listener's settings, as the request path needs them.
+#[derive(Debug)]
+pub struct BoundListener {
+    /// Index in the snapshot.
+    pub index: usize,
+    /// How clients are told upstream.
+    pub forwarding: Forwarding,
+}
+
+/// A snapshot made ready for this worker.
+#[derive(Debug)]
+pub struct Bound<S> {
+    /// What is configured.
+    pub snapshot: Arc<Snapshot>,
+    /// By index of the snapshot's upstreams.
+    pub upstreams: Box<[Rc<Upstream<S>>]>,
+    /// By [`ListenerId`].
+    pub listeners: Box<[Option<BoundListener>]>,
+    /// By index of the snapshot's routes.
+    pub routes: Box<[Rc<RouteCounts>]>,
+    /// Bounds of heads.
+    pub head_limits: HeadLimits,
+}
+
+/// Responses of one route, by class of status.
+#[derive(Debug, Default)]
+pub struct RouteCounts {
+    classes: [Cell<u64>; 5],
+}
+
+impl RouteCounts {
+    /// Counts one response.
+    pub fn count(&self, status: u16) {
+        let class = &self.classes[usize::from((status / 100).clamp(1, 5) - 1)];
+        class.set(class.get() + 1);
+    }
+}
+
+/// Everything that one worker owns.
+#[derive(Debug)]
+pub struct Core<P: Platform> {
+    /// Which worker.
+    pub index: usize,
+    /// Time, randomness, connections.
+    pub platform: P,
+    /// All deadlines of this worker.
+    pub deadlines: Rc<Deadlines>,
+    /// I/O buffers.
+    pub buffers: Rc<BufferPool>,
+    /// Splice pipes.
+    pub pipes: PipePool,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Access log lines on their way.
+    pub log: LogBuffer,
+    /// Raised when this worker is to finish its connections.
+    pub draining: Signal,
+    /// Raised when the last connection of a draining worker has ended.
+    pub empty: Signal,
+    /// Raised when a connection has ended and a listener waits for room.
+    pub room: Signal,
+    node: Arc<Node>,
+    bound: RefCell<Rc<Bound<P::Stream>>>,
+    upstreams: RefCell<HashMap<Arc<str>, Rc<Upstream<P::Stream>>>>,
+    routes: RefCell<HashMap<Arc<str>, Rc<RouteCounts>>>,
+    connections: Cell<u64>,
+    by_listener: RefCell<Vec<u32>>,
+    active: Cell<u64>,
+    heads: RefCell<Vec<Vec<u8>>>,
+    date: RefCell<Date>,
+}
+
+/// Encoded heads kept for reuse, and how large one may have grown to be kept.
+const FREE_HEADS_MAX: usize = 256;
+const FREE_HEAD_BYTES_MAX: usize = 32 * 1024;
+
+impl<P: Platform> Core<P> {
+    /// A worker without connections.
+    pub fn new(index: usize, platform: P, node: Arc<Node>, install: &Install, log: LogBuffer) -> Rc<Self> {
+        let core = Rc::new(Self {
+            index,
+            platform,
+            deadlines: Deadlines::new(),
+            buffers: BufferPool::new(install.snapshot.limits.memory_bytes_max),
+            pipes: PipePool::default(),
+            metrics: Metrics::new(),
+            log,
+            draining: Signal::default(),
+            empty: Signal::default(),
+            room: Signal::default(),
+            node,
+            bound: RefCell::new(Rc::new(Bound {
+                snapshot: Arc::clone(&install.snapshot),
+                upstreams: Box::default(),
+                listeners: Box::default(),
+                routes: Box::default(),
+                head_limits: HeadLimits::default(),
+            })),
+            upstreams: RefCell::default(),
+            routes: RefCell::default(),
+            connections: Cell::new(0),
+            by_listener: RefCell::default(),
+            active: Cell::new(0),
+            heads: RefCell::default(),
+            date: RefCell::default(),
+        });
+        core.install(install);
+        core
+    }
+
+    /// Takes over a snapshot. Requests that pinned the old one finish on it.
+    pub fn install(&self, install: &Install) {
+        let snapshot = &install.snapshot;
+        let mut states = self.upstreams.borrow_mut();
+        let upstreams: Box<[_]> = snapshot
+            .upstreams
+            .iter()
+            .zip(&install.upstreams)
+            .map(|(configured, resolved)| {
+                let settings = upstream::Settings {
+                    rule: match configured.balance {
+                        Balance::RoundRobin => Rule::RoundRobin,
+                        Balance::LeastRequests => Rule::LeastRequests,
+                    },
+                    connections_max: configured.connections_max,
+                    idle_max: configured.idle_connections_max,
+                    pending_max: configured.pending_max,
+                    idle_ms: configured.timeouts.idle.as_millis() as u64,
+                };
+                let state = states
+                    .entry(Arc::clone(&configured.name))
+                    .or_insert_with(|| Upstream::new(Arc::clone(&configured.name), settings));
+                state.configure(settings, resolved);
+                Rc::clone(state)
+            })
+            .collect();
+        states.retain(|_, state| {
+            let stays = upstreams.iter().any(|u| Rc::ptr_eq(u, state));
+            if !stays {
+                state.retire();
+            }
+            stays
+        });
+        let mut counts = self.routes.borrow_mut();
+        let routes: Box<[_]> =
+            snapshot.routes.iter().map(|r| Rc::clone(counts.entry(Arc::clone(&r.name)).or_default())).collect();
+        // What only the old snapshot knew has one owner left here and one in the snapshot about to go.
+        if counts.len() > routes.len() {
+            counts.retain(|_, c| Rc::strong_count(c) > 1 && routes.iter().any(|r| Rc::ptr_eq(r, c)));
+        }
+        let listeners = install.listeners.iter().map(|index| index.map(|i| bind_listener(snapshot, i))).collect();
+        self.buffers.resize(snapshot.limits.memory_bytes_max);
+        *self.bound.borrow_mut() = Rc::new(Bound {
+            snapshot: Arc::clone(snapshot),
+            upstreams,
+            listeners,
+            routes,
+            head_limits: HeadLimits {
+                header_bytes: snapshot.limits.header_bytes_max,
+                header_count: snapshot.limits.header_count_max,
+                uri_bytes: snapshot.limits.uri_bytes_max,
+            },
+        });
+        self.metrics.count(Counter::SnapshotsInstalled);
+    }
+
+    /// The snapshot in force, pinned for as long as the result is held.
+    pub fn bound(&self) -> Rc<Bound<P::Stream>> {
+        Rc::clone(&self.bound.borrow())
+    }
+
+    /// Milliseconds on the worker's clock.
+    pub fn now_ms(&self) -> u64 {
+        self.platform.now_ms()
+    }
+
+    /// Connections of this worker.
+    pub fn connections(&self) -> u64 {
+        self.connections.get()
+    }
+
+    /// Connections of one listener in this worker.
+    pub fn connections_of(&self, listener: ListenerId) -> u32 {
+        self.by_listener.borrow().get(listener.0 as usize).copied().unwrap_or(0)
+    }
+
+    /// A worker that should have this connection instead.
+    pub fn less_loaded(&self) -> Option<usize> {
+        self.node.less_loaded(self.index, self.connections.get())
+    }
+
+    /// How many workers there are.
+    pub fn workers(&self) -> usize {
+        self.node.workers()
+    }
+
+    /// A connection begins. Call before its task is started, so that the balance sees it at once.
+    pub fn opened(&self, listener: ListenerId) {
+        self.connections.set(self.connections.get() + 1);
+        self.node.publish(self.index, self.connections.get());
+        let mut counts = self.by_listener.borrow_mut();
+        let place = listener.0 as usize;
+        if counts.len() <= place {
+            counts.resize(place + 1, 0);
+        }
+        counts[place] += 1;
+    }
+
+    /// A connection has ended.
+    pub fn closed(&self, listener: ListenerId) {
+        self.connections.set(self.connections.get() - 1);
+        self.node.publish(self.index, self.connections.get());
+        self.by_listener.borrow_mut()[listener.0 as usize] -= 1;
+        self.room.raise();
+        if self.draining.is_raised() && self.connections.get() == 0 {
+            self.empty.raise();
+        }
+    }
+
+    /// A request begins or ends.
+    pub(super) fn active(&self, delta: i64) {
+        self.active.set(self.active.get().wrapping_add_signed(delta));
+    }
+
+    /// An empty buffer for an encoded head.
+    pub(super) fn take_head(&self) -> Vec<u8> {
+        self.heads.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(2048))
+    }
+
+    /// Gives it back.
+    pub(super) fn give_head(&self, mut head: Vec<u8>) {
+        let mut heads = self.heads.borrow_mut();
+        if heads.len() < FREE_HEADS_MAX && head.capacity() <= FREE_HEAD_BYTES_MAX {
+            head.clear();
+            heads.push(head);
+        }
+    }
+
+    /// The Date field's value now; the wall clock is read once a second.
+    pub(super) fn date(&self, now_ns: u64) -> [u8; 29] {
+        let mut date = self.date.borrow_mut();
+        if now_ns >= date.stale_ns {
+            let unix = self.platform.unix_time();
+            date.text = imf_fixdate(unix.as_secs());
+            date.stale_ns = now_ns + 1_000_000_000 - u64::from(unix.subsec_nanos());
+        }
+        date.text
+    }
+
+    /// Rounds: closes idle connections that are due, lends surplus ones, gives memory back. Once a second or so.
+    pub fn tend(&self) {
+        let now = self.now_ms();
+        let lend = if self.node.workers() > 1 { Lend::Surplus } else { Lend::Nothing };
+        for upstream in self.upstreams.borrow().values() {
+            let (stale, lent) = upstream.tend(now, |stream| self.platform.detach(stream), lend);
+            self.metrics.add(Counter::UpstreamStale, stale);
+            self.metrics.add(Counter::Lent, lent);
+        }
+        self.buffers.trim();
+        self.pipes.trim();
+    }
+
+    /// Closes every idle upstream connection.
+    pub fn close_idle_upstreams(&self) {
+        for upstream in self.upstreams.borrow().values() {
+            upstream.close_idle();
+        }
+    }
+
+    /// All numbers of this worker.
+    pub fn sample(&self) -> Sample {
+        let mut sample = self.metrics.sample();
+        sample.gauges = Gauges {
+            downstream_connections: self.connections.get(),
+            requests_active: self.active.get(),
+            buffers_taken: self.buffers.taken() as u64,
+            buffers_free: self.buffers.free() as u64,
+        };
+        for upstream in self.upstreams.borrow().values() {
+            for endpoint in upstream.endpoints().iter() {
+                let [connections, idle, active, requests, failures] = endpoint.numbers();
+                sample.upstreams.push(UpstreamSample {
+                    upstream: Arc::clone(&upstream.name),
+                    endpoint: endpoint.address.to_string(),
+                    connections,
+                    idle,
+                    active,
+                    requests,
+                    failures,
+                });
+            }
+        }
+        for (name, counts) in self.routes.borrow().iter() {
+            let classes = counts.classes.each_ref().map(Cell::get);
+            if classes != [0; 5] {
+                sample.routes.push(RouteSample { route: Arc::clone(name), classes });
+            }
+        }
+        sample
+    }
+}
+
+fn bind_listener(snapshot: &Snapshot, index: usize) -> BoundListener {
+    BoundListener {
+        index,
+        forwarding: Forwarding {
+            trusted_hops: snapshot.listeners[index].trusted_hops as u8,
+            x_forwarded: snapshot.forwarding.x_forwarded,
+            forwarded: snapshot.forwarding.forwarded,
+            x_real_ip: false,
+            via: snapshot.forwarding.via.as_deref().map(Box::from),
+        },
+    }
+}
+
+#[derive(Debug)]
+struct Date {
+    stale_ns: u64,
+    text: [u8; 29],
+}
+
+impl Default for Date {
+    fn default() -> Self {
+        Self { stale_ns: 0, text: [b' '; 29] }
+    }
+}
+
+/// RFC 9110 section 5.6.7, `Sun, 06 Nov 1994 08:49:37 GMT`. Civil-from-days after Howard Hinnant.
+fn imf_fixdate(unix_s: u64) -> [u8; 29] {
+    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let (days, second) = (unix_s / 86_400, unix_s % 86_400);
+    let z = days + 719_468;
+    let (era, doe) = (z / 146_097, z % 146_097);
+    let yoe = (doe - doe / 1_460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let day = doy - (153 * mp + 2) / 5 + 1;
+    let month = if mp < 10 { mp + 3 } else { mp - 9 };
+    let year = yoe + era * 400 + u64::from(month <= 2);
+    let text = format!(
+        "{}, {day:02} {} {year:04} {:02}:{:02}:{:02} GMT",
+        DAYS[(days % 7) as usize],
+        MONTHS[(month - 1) as usize],
+        second / 3_600,
+        second / 60 % 60,
+        second % 60
+    );
+    let mut out = [b' '; 29];
+    let n = text.len().min(29);
+    out[..n].copy_from_slice(&text.as_bytes()[..n]);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Node, imf_fixdate};
+
+    #[test]
+    fn dates() {
+        for (unix, expected) in [
+            (0, "Thu, 01 Jan 1970 00:00:00 GMT"),
+            (784_111_777, "Sun, 06 Nov 1994 08:49:37 GMT"),
+            (951_782_400, "Tue, 29 Feb 2000 00:00:00 GMT"),
+            (4_102_444_799, "Thu, 31 Dec 2099 23:59:59 GMT"),
+        ] {
+            assert_eq!(std::str::from_utf8(&imf_fixdate(unix)).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn only_a_clear_difference_hands_a_connection_over() {
+        let node = Node::new(3);
+        for (worker, connections) in [(0, 100), (1, 80), (2, 90)] {
+            node.publish(worker, connections);
+        }
+        assert_eq!(node.less_loaded(0, 100), None, "80 and a quarter and four is 104");
+        assert_eq!(node.less_loaded(0, 105), Some(1));
+        assert_eq!(node.less_loaded(1, 200), None, "itself is the least loaded");
+        assert_eq!(Node::new(1).less_loaded(0, 1_000), None);
+    }
+}

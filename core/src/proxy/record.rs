@@ -1,0 +1,52 @@
+//! What is remembered of one exchange until it is counted and logged.
+
+use std::sync::Arc;
+
+use super::log::Draft;
+use crate::net::connect::Address;
+
+/// One exchange, so far.
+#[derive(Debug)]
+pub(super) struct Record {
+    /// In error documents and log lines.
+    pub(super) id: u64,
+    /// When the head was complete.
+    pub(super) started_ns: u64,
+    /// Of the final response, once its head has been made; before that 0.
+    pub(super) status: u16,
+    /// Why it was refused or failed.
+    pub(super) reason: Option<&'static str>,
+    /// Body bytes taken from the client.
+    pub(super) request_bytes: u64,
+    /// Body bytes sent to the client.
+    pub(super) response_bytes: u64,
+    /// The route's name, if the log wants it.
+    pub(super) route: Option<Arc<str>>,
+    /// The endpoint of the last attempt, if the log wants it.
+    pub(super) endpoint: Option<Address>,
+    /// Attempts made.
+    pub(super) attempts: u32,
+    /// A final response head is on its way: no other can be sent any more.
+    pub(super) response_started: bool,
+    /// What the log wants of the request's head.
+    pub(super) draft: Option<Box<Draft>>,
+}
+
+impl Record {
+    /// An exchange that has just begun.
+    pub(super) fn new(id: u64, started_ns: u64) -> Self {
+        Self {
+            id,
+            started_ns,
+            status: 0,
+            reason: None,
+            request_bytes: 0,
+            response_bytes: 0,
+            route: None,
+            endpoint: None,
+            attempts: 0,
+            response_started: false,
+            draft: None,
+        }
+    }
+}

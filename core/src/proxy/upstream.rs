@@ -1,0 +1,449 @@
+//! Upstreams as one worker knows them: endpoints, their connections, who waits for one.
+//!
+//! This is state: it is keyed by the upstream's name and the endpoint's address and outlives reloads. What is
+//! configured comes with each call or is set anew by [`Upstream::configure`].
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+
+use crossbeam_queue::ArrayQueue;
+
+use crate::base::limits::LENT_CONNECTIONS_MAX;
+use crate::net::connect::Address;
+use crate::net::stream::{Peek, Transport};
+use crate::policy::balance::{self, Candidate, Rule};
+
+/// A connection that has been idle for longer than this is looked at before it is used again: one system call that a
+/// busy connection need not pay, because an origin does not close what it has just answered on.
+const LOOK_AFTER_IDLE_MS: u64 = 2;
+
+/// Idle connections on loan between workers, one shelf for each endpoint of the node.
+#[derive(Debug)]
+pub struct Shelf {
+    sockets: ArrayQueue<OwnedFd>,
+}
+
+impl Shelf {
+    /// An empty shelf.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self { sockets: ArrayQueue::new(LENT_CONNECTIONS_MAX) })
+    }
+
+    /// Puts a socket on the shelf; gives it back if the shelf is full.
+    pub fn lend(&self, socket: OwnedFd) -> Result<(), OwnedFd> {
+        self.sockets.push(socket)
+    }
+
+    /// Takes one that somebody put there.
+    pub fn borrow(&self) -> Option<OwnedFd> {
+        self.sockets.pop()
+    }
+
+    /// How many lie there.
+    pub fn len(&self) -> usize {
+        self.sockets.len()
+    }
+
+    /// None does.
+    pub fn is_empty(&self) -> bool {
+        self.sockets.is_empty()
+    }
+}
+
+/// One endpoint as the control thread resolved it.
+#[derive(Debug, Clone)]
+pub struct Resolved {
+    /// Where it is.
+    pub address: Address,
+    /// What a Host field for it says.
+    pub authority: Arc<str>,
+    /// At least 1.
+    pub weight: u32,
+    /// Its shelf on this node.
+    pub shelf: Arc<Shelf>,
+}
+
+/// Bounds and choices of one upstream, from the snapshot.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// How endpoints are chosen.
+    pub rule: Rule,
+    /// Connections to one endpoint, idle ones included.
+    pub connections_max: u32,
+    /// Of these, idle.
+    pub idle_max: u32,
+    /// Requests that may wait for a connection.
+    pub pending_max: u32,
+    /// After how long an idle connection is closed.
+    pub idle_ms: u64,
+}
+
+/// One upstream's state.
+#[derive(Debug)]
+pub struct Upstream<S> {
+    /// Its stable id.
+    pub name: Arc<str>,
+    settings: Cell<Settings>,
+    endpoints: RefCell<Rc<[Rc<Endpoint<S>>]>>,
+    balance: RefCell<balance::State>,
+    waiting: RefCell<VecDeque<Waiting>>,
+    wait_ids: Cell<u64>,
+}
+
+/// One endpoint's state.
+#[derive(Debug)]
+pub struct Endpoint<S> {
+    /// Its stable id.
+    pub address: Address,
+    /// What a Host field for it says.
+    pub authority: Arc<str>,
+    weight: u32,
+    shelf: Arc<Shelf>,
+    idle: RefCell<Vec<Idle<S>>>,
+    /// Connections open, idle ones included.
+    open: Cell<u32>,
+    active: Cell<u32>,
+    /// Set when the endpoint has left the configuration: its connections are not kept any more.
+    retired: Cell<bool>,
+    requests: Cell<u64>,
+    failures: Cell<u64>,
+}
+
+#[derive(Debug)]
+struct Idle<S> {
+    stream: S,
+    since_ms: u64,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    id: u64,
+    waker: Option<Waker>,
+    called: bool,
+}
+
+/// Why no endpoint could be chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unavailable {
+    /// It has no endpoint: no name of it could be resolved yet.
+    NoEndpoint,
+    /// All endpoints are at their connection cap.
+    Busy,
+}
+
+impl<S: Transport> Upstream<S> {
+    /// An upstream without endpoints.
+    pub fn new(name: Arc<str>, settings: Settings) -> Rc<Self> {
+        Rc::new(Self {
+            name,
+            settings: Cell::new(settings),
+            endpoints: RefCell::new(Rc::from([])),
+            balance: RefCell::default(),
+            waiting: RefCell::default(),
+            wait_ids: Cell::new(0),
+        })
+    }
+
+    /// Takes over settings and endpoints. Endpoints that stay keep their connections and counts; those that left stop
+    /// keeping any.
+    pub fn configure(&self, settings: Settings, resolved: &[Resolved]) {
+        self.settings.set(settings);
+        let old = self.endpoints.borrow().clone();
+        let new: Rc<[Rc<Endpoint<S>>]> = resolved
+            .iter()
+            .map(|r| {
+                let same = |e: &&Rc<Endpoint<S>>| {
+                    e.address == r.address && e.weight == r.weight && e.authority == r.authority
+                };
+                old.iter().find(same).map_or_else(|| Rc::new(Endpoint::new(r)), Rc::clone)
+            })
+            .collect();
+        for gone in old.iter().filter(|e| !new.iter().any(|n| Rc::ptr_eq(n, e))) {
+            gone.retire();
+        }
+        let same_places = old.len() == new.len() && old.iter().zip(new.iter()).all(|(a, b)| Rc::ptr_eq(a, b));
+        if !same_places {
+            *self.balance.borrow_mut() = balance::State::default();
+        }
+        *self.endpoints.borrow_mut() = new;
+        self.call_all();
+    }
+
+    /// The upstream has left the configuration.
+    pub fn retire(&self) {
+        for endpoint in self.endpoints.borrow().iter() {
+            endpoint.retire();
+        }
+    }
+
+    /// Chooses the endpoint for the next attempt; `avoid` is passed over unless it is the only one.
+    pub fn choose(&self, avoid: Option<&Rc<Endpoint<S>>>) -> Result<Rc<Endpoint<S>>, Unavailable> {
+        let endpoints = self.endpoints.borrow();
+        if endpoints.is_empty() {
+            return Err(Unavailable::NoEndpoint);
+        }
+        let settings = self.settings.get();
+        let mut balance = self.balance.borrow_mut();
+        let mut pick = |avoid: Option<&Rc<Endpoint<S>>>| {
+            balance.pick(settings.rule, endpoints.len(), |i| {
+                let endpoint = &endpoints[i];
+                Candidate {
+                    weight: endpoint.weight,
+                    active: endpoint.active.get(),
+                    usable: endpoint.has_room(settings.connections_max) && !avoid.is_some_and(|a| Rc::ptr_eq(a, endpoint)),
+                }
+            })
+        };
+        pick(avoid).or_else(|| pick(None)).map(|i| Rc::clone(&endpoints[i])).ok_or(Unavailable::Busy)
+    }
+
+    /// Waits until a connection to this upstream may have become free. False if too many wait already.
+    pub async fn wait(self: &Rc<Self>) -> bool {
+        if self.waiting.borrow().len() >= self.settings.get().pending_max as usize {
+            return false;
+        }
+        let id = self.wait_ids.get();
+        self.wait_ids.set(id + 1);
+        self.waiting.borrow_mut().push_back(Waiting { id, waker: None, called: false });
+        let mut place = Place { upstream: self, id, came: false };
+        std::future::poll_fn(|cx| {
+            let mut waiting = self.waiting.borrow_mut();
+            match waiting.iter_mut().find(|w| w.id == place.id) {
+                Some(w) if !w.called => {
+                    w.waker = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+                _ => Poll::Ready(()),
+            }
+        })
+        .await;
+        place.came = true;
+        true
+    }
+
+    /// Calls the one that has waited longest.
+    fn call_next(&self) {
+        if let Some(w) = self.waiting.borrow_mut().iter_mut().find(|w| !w.called) {
+            w.called = true;
+            if let Some(waker) = w.waker.take() {
+                waker.wake();
+            }
+        }
+    }
+
+    fn call_all(&self) {
+        for w in self.waiting.borrow_mut().iter_mut() {
+            w.called = true;
+            if let Some(waker) = w.waker.take() {
+                waker.wake();
+            }
+        }
+    }
+
+    /// Closes what has been idle for too long or was closed by its origin, and puts surplus on the shelf for workers
+    /// that have none. Returns (closed by the origin, lent).
+    pub fn tend(&self, now_ms: u64, mut detach: impl FnMut(S) -> Option<OwnedFd>, lend: Lend) -> (u64, u64) {
+        let settings = self.settings.get();
+        let (mut stale, mut lent) = (0, 0);
+        for endpoint in self.endpoints.borrow().iter() {
+            let mut idle = endpoint.idle.borrow_mut();
+            let before = idle.len();
+            idle.retain(|i| now_ms.saturating_sub(i.since_ms) < settings.idle_ms);
+            let timely = idle.len();
+            idle.retain(|i| i.stream.peek() == Peek::Quiet);
+            stale += (timely - idle.len()) as u64;
+            endpoint.open.set(endpoint.open.get() - (before - idle.len()) as u32);
+            // The bottom of the stack has not been needed for a whole round: half of it may help others.
+            let unused = idle.iter().filter(|i| now_ms.saturating_sub(i.since_ms) > LEND_AFTER_IDLE_MS).count();
+            if lend == Lend::Surplus {
+                for _ in 0..unused / 2 {
+                    let Some(socket) = detach(idle.remove(0).stream) else { break };
+                    endpoint.open.set(endpoint.open.get() - 1);
+                    lent += u64::from(endpoint.shelf.lend(socket).is_ok());
+                }
+            }
+        }
+        if stale > 0 {
+            self.call_all();
+        }
+        (stale, lent)
+    }
+
+    /// Closes all idle connections, those on the shelves too.
+    pub fn close_idle(&self) {
+        for endpoint in self.endpoints.borrow().iter() {
+            endpoint.close_idle();
+        }
+    }
+
+    /// All endpoints, for metrics.
+    pub fn endpoints(&self) -> Rc<[Rc<Endpoint<S>>]> {
+        self.endpoints.borrow().clone()
+    }
+}
+
+/// Whether surplus idle connections are offered to other workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lend {
+    /// Yes: there are others.
+    Surplus,
+    /// No.
+    Nothing,
+}
+
+/// Idle for longer than this, a connection is surplus to its worker.
+const LEND_AFTER_IDLE_MS: u64 = 1_000;
+
+/// A place in the queue, given up when the wait is dropped. A place that was called but not used calls the next one.
+struct Place<'u, S: Transport> {
+    upstream: &'u Rc<Upstream<S>>,
+    id: u64,
+    came: bool,
+}
+
+impl<S: Transport> Drop for Place<'_, S> {
+    fn drop(&mut self) {
+        let mut waiting = self.upstream.waiting.borrow_mut();
+        let Some(at) = waiting.iter().position(|w| w.id == self.id) else { return };
+        let called = waiting.remove(at).is_some_and(|w| w.called);
+        drop(waiting);
+        if called && !self.came {
+            self.upstream.call_next();
+        }
+    }
+}
+
+impl<S> Endpoint<S> {
+    fn new(resolved: &Resolved) -> Self {
+        Self {
+            address: resolved.address.clone(),
+            authority: Arc::clone(&resolved.authority),
+            weight: resolved.weight,
+            shelf: Arc::clone(&resolved.shelf),
+            idle: RefCell::default(),
+            open: Cell::new(0),
+            active: Cell::new(0),
+            retired: Cell::new(false),
+            requests: Cell::new(0),
+            failures: Cell::new(0),
+        }
+    }
+
+    fn has_room(&self, connections_max: u32) -> bool {
+        self.open.get() < connections_max || !self.idle.borrow().is_empty()
+    }
+
+    fn retire(&self) {
+        self.retired.set(true);
+        self.close_idle();
+    }
+
+    fn close_idle(&self) {
+        let closed = self.idle.borrow_mut().drain(..).count() as u32;
+        self.open.set(self.open.get() - closed);
+        while self.shelf.borrow().is_some() {}
+    }
+
+    /// (connections, idle, requests in flight, requests, failures).
+    pub fn numbers(&self) -> [u64; 5] {
+        [
+            u64::from(self.open.get()),
+            self.idle.borrow().len() as u64,
+            u64::from(self.active.get()),
+            self.requests.get(),
+            self.failures.get(),
+        ]
+    }
+}
+
+/// What the pool has for a request.
+#[derive(Debug)]
+pub enum Found<S> {
+    /// A kept connection of this worker.
+    Kept(S),
+    /// A socket that another worker lent.
+    Lent(OwnedFd),
+    /// Nothing: connect.
+    Nothing,
+}
+
+/// The right to use one connection to an endpoint. Dropping it closes the connection; [`Lease::keep`] keeps it.
+#[derive(Debug)]
+pub struct Lease<S: Transport> {
+    upstream: Rc<Upstream<S>>,
+    /// Where the connection goes.
+    pub endpoint: Rc<Endpoint<S>>,
+    stream: Option<S>,
+    /// It has carried a request before: an origin may just be closing it.
+    pub reused: bool,
+}
+
+impl<S: Transport> Lease<S> {
+    /// Reserves a place at the endpoint and looks for an idle connection: the one used last, as it is the most likely
+    /// to live. Counts dead ones met on the way into `stale`.
+    pub fn take(upstream: &Rc<Upstream<S>>, endpoint: &Rc<Endpoint<S>>, now_ms: u64, stale: &mut u64) -> (Self, Found<S>) {
+        let found = loop {
+            let Some(idle) = endpoint.idle.borrow_mut().pop() else { break None };
+            let fresh = now_ms.saturating_sub(idle.since_ms) <= LOOK_AFTER_IDLE_MS;
+            if fresh || idle.stream.peek() == Peek::Quiet {
+                break Some(idle.stream);
+            }
+            *stale += 1;
+            endpoint.open.set(endpoint.open.get() - 1);
+        };
+        let found = match found {
+            Some(stream) => Found::Kept(stream),
+            None => {
+                endpoint.open.set(endpoint.open.get() + 1);
+                endpoint.shelf.borrow().map_or(Found::Nothing, Found::Lent)
+            }
+        };
+        endpoint.active.set(endpoint.active.get() + 1);
+        endpoint.requests.set(endpoint.requests.get() + 1);
+        let lease =
+            Self { upstream: Rc::clone(upstream), endpoint: Rc::clone(endpoint), stream: None, reused: false };
+        (lease, found)
+    }
+
+    /// Gives the lease its connection.
+    pub fn hold(&mut self, stream: S, reused: bool) {
+        self.stream = Some(stream);
+        self.reused = reused;
+    }
+
+    /// The connection.
+    pub fn stream(&self) -> &S {
+        self.stream.as_ref().expect("a lease is used only after `hold`")
+    }
+
+    /// The attempt failed for a reason that is the endpoint's.
+    pub fn failed(&self) {
+        self.endpoint.failures.set(self.endpoint.failures.get() + 1);
+    }
+
+    /// The exchange ended cleanly: keeps the connection for the next one, if there is room.
+    pub fn keep(mut self, now_ms: u64) {
+        let settings = self.upstream.settings.get();
+        let mut idle = self.endpoint.idle.borrow_mut();
+        if self.endpoint.retired.get() || idle.len() >= settings.idle_max as usize {
+            return;
+        }
+        if let Some(stream) = self.stream.take() {
+            idle.push(Idle { stream, since_ms: now_ms });
+            // The drop below must not count it as closed.
+            self.endpoint.open.set(self.endpoint.open.get() + 1);
+        }
+    }
+}
+
+impl<S: Transport> Drop for Lease<S> {
+    fn drop(&mut self) {
+        self.endpoint.open.set(self.endpoint.open.get() - 1);
+        self.endpoint.active.set(self.endpoint.active.get() - 1);
+        self.upstream.call_next();
+    }
+}

@@ -1,0 +1,409 @@
+//! Counters, gauges and histograms of one worker, and their sum in Prometheus' text format.
+//!
+//! A worker counts in plain cells that no other core reads: one add, no atomic. On a scrape the control thread asks
+//! each worker for a [`Sample`] through its mailbox and adds them up.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use hdrhistogram::Histogram;
+
+/// Highest latency that a histogram tells apart: ten minutes, in µs. Longer ones count as this.
+const LATENCY_US_MAX: u64 = 600 * 1_000_000;
+
+/// Upper bounds of the exported buckets, in µs.
+const BUCKETS_US: [u64; 16] = [
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
+    10_000_000, 60_000_000,
+];
+
+macro_rules! counters {
+    ($($(#[doc = $help:literal])+ $name:ident => $metric:literal,)*) => {
+        /// Everything that only rises. One word each.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[repr(usize)]
+        pub enum Counter { $($(#[doc = $help])+ $name,)* }
+
+        impl Counter {
+            const ALL: &[(Counter, &'static str, &'static str)] = &[$((Counter::$name, $metric, concat!($($help),+)),)*];
+            const COUNT: usize = Self::ALL.len();
+        }
+    };
+}
+
+counters! {
+    /// Downstream connections accepted.
+    Accepted => "ringway_downstream_connections_total",
+    /// Accepted connections that were handed to a less loaded worker.
+    HandedOver => "ringway_downstream_handed_over_total",
+    /// Connections refused because their listener or worker was full.
+    ConnectionsRefused => "ringway_downstream_connections_refused_total",
+    /// Accepts that failed because descriptors or memory ran out.
+    AcceptErrors => "ringway_accept_errors_total",
+    /// Bytes of request bodies forwarded.
+    RequestBodyBytes => "ringway_request_body_bytes_total",
+    /// Bytes of response bodies forwarded.
+    ResponseBodyBytes => "ringway_response_body_bytes_total",
+    /// Bytes that were moved by splice(2), in either direction.
+    SplicedBytes => "ringway_spliced_bytes_total",
+    /// Upstream connections opened.
+    UpstreamConnects => "ringway_upstream_connects_total",
+    /// Upstream connections that could not be opened.
+    UpstreamConnectErrors => "ringway_upstream_connect_errors_total",
+    /// Requests sent on a kept upstream connection.
+    UpstreamReused => "ringway_upstream_reused_total",
+    /// Kept upstream connections found closed by the origin.
+    UpstreamStale => "ringway_upstream_stale_total",
+    /// Requests sent again after a kept connection proved dead.
+    Retries => "ringway_retries_total",
+    /// Idle upstream connections lent to other workers.
+    Lent => "ringway_upstream_lent_total",
+    /// Idle upstream connections borrowed from other workers.
+    Borrowed => "ringway_upstream_borrowed_total",
+    /// Connections that became tunnels (Upgrade or CONNECT).
+    Tunnels => "ringway_tunnels_total",
+    /// Access log lines dropped because the writer could not follow.
+    LogLinesDropped => "ringway_access_log_dropped_total",
+    /// Configuration snapshots taken over.
+    SnapshotsInstalled => "ringway_snapshots_installed_total",
+}
+
+/// One worker's numbers.
+#[derive(Debug)]
+pub struct Metrics {
+    counters: [Cell<u64>; Counter::COUNT],
+    /// Responses by class of status, 1xx to 5xx.
+    classes: [Cell<u64>; 5],
+    refused: RefCell<BTreeMap<&'static str, u64>>,
+    latency_us: RefCell<Histogram<u64>>,
+}
+
+impl Metrics {
+    /// All zero.
+    pub fn new() -> Self {
+        Self {
+            counters: [const { Cell::new(0) }; Counter::COUNT],
+            classes: [const { Cell::new(0) }; 5],
+            refused: RefCell::default(),
+            latency_us: RefCell::new(latency_histogram()),
+        }
+    }
+
+    /// Adds one.
+    pub fn count(&self, counter: Counter) {
+        self.add(counter, 1);
+    }
+
+    /// Adds `n`.
+    pub fn add(&self, counter: Counter, n: u64) {
+        let cell = &self.counters[counter as usize];
+        cell.set(cell.get() + n);
+    }
+
+    /// Counts a finished exchange.
+    pub fn finished(&self, status: u16, latency_us: u64) {
+        let class = &self.classes[usize::from((status / 100).clamp(1, 5) - 1)];
+        class.set(class.get() + 1);
+        self.latency_us.borrow_mut().saturating_record(latency_us);
+    }
+
+    /// Counts a refusal or failure by its reason code.
+    pub fn refused(&self, reason: &'static str) {
+        *self.refused.borrow_mut().entry(reason).or_default() += 1;
+    }
+
+    /// A copy of everything but the gauges.
+    pub fn sample(&self) -> Sample {
+        Sample {
+            counters: self.counters.iter().map(Cell::get).collect(),
+            classes: self.classes.each_ref().map(Cell::get),
+            refused: self.refused.borrow().clone(),
+            latency_us: self.latency_us.borrow().clone(),
+            gauges: Gauges::default(),
+            upstreams: Vec::new(),
+            routes: Vec::new(),
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn latency_histogram() -> Histogram<u64> {
+    // Two significant figures: 1 % of error at most, 22 KiB.
+    Histogram::new_with_bounds(1, LATENCY_US_MAX, 2).expect("the bounds are constant and valid")
+}
+
+/// What is true now, in one worker.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Gauges {
+    /// Downstream connections open.
+    pub downstream_connections: u64,
+    /// Requests being worked on.
+    pub requests_active: u64,
+    /// I/O buffers in use.
+    pub buffers_taken: u64,
+    /// I/O buffers kept for reuse.
+    pub buffers_free: u64,
+}
+
+/// One upstream's numbers in one worker.
+#[derive(Debug, Clone)]
+pub struct UpstreamSample {
+    /// The upstream's name.
+    pub upstream: Arc<str>,
+    /// The endpoint's address.
+    pub endpoint: String,
+    /// Connections open, idle ones included.
+    pub connections: u64,
+    /// Of these, idle.
+    pub idle: u64,
+    /// Requests being worked on.
+    pub active: u64,
+    /// Requests sent.
+    pub requests: u64,
+    /// Attempts that failed.
+    pub failures: u64,
+}
+
+/// One route's numbers in one worker.
+#[derive(Debug, Clone)]
+pub struct RouteSample {
+    /// The route's name.
+    pub route: Arc<str>,
+    /// Responses by class of status, 1xx to 5xx.
+    pub classes: [u64; 5],
+}
+
+/// One worker's numbers at one moment.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    counters: Vec<u64>,
+    classes: [u64; 5],
+    refused: BTreeMap<&'static str, u64>,
+    latency_us: Histogram<u64>,
+    /// What is true now.
+    pub gauges: Gauges,
+    /// By endpoint.
+    pub upstreams: Vec<UpstreamSample>,
+    /// By route; those without requests are left out.
+    pub routes: Vec<RouteSample>,
+}
+
+/// What the control thread adds to the workers' numbers.
+#[derive(Debug, Clone, Default)]
+pub struct ProcessInfo {
+    /// Driver name of each worker.
+    pub drivers: Vec<&'static str>,
+    /// Version of the snapshot in force.
+    pub snapshot_version: u64,
+    /// Its hash, in hex.
+    pub snapshot_hash: String,
+    /// Reloads taken over.
+    pub reloads: u64,
+    /// Reloads refused.
+    pub reloads_refused: u64,
+    /// Milliseconds since the start.
+    pub uptime_ms: u64,
+    /// Resident bytes of this process.
+    pub resident_bytes: u64,
+    /// Workers that did not answer in time; their numbers are missing from this scrape.
+    pub workers_silent: u64,
+}
+
+/// Prometheus text format 0.0.4 of all workers together.
+pub fn render(samples: &[Sample], process: &ProcessInfo) -> String {
+    let mut out = String::with_capacity(16 * 1024);
+    for (index, (_, name, help)) in Counter::ALL.iter().enumerate() {
+        head(&mut out, name, help.trim(), "counter");
+        let sum: u64 = samples.iter().map(|s| s.counters[index]).sum();
+        let _ = writeln!(out, "{name} {sum}");
+    }
+    head(&mut out, "ringway_requests_total", "Responses sent, by class of status.", "counter");
+    for class in 0..5 {
+        let sum: u64 = samples.iter().map(|s| s.classes[class]).sum();
+        let _ = writeln!(out, "ringway_requests_total{{code=\"{}xx\"}} {sum}", class + 1);
+    }
+    refusals(&mut out, samples);
+    latency(&mut out, samples);
+    gauges(&mut out, samples);
+    upstreams(&mut out, samples);
+    routes(&mut out, samples);
+    this_process(&mut out, process);
+    out
+}
+
+fn head(out: &mut String, name: &str, help: &str, kind: &str) {
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+}
+
+fn refusals(out: &mut String, samples: &[Sample]) {
+    let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
+    for (reason, n) in samples.iter().flat_map(|s| &s.refused) {
+        *sums.entry(reason).or_default() += n;
+    }
+    head(out, "ringway_refused_total", "Requests refused or failed, by reason code.", "counter");
+    for (reason, n) in sums {
+        let _ = writeln!(out, "ringway_refused_total{{reason=\"{reason}\"}} {n}");
+    }
+}
+
+fn latency(out: &mut String, samples: &[Sample]) {
+    let mut all = latency_histogram();
+    for sample in samples {
+        // Equal bounds: adding can't fail.
+        let _ = all.add(&sample.latency_us);
+    }
+    let name = "ringway_request_duration_seconds";
+    head(out, name, "From the request's head to the last byte of its response.", "histogram");
+    for bound in BUCKETS_US {
+        let below = all.count_between(0, bound);
+        let _ = writeln!(out, "{name}_bucket{{le=\"{}\"}} {below}", seconds(bound));
+    }
+    let _ = writeln!(out, "{name}_bucket{{le=\"+Inf\"}} {}", all.len());
+    let sum: f64 = all.iter_recorded().map(|v| v.value_iterated_to() as f64 * v.count_at_value() as f64).sum();
+    let _ = writeln!(out, "{name}_sum {}", sum / 1e6);
+    let _ = writeln!(out, "{name}_count {}", all.len());
+    let name = "ringway_request_duration_quantile_seconds";
+    head(out, name, "The same, as quantiles since the start.", "gauge");
+    for quantile in [0.5, 0.9, 0.99, 0.999] {
+        let value = all.value_at_quantile(quantile);
+        let _ = writeln!(out, "{name}{{quantile=\"{quantile}\"}} {}", seconds(value));
+    }
+}
+
+fn seconds(us: u64) -> f64 {
+    us as f64 / 1e6
+}
+
+fn gauges(out: &mut String, samples: &[Sample]) {
+    type Row = (&'static str, &'static str, fn(&Gauges) -> u64);
+    const ROWS: [Row; 4] = [
+        ("ringway_downstream_connections", "Downstream connections open.", |g| g.downstream_connections),
+        ("ringway_requests_active", "Requests being worked on.", |g| g.requests_active),
+        ("ringway_buffers_taken", "I/O buffers of 16 KiB in use.", |g| g.buffers_taken),
+        ("ringway_buffers_free", "I/O buffers of 16 KiB kept for reuse.", |g| g.buffers_free),
+    ];
+    for (name, help, value) in ROWS {
+        head(out, name, help, "gauge");
+        for (worker, sample) in samples.iter().enumerate() {
+            let _ = writeln!(out, "{name}{{worker=\"{worker}\"}} {}", value(&sample.gauges));
+        }
+    }
+}
+
+fn upstreams(out: &mut String, samples: &[Sample]) {
+    let mut sums: BTreeMap<(&str, &str), [u64; 5]> = BTreeMap::new();
+    for sample in samples.iter().flat_map(|s| &s.upstreams) {
+        let sum = sums.entry((&sample.upstream, &sample.endpoint)).or_default();
+        let row = [sample.connections, sample.idle, sample.active, sample.requests, sample.failures];
+        for (total, n) in sum.iter_mut().zip(row) {
+            *total += n;
+        }
+    }
+    const ROWS: [(&str, &str, &str); 5] = [
+        ("ringway_upstream_connections", "Upstream connections open, idle ones included.", "gauge"),
+        ("ringway_upstream_connections_idle", "Upstream connections kept for the next request.", "gauge"),
+        ("ringway_upstream_requests_active", "Requests being worked on, by endpoint.", "gauge"),
+        ("ringway_upstream_requests_total", "Requests sent, by endpoint.", "counter"),
+        ("ringway_upstream_failures_total", "Attempts that failed, by endpoint.", "counter"),
+    ];
+    for (index, (name, help, kind)) in ROWS.into_iter().enumerate() {
+        head(out, name, help, kind);
+        for ((upstream, endpoint), row) in &sums {
+            let (upstream, endpoint) = (label(upstream), label(endpoint));
+            let _ = writeln!(out, "{name}{{upstream=\"{upstream}\",endpoint=\"{endpoint}\"}} {}", row[index]);
+        }
+    }
+}
+
+fn routes(out: &mut String, samples: &[Sample]) {
+    let mut sums: BTreeMap<&str, [u64; 5]> = BTreeMap::new();
+    for sample in samples.iter().flat_map(|s| &s.routes) {
+        let sum = sums.entry(&sample.route).or_default();
+        for (total, n) in sum.iter_mut().zip(sample.classes) {
+            *total += n;
+        }
+    }
+    let name = "ringway_route_requests_total";
+    head(out, name, "Responses sent, by route and class of status.", "counter");
+    for (route, classes) in sums {
+        for (class, n) in classes.into_iter().enumerate().filter(|(_, n)| *n > 0) {
+            let _ = writeln!(out, "{name}{{route=\"{}\",code=\"{}xx\"}} {n}", label(route), class + 1);
+        }
+    }
+}
+
+fn this_process(out: &mut String, process: &ProcessInfo) {
+    head(out, "ringway_io_driver", "Workers, by the I/O driver that they run on.", "gauge");
+    for driver in ["uring", "epoll"] {
+        let n = process.drivers.iter().filter(|d| **d == driver).count();
+        let _ = writeln!(out, "ringway_io_driver{{driver=\"{driver}\"}} {n}");
+    }
+    head(out, "ringway_snapshot_info", "The configuration in force.", "gauge");
+    let (version, hash) = (process.snapshot_version, &process.snapshot_hash);
+    let _ = writeln!(out, "ringway_snapshot_info{{version=\"{version}\",hash=\"{hash}\"}} 1");
+    let rows: [(&str, &str, &str, f64); 5] = [
+        ("ringway_reloads_total", "Reloads taken over.", "counter", process.reloads as f64),
+        ("ringway_reloads_refused_total", "Reloads refused.", "counter", process.reloads_refused as f64),
+        ("ringway_uptime_seconds", "Since the start.", "gauge", process.uptime_ms as f64 / 1e3),
+        ("process_resident_memory_bytes", "Resident memory.", "gauge", process.resident_bytes as f64),
+        ("ringway_workers_silent", "Workers missing from this scrape.", "gauge", process.workers_silent as f64),
+    ];
+    for (name, help, kind, value) in rows {
+        head(out, name, help, kind);
+        let _ = writeln!(out, "{name} {value}");
+    }
+}
+
+/// A label's value as the text format wants it.
+fn label(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Counter, Metrics, ProcessInfo, RouteSample, label, render};
+
+    #[test]
+    fn samples_of_workers_add_up() {
+        let (first, second) = (Metrics::new(), Metrics::new());
+        first.count(Counter::Accepted);
+        second.add(Counter::Accepted, 2);
+        first.finished(200, 90);
+        second.finished(503, 1_000_000);
+        second.refused("no_route");
+        let mut sample = second.sample();
+        sample.routes.push(RouteSample { route: "a\"b".into(), classes: [0, 3, 0, 0, 0] });
+        let text = render(&[first.sample(), sample], &ProcessInfo::default());
+        for line in [
+            "ringway_downstream_connections_total 3",
+            "ringway_requests_total{code=\"2xx\"} 1",
+            "ringway_requests_total{code=\"5xx\"} 1",
+            "ringway_refused_total{reason=\"no_route\"} 1",
+            "ringway_request_duration_seconds_bucket{le=\"0.0001\"} 1",
+            "ringway_request_duration_seconds_bucket{le=\"+Inf\"} 2",
+            "ringway_request_duration_seconds_count 2",
+            "ringway_route_requests_total{route=\"a\\\"b\",code=\"2xx\"} 3",
+        ] {
+            assert!(text.lines().any(|l| l == line), "missing: {line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_status_out_of_range_is_counted_as_an_error() {
+        let metrics = Metrics::new();
+        metrics.finished(999, 1);
+        assert_eq!(metrics.sample().classes, [0, 0, 0, 0, 1]);
+    }
+
+    #[test]
+    fn labels_are_escaped() {
+        assert_eq!(label("a\\b\"c\nd"), "a\\\\b\\\"c\\nd");
+    }
+}

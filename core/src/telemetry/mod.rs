@@ -1,0 +1,3 @@
+//! What the engine tells about itself: counters and histograms, and access log lines.
+
+pub mod metrics;
