@@ -41,6 +41,7 @@ impl Response {
 
     /// Asserts the status, and shows the whole answer when it is another.
     #[track_caller]
+    #[allow(clippy::return_self_not_must_use, reason = "the assertion is often all that is wanted")]
     pub fn expect(self, status: u16) -> Response {
         assert_eq!(self.status, status, "{}\n{}", self.head.start_line, self.text());
         self

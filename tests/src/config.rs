@@ -42,42 +42,49 @@ impl Config {
     }
 
     /// How many workers; one unless said, so that pools and caps are those of one worker.
+    #[must_use]
     pub fn workers(mut self, workers: usize) -> Config {
         self.workers = workers;
         self
     }
 
     /// A line at the top level, such as `timeouts: { request_head: 200ms }`.
+    #[must_use]
     pub fn top(mut self, line: &str) -> Config {
         self.top.push(line.to_owned());
         self
     }
 
     /// A line of the listener, such as `trusted_hops: 1`.
+    #[must_use]
     pub fn listener(mut self, line: &str) -> Config {
         self.listener.push(line.to_owned());
         self
     }
 
     /// A line of the upstream `origin`, such as `connections_max: 2`.
+    #[must_use]
     pub fn upstream(mut self, line: &str) -> Config {
         self.upstream.push(line.to_owned());
         self
     }
 
     /// A line of the one route, such as `connect: true`.
+    #[must_use]
     pub fn route(mut self, line: &str) -> Config {
         self.route.push(line.to_owned());
         self
     }
 
     /// A further upstream, for use with [`Config::routes`].
+    #[must_use]
     pub fn and_upstream(mut self, name: &str, origin: &Origin) -> Config {
         self.upstreams.push((name.to_owned(), vec![origin.address().to_string()]));
         self
     }
 
     /// The whole list of routes instead of the one, as YAML list items without indentation.
+    #[must_use]
     pub fn routes(mut self, routes: &str) -> Config {
         self.routes = Some(routes.to_owned());
         self

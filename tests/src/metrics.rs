@@ -182,6 +182,8 @@ fn parse_label_value(text: &str) -> Result<(String, &str), String> {
 }
 
 #[cfg(test)]
+// Whole numbers, exact in f64.
+#[allow(clippy::float_cmp)]
 mod tests {
     use super::Metrics;
 

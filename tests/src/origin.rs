@@ -7,7 +7,8 @@ use crate::wait::PATIENCE;
 use crate::wire::{BodyEnd, Framing, Head, Wire, WireError, request_framing};
 use std::collections::HashMap;
 use std::fmt;
-use std::io::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -415,7 +416,7 @@ impl Exchange<'_> {
         let mut bytes = head_text(status, fields);
         let body = body.as_ref();
         if status != 204 && status != 304 {
-            bytes.push_str(&format!("Content-Length: {}\r\n", body.len()));
+            let _ = write!(bytes, "Content-Length: {}\r\n", body.len());
         }
         bytes.push_str("\r\n");
         let mut bytes = bytes.into_bytes();
@@ -479,7 +480,7 @@ pub enum BodyKind {
 fn head_text(status: u16, fields: &[(&str, &str)]) -> String {
     let mut text = format!("HTTP/1.1 {status} Status\r\n");
     for (name, value) in fields {
-        text.push_str(&format!("{name}: {value}\r\n"));
+        let _ = write!(text, "{name}: {value}\r\n");
     }
     text
 }

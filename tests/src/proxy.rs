@@ -46,7 +46,7 @@ impl fmt::Debug for Proxy {
 }
 
 impl Proxy {
-    /// Starts a proxy on this driver. Where the kernel refuses io_uring the test fails and says so: a suite that
+    /// Starts a proxy on this driver. Where the kernel refuses `io_uring` the test fails and says so: a suite that
     /// silently ran on the other driver would prove nothing.
     #[track_caller]
     pub fn start(driver: Driver, config: &Config) -> Proxy {

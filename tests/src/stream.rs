@@ -39,7 +39,7 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// Connects with TCP_NODELAY, so that each write leaves by itself, and with time-outs on both directions.
+    /// Connects with `TCP_NODELAY`, so that each write leaves by itself, and with time-outs on both directions.
     pub fn connect(address: &Address) -> io::Result<Stream> {
         let stream = match address {
             Address::Tcp(address) => Stream::Tcp(TcpStream::connect_timeout(address, PATIENCE)?),
@@ -86,7 +86,7 @@ impl Stream {
         }
     }
 
-    /// Makes the coming close a reset (SO_LINGER 0) instead of an orderly end.
+    /// Makes the coming close a reset (`SO_LINGER` 0) instead of an orderly end.
     pub fn reset_on_close(&self) -> io::Result<()> {
         self.socket().set_linger(Some(Duration::ZERO))
     }

@@ -337,7 +337,7 @@ pub fn parse_head(raw: Vec<u8>) -> Result<Head, String> {
         return Err(format!("start line {start_line:?}"));
     }
     let fields = taken[1..].iter().map(|line| parse_field(line)).collect::<Result<Vec<_>, _>>()?;
-    Ok(Head { start_line, fields, raw })
+    Ok(Head { raw, start_line, fields })
 }
 
 fn parse_field(line: &[u8]) -> Result<(String, String), String> {
@@ -419,7 +419,7 @@ mod tests {
                 Wire::new(raw.as_bytes()).body(Framing::Chunked, &mut |piece| data.extend_from_slice(piece));
             match expected {
                 Ok(text) => {
-                    assert_eq!((end.map(|e| e.bytes), data.as_slice()), (Ok(3), text.as_bytes()), "{raw:?}")
+                    assert_eq!((end.map(|e| e.bytes), data.as_slice()), (Ok(3), text.as_bytes()), "{raw:?}");
                 }
                 Err(true) => assert!(matches!(end, Err(WireError::Malformed(_))), "{raw:?}: {end:?}"),
                 Err(false) => assert!(matches!(end, Err(WireError::Truncated(_))), "{raw:?}: {end:?}"),

@@ -47,7 +47,7 @@ for_each_driver! {
         let (zero, one) = (open_on(&proxy, "0"), open_on(&proxy, "1"));
         assert_eq!(zero + one, crowd + more.len() as f64);
         assert!((one - zero).abs() <= crowd / 2.0, "{zero} and {one} connections");
-        for (client, _) in clients.iter_mut() {
+        for (client, _) in &mut clients {
             client.get("/").expect(200);
         }
     }

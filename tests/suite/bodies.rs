@@ -39,7 +39,8 @@ fn upload(client: &mut Client, payload: Payload, chunk_bytes: Option<usize>) {
         None => format!("Content-Length: {}", payload.bytes),
         Some(_) => "Transfer-Encoding: chunked".to_owned(),
     };
-    client.send(format!("POST /sink HTTP/1.1\r\nHost: test\r\nX-Seed: {}\r\n{framing}\r\n\r\n", payload.seed));
+    client
+        .send(format!("POST /sink HTTP/1.1\r\nHost: test\r\nX-Seed: {}\r\n{framing}\r\n\r\n", payload.seed));
     match chunk_bytes {
         None => payload.pieces(256 * 1024, |piece| client.try_send(piece)).expect("sending a body"),
         Some(chunk_bytes) => {

@@ -16,7 +16,11 @@ fn through(proxy: &Proxy, origin: &Origin, lines: &str) -> Record {
 }
 
 /// Sends what `answer` is to a client and returns what arrived.
-fn back(driver: ringway_tests::proxy::Driver, config: impl Fn(&Origin) -> Config, answer: &'static str) -> ringway_tests::client::Response {
+fn back(
+    driver: ringway_tests::proxy::Driver,
+    config: impl Fn(&Origin) -> Config,
+    answer: &'static str,
+) -> ringway_tests::client::Response {
     let origin = Origin::with(move |exchange| {
         exchange.write(answer)?;
         Ok(After::KeepAlive)

@@ -17,8 +17,7 @@ fn head_of(bytes: usize) -> String {
 
 /// A GET with exactly this many fields.
 fn fields_of(count: usize) -> String {
-    let more: String = (1..count).map(|number| format!("X-{number}: y\r\n")).collect();
-    format!("GET / HTTP/1.1\r\nHost: test\r\n{more}\r\n")
+    format!("GET / HTTP/1.1\r\nHost: test\r\n{}\r\n", "X-Field: y\r\n".repeat(count - 1))
 }
 
 #[track_caller]
@@ -173,7 +172,7 @@ for_each_driver! {
         let _ = client.try_send(endless.as_bytes());
         assert_eq!(client.response("POST").status, 400);
         client.expect_end();
-        let trailers: String = (0..5000).map(|number| format!("X-{number}: y\r\n")).collect();
+        let trailers = "X-Field: y\r\n".repeat(5000);
         let mut client = proxy.connect();
         let _ = client.try_send(format!("{head}1\r\na\r\n0\r\n{trailers}\r\n").as_bytes());
         assert!(matches!(client.response("POST").status, 400 | 431));

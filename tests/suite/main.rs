@@ -1,5 +1,8 @@
 //! The end-to-end suites, one module each, in one binary so that they link once. Every test runs on both drivers.
 
+// Counters are whole numbers far below 2^53, which f64 holds exactly: equality is what is meant.
+#![allow(clippy::float_cmp)]
+
 mod admin;
 mod balance;
 mod bodies;
@@ -13,6 +16,7 @@ mod memory;
 mod methods;
 mod pipelining;
 mod pools;
+mod process;
 mod reload;
 mod routing;
 mod slow_and_leaving;

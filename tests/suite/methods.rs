@@ -52,6 +52,19 @@ for_each_driver! {
         assert_eq!(origin.accepted(), 1);
     }
 
+    /// RFC 9110 section 8.6: no Content-Length in a 204. An origin that sends one is understood, not copied.
+    fn a_length_of_nothing_is_not_passed_on(driver) {
+        let origin = Origin::with(|exchange| {
+            exchange.write("HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n")?;
+            Ok(After::KeepAlive)
+        });
+        let proxy = Proxy::start(driver, &Config::to(&origin));
+        let mut client = proxy.connect();
+        for _ in 0..3 {
+            assert!(!client.get("/").expect(204).head.has("content-length"));
+        }
+    }
+
     fn every_method_passes(driver) {
         let origin = Origin::start();
         let proxy = Proxy::start(driver, &Config::to(&origin));

@@ -2,55 +2,20 @@
 //! the connection ended, nothing of it seen by the origin, and what follows never taken for a request of its own. Each
 //! is sent whole, in halves and byte by byte, since a reader's state must not depend on the cuts.
 
-use ringway_tests::client::{Client, get};
+use ringway::http::corpus::{self, Verdict};
+use ringway::http::framing::{BodyLength, HeadError, Side};
+use ringway::http::message::Method;
+use ringway_tests::client::get;
 use ringway_tests::config::Config;
 use ringway_tests::for_each_driver;
 use ringway_tests::origin::{After, Origin, scripted};
 use ringway_tests::problem::problem;
 use ringway_tests::proxy::Proxy;
 use ringway_tests::wire::WireError;
+use std::collections::BTreeMap;
 
 /// What a smuggler hopes to have answered.
 const PREY: &str = "GET /smuggled HTTP/1.1\r\nHost: test\r\n\r\n";
-
-/// Raw heads (and bodies) that must be refused: status, reason in the metrics, bytes.
-const REFUSED: &[(u16, &str, &str)] = &[
-    (400, "cl_and_te", "POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
-    (400, "cl_and_te", "POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n0\r\n\r\n"),
-    (400, "cl_repeated", "POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nabcd"),
-    (400, "cl_repeated", "POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 4\r\nContent-Length: 4\r\n\r\nabcd"),
-    (400, "cl_repeated", "POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 4, 4\r\n\r\nabcd"),
-    (400, "cl_invalid", "POST / HTTP/1.1\r\nHost: t\r\nContent-Length: +4\r\n\r\nabcd"),
-    (400, "cl_invalid", "POST / HTTP/1.1\r\nHost: t\r\nContent-Length: -4\r\n\r\nabcd"),
-    (400, "cl_invalid", "POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 0x4\r\n\r\nabcd"),
-    (400, "cl_invalid", "POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 4 4\r\n\r\nabcd"),
-    (400, "cl_invalid", "POST / HTTP/1.1\r\nHost: t\r\nContent-Length:\r\n\r\nabcd"),
-    (400, "cl_overflow", "POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 18446744073709551616\r\n\r\nabcd"),
-    (501, "te_unsupported", "POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: gzip\r\n\r\nabcd"),
-    (501, "te_unsupported", "POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n"),
-    (400, "te_repeated", "POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n"),
-    (400, "te_repeated", "POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
-    (400, "te_http10", "POST / HTTP/1.0\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
-    (400, "control_character", "POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n"),
-    (400, "space_before_colon", "POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n"),
-    (400, "space_before_colon", "POST / HTTP/1.1\r\nHost: t\r\nContent-Length : 4\r\n\r\nabcd"),
-    (400, "framing_impostor", "POST / HTTP/1.1\r\nHost: t\r\nTransfer_Encoding: chunked\r\n\r\n0\r\n\r\n"),
-    (400, "framing_impostor", "POST / HTTP/1.1\r\nHost: t\r\nContent_Length: 4\r\n\r\nabcd"),
-    (400, "obs_fold", "POST / HTTP/1.1\r\nHost: t\r\nX: y\r\n Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
-    (400, "bare_lf", "POST / HTTP/1.1\r\nHost: t\r\nX: y\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
-    (400, "bare_cr", "POST / HTTP/1.1\r\nHost: t\r\nX: y\rTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
-    (400, "control_character", "GET / HTTP/1.1\r\nHost: t\r\nX: a\0b\r\n\r\n"),
-    (400, "host_missing", "GET / HTTP/1.1\r\nX: y\r\n\r\n"),
-    (400, "host_repeated", "GET / HTTP/1.1\r\nHost: t\r\nHost: t\r\n\r\n"),
-    (400, "host_invalid", "GET / HTTP/1.1\r\nHost: t/evil\r\n\r\n"),
-    (400, "host_invalid", "GET / HTTP/1.1\r\nHost: user@t\r\n\r\n"),
-    (400, "host_mismatch", "GET http://evil/ HTTP/1.1\r\nHost: t\r\n\r\n"),
-    (400, "request_line", "GET  / HTTP/1.1\r\nHost: t\r\n\r\n"),
-    (400, "request_line", "GET / HTTP/1.1 \r\nHost: t\r\n\r\n"),
-    (400, "target_fragment", "GET /a#b HTTP/1.1\r\nHost: t\r\n\r\n"),
-    (505, "version_unsupported", "GET / HTTP/2.0\r\nHost: t\r\n\r\n"),
-    (505, "version_unsupported", "GET / HTTP/1.2\r\nHost: t\r\n\r\n"),
-];
 
 /// Bodies that break the chunked coding after a good head. The origin may have seen the head; what it must not see is
 /// a whole body, or a request that was hidden behind it.
@@ -71,59 +36,88 @@ const BAD_CHUNKS: &[&str] = &[
     "4\r\nabcd\r\n0\r\n X: y\r\n\r\n",
 ];
 
-/// Answers that must not be passed on: the client gets a 502 instead.
-const BAD_ANSWERS: &[&str] = &[
-    "HTTP/1.1 200 OK\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "HTTP/1.1 200 OK\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nabcd",
-    "HTTP/1.1 200 OK\r\nContent-Length: +4\r\n\r\nabcd",
-    "HTTP/1.1 200 OK\r\nContent-Length: 4, 4\r\n\r\nabcd",
-    "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nabcd",
-    "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
-    "HTTP/1.1 200 OK\r\nTransfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
-    "HTTP/1.1 200 OK\r\nX: y\r\n Z: folded\r\nContent-Length: 0\r\n\r\n",
-    "HTTP/1.1 200 OK\r\nX: a\nSet-Cookie: evil=1\r\nContent-Length: 0\r\n\r\n",
-    "HTTP/1.1 200 OK\r\nX: a\rSet-Cookie: evil=1\r\nContent-Length: 0\r\n\r\n",
-    "HTTP/1.1 200 OK\r\nX: a\0b\r\nContent-Length: 0\r\n\r\n",
-    "HTTP/1.1 20 OK\r\nContent-Length: 0\r\n\r\n",
-    "HTTP/1.1 2000 OK\r\nContent-Length: 0\r\n\r\n",
-    "HTTP/2 200 OK\r\nContent-Length: 0\r\n\r\n",
-    "ICY 200 OK\r\nContent-Length: 0\r\n\r\n",
-    "<html>no head at all</html>\r\n\r\n",
-];
-
 /// The ways a message is cut: whole, in halves, byte by byte.
 fn cuts(bytes: usize) -> [Vec<usize>; 3] {
     [Vec::new(), vec![bytes / 2], (1..bytes).collect()]
 }
 
-/// Sends and reads up to the end of the connection; a proxy that has refused may close while we still send.
-fn send_and_read(client: &mut Client, bytes: &[u8], cuts: &[usize]) {
-    let _ = client.send_split(bytes, cuts);
-}
-
 for_each_driver! {
-    fn requests_that_are_refused(driver) within 90 {
+    /// The engine's own corpus, over sockets: each head that must be refused is refused with its status and reason.
+    fn requests_that_are_refused(driver) within 120 {
         let origin = Origin::start();
         let proxy = Proxy::start(driver, &Config::to(&origin));
-        for &(status, reason, raw) in REFUSED {
-            let bytes = [raw.as_bytes(), PREY.as_bytes()].concat();
+        let mut sent: BTreeMap<&str, usize> = BTreeMap::new();
+        for case in corpus::REQUESTS {
+            let Verdict::Refuse(rule) = case.verdict else { continue };
+            let refusal = HeadError { rule, side: Side::Downstream };
+            let bytes = [case.bytes, PREY.as_bytes()].concat();
             for cuts in cuts(bytes.len()) {
+                let context = format!("{} in {} pieces", case.bytes.escape_ascii(), cuts.len() + 1);
+                *sent.entry(refusal.reason()).or_default() += 1;
                 let mut client = proxy.connect();
-                send_and_read(&mut client, &bytes, &cuts);
-                let context = || format!("{raw:?} in {} pieces", cuts.len() + 1);
-                let response = client.try_response("GET").unwrap_or_else(|e| panic!("{}: {e}", context()));
-                assert_eq!(response.status, status, "{}: {}", context(), response.text());
-                assert_eq!(problem(&response).reason, reason, "{}", context());
-                assert!(response.closes(), "{}", context());
+                // A proxy that has refused may close while we still send.
+                let _ = client.send_split(&bytes, &cuts);
+                let response = client.try_response("GET").unwrap_or_else(|error| panic!("{context}: {error}"));
+                assert_eq!(response.status, refusal.status(), "{context}: {}", response.text());
+                assert_eq!(problem(&response).reason, refusal.reason(), "{context}");
+                assert!(response.closes(), "{context}");
                 client.expect_end();
             }
         }
+        assert!(sent.values().sum::<usize>() > 300, "the corpus is there");
         assert_eq!(origin.accepted(), 0, "{:?}", origin.requests());
         let metrics = proxy.metrics();
-        for (_, reason, _) in REFUSED {
-            let expected = 3 * REFUSED.iter().filter(|row| row.1 == *reason).count();
-            assert_eq!(metrics.sum("ringway_refused_total", &[("reason", reason)]), expected as f64, "{reason}");
+        for (reason, count) in sent {
+            assert_eq!(metrics.sum("ringway_refused_total", &[("reason", reason)]), count as f64, "{reason}");
         }
+    }
+
+    /// What looks odd and is sound is served, and what follows it is a request of its own.
+    fn requests_that_are_accepted(driver) within 60 {
+        let origin = Origin::start();
+        let proxy = Proxy::start(driver, &Config::to(&origin));
+        for case in corpus::REQUESTS {
+            let body: &[u8] = match case.verdict {
+                Verdict::Accept(BodyLength::None) => b"",
+                Verdict::Accept(BodyLength::Length(bytes @ 0..=5)) => &b"hello"[..bytes as usize],
+                Verdict::Accept(BodyLength::Chunked) => b"0\r\n\r\n",
+                // A body of 2^64 - 1 bytes is framed well, and nobody sends it.
+                _ => continue,
+            };
+            let line = case.bytes.trim_ascii_start();
+            let method = String::from_utf8_lossy(line.split(|&b| b == b' ').next().expect("a method")).into_owned();
+            if method == "CONNECT" {
+                continue;
+            }
+            let bytes = [case.bytes, body].concat();
+            for cuts in cuts(bytes.len()) {
+                let before = origin.request_count();
+                let context = format!("{} in {} pieces", case.bytes.escape_ascii(), cuts.len() + 1);
+                let mut client = proxy.connect();
+                client.send_split(&bytes, &cuts).unwrap_or_else(|error| panic!("{context}: {error}"));
+                let response = client.try_response(&method).unwrap_or_else(|error| panic!("{context}: {error}"));
+                assert_eq!(response.status, 200, "{context}: {}", response.text());
+                assert_eq!(origin.request_count(), before + 1, "{context}");
+                let keeps = !response.closes();
+                if keeps {
+                    assert_eq!(client.get("/next").expect(200).text(), "GET /next", "{context}");
+                }
+            }
+        }
+    }
+
+    fn heads_that_never_end_are_nothing(driver) {
+        let origin = Origin::start();
+        let proxy = Proxy::start(driver, &Config::to(&origin));
+        for case in corpus::REQUESTS.iter().filter(|case| case.verdict == Verdict::Partial) {
+            let mut client = proxy.connect();
+            client.send(case.bytes);
+            client.half_close();
+            let rest = client.wire.to_end();
+            let fine = rest.as_ref().is_ok_and(|rest| rest.is_empty() || rest.starts_with(b"HTTP/1.1 400 "));
+            assert!(fine, "{}: {rest:?}", case.bytes.escape_ascii());
+        }
+        assert_eq!(origin.accepted(), 0);
     }
 
     fn chunks_that_are_refused(driver) within 60 {
@@ -134,7 +128,7 @@ for_each_driver! {
                 format!("POST /chunks HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n{raw}{PREY}").into_bytes();
             for cuts in cuts(bytes.len()) {
                 let mut client = proxy.connect();
-                send_and_read(&mut client, &bytes, &cuts);
+                let _ = client.send_split(&bytes, &cuts);
                 let response = client.try_response("POST").unwrap_or_else(|e| panic!("{raw:?}: {e}"));
                 assert_eq!(response.status, 400, "{raw:?} in {} pieces: {}", cuts.len() + 1, response.text());
                 client.expect_end();
@@ -147,23 +141,37 @@ for_each_driver! {
         }
     }
 
-    fn answers_that_are_refused(driver) {
+    /// The engine's own corpus of answers: what must be refused becomes a 502, and its connection is not used again.
+    fn answers_that_are_refused(driver) within 60 {
         let origin = Origin::with(|exchange| {
             let Ok(index) = exchange.target()[1..].parse::<usize>() else { return scripted(exchange) };
-            exchange.write(BAD_ANSWERS[index])?;
+            exchange.read_body()?;
+            exchange.write(corpus::RESPONSES[index].bytes)?;
             // And a second answer that nobody asked for.
             exchange.write("HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison")?;
             Ok(After::KeepAlive)
         });
         let proxy = Proxy::start(driver, &Config::to(&origin));
         let mut client = proxy.connect();
-        for (index, raw) in BAD_ANSWERS.iter().enumerate() {
-            let response = client.get(&format!("/{index}"));
-            assert_eq!(response.status, 502, "{raw:?}: {:?} {}", response.head, response.text());
-            assert!(!problem(&response).reason.is_empty(), "{raw:?}");
-            assert_eq!(client.get("/clean").expect(200).text(), "GET /clean", "after {raw:?}");
+        let mut refused = 0;
+        for (index, case) in corpus::RESPONSES.iter().enumerate() {
+            let Verdict::Refuse(rule) = case.verdict else { continue };
+            let method = match case.to {
+                Method::Get => "GET",
+                Method::Head => "HEAD",
+                _ => continue,
+            };
+            let context = format!("{} to {method}", case.bytes.escape_ascii());
+            let response = client.ask(&format!("{method} /{index} HTTP/1.1\r\nHost: test\r\n\r\n"));
+            assert_eq!(response.status, 502, "{context}: {:?} {}", response.head, response.text());
+            if method == "GET" {
+                assert_eq!(problem(&response).reason, rule.reason(), "{context}");
+            }
+            assert_eq!(client.get("/clean").expect(200).text(), "GET /clean", "after {context}");
+            refused += 1;
         }
-        assert_eq!(origin.requests().iter().filter(|r| r.target() == "/clean").count(), BAD_ANSWERS.len());
+        assert!(refused > 20, "the corpus is there");
+        assert_eq!(origin.requests().iter().filter(|r| r.target() == "/clean").count(), refused);
     }
 
     /// Broken chunks of an origin come too late for a 502: the client must see that the body is not whole.

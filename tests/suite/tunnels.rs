@@ -227,7 +227,7 @@ for_each_driver! {
     }
 
     fn connect_tunnels_where_a_route_allows_it(driver) {
-        let origin = Origin::with(|exchange| scripted(exchange));
+        let origin = Origin::with(scripted);
         let proxy = Proxy::start(driver, &Config::to(&origin).route("connect: true"));
         let mut client = proxy.connect();
         let response = client.ask("CONNECT test:80 HTTP/1.1\r\nHost: test:80\r\n\r\n").expect(200);
