@@ -8,5 +8,5 @@ pub mod config;
 pub mod http;
 pub mod net;
 pub mod policy;
-//pub mod proxy;
+pub mod proxy;
 pub mod telemetry;

@@ -28,6 +28,8 @@ pub struct BufferPool {
 enum Purpose {
     Request,
     Response,
+    /// Nothing: its storage was taken out.
+    Husk,
 }
 
 impl BufferPool {
@@ -139,6 +141,14 @@ impl Buffer {
         }
     }
 
+    /// Takes the buffer with its bytes out of its place, which is left without storage and counts as full and empty.
+    #[must_use]
+    pub fn take(&mut self) -> Self {
+        let pool = Rc::clone(&self.pool);
+        let husk = Self { bytes: Box::default(), start: 0, end: 0, purpose: Purpose::Husk, pool };
+        std::mem::replace(self, husk)
+    }
+
     /// No bytes are held.
     pub fn is_empty(&self) -> bool {
         self.start == self.end
@@ -152,6 +162,9 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
+        if self.purpose == Purpose::Husk {
+            return;
+        }
         let pool = &self.pool;
         pool.taken.set(pool.taken.get() - 1);
         let mut free = pool.free.borrow_mut();

@@ -94,3 +94,20 @@ pub const DURATION_DAYS_MAX: u64 = 30;
 
 /// Hosts summed over all routes: each pair is an entry of the route table.
 pub const ROUTE_HOSTS_MAX: usize = 1_000_000;
+
+/// How long the rest of a refused request is read away, so that the client can read the answer: in all, without a
+/// byte, and how many bytes.
+pub const LINGER_TOTAL_MS: u64 = 5_000;
+/// See [`LINGER_TOTAL_MS`].
+pub const LINGER_IDLE_MS: u64 = 2_000;
+/// See [`LINGER_TOTAL_MS`].
+pub const LINGER_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Interim responses (1xx) that an origin may send before the final one.
+pub const INTERIM_RESPONSES_MAX: u32 = 16;
+
+/// Attempts at one request: kept connections that prove dead and endpoints that refuse.
+pub const ATTEMPTS_MAX: u32 = 4;
+
+/// A request that has waited this long for its response is worth watching whether its client is still there.
+pub const WATCH_CLIENT_AFTER_MS: u64 = 1_000;

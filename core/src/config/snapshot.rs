@@ -14,6 +14,7 @@ use std::time::Duration;
 use regex::bytes::Regex;
 
 pub use super::raw::{AccessLogMode, Balance, Io};
+use crate::http::rewrite::HeaderOps;
 use crate::policy::route::RouteTable;
 
 #[derive(Debug)]
@@ -144,8 +145,8 @@ pub struct Route {
     pub action: Action,
     pub rewrite_path: PathRewrite,
     pub rewrite_host: Option<Arc<str>>,
-    pub request_headers: HeaderOpsSpec,
-    pub response_headers: HeaderOpsSpec,
+    pub request_headers: HeaderOps,
+    pub response_headers: HeaderOps,
     /// In lower case. Empty: no upgrade.
     pub upgrade: Box<[Box<str>]>,
     pub connect: bool,
@@ -212,15 +213,6 @@ pub enum PathRewrite {
         pattern: Regex,
         substitution: Box<str>,
     },
-}
-
-/// Header operations, checked but not yet encoded: names are tokens in lower case, values hold no control
-/// characters. Framing, hop-by-hop and Host fields are not among them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct HeaderOpsSpec {
-    pub remove: Vec<Box<str>>,
-    pub set: Vec<(Box<str>, Box<[u8]>)>,
-    pub add: Vec<(Box<str>, Box<[u8]>)>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

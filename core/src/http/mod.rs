@@ -3,6 +3,7 @@
 pub mod chunked;
 #[doc(hidden)]
 pub mod corpus;
+pub mod flow;
 pub mod framing;
 pub mod grammar;
 pub mod http1;

@@ -38,13 +38,11 @@ impl Pipe {
         Ok(n)
     }
 
-    /// Moves what the pipe holds into a socket, as far as it takes it. `more` tells the kernel that more will follow.
-    pub fn drain_to(&mut self, to: BorrowedFd<'_>, more: bool) -> io::Result<usize> {
-        let mut flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
-        if more {
-            flags |= SpliceFlags::MORE;
-        }
-        let n = splice(&self.reader, None, to, None, self.held, flags)?;
+    /// Moves what the pipe holds into a socket, as far as it takes it.
+    ///
+    /// Without SPLICE_F_MORE, though more may follow: on a source that trickles it would hold each piece back for 200 ms.
+    pub fn drain_to(&mut self, to: BorrowedFd<'_>) -> io::Result<usize> {
+        let n = splice(&self.reader, None, to, None, self.held, SpliceFlags::MOVE | SpliceFlags::NONBLOCK)?;
         self.held -= n;
         Ok(n)
     }

@@ -26,6 +26,8 @@ use std::fmt;
 
 use regex::bytes::Regex;
 
+use crate::http::message::RequestHead;
+
 use table::{ScopedMap, ScopedMapBuilder};
 
 /// Longest host that is looked up: RFC 1035 section 2.3.4 ends names at 253 characters. A longer one takes
@@ -36,6 +38,12 @@ const HOST_BYTES_MAX: usize = 255;
 pub trait RequestView {
     /// The value of the first field of this name, in any case of letters.
     fn header(&self, name: &str) -> Option<&[u8]>;
+}
+
+impl RequestView for RequestHead<'_, '_> {
+    fn header(&self, name: &str) -> Option<&[u8]> {
+        self.fields.header(name)
+    }
 }
 
 /// What a lookup needs of a request besides its header fields.

@@ -28,6 +28,8 @@ pub(super) struct Record {
     pub(super) attempts: u32,
     /// A final response head is on its way: no other can be sent any more.
     pub(super) response_started: bool,
+    /// The whole request, as far as it was read, is still in the buffer.
+    pub(super) intact: bool,
     /// What the log wants of the request's head.
     pub(super) draft: Option<Box<Draft>>,
 }
@@ -46,6 +48,7 @@ impl Record {
             endpoint: None,
             attempts: 0,
             response_started: false,
+            intact: true,
             draft: None,
         }
     }

@@ -8,11 +8,12 @@ use super::super::address::host_field;
 use super::super::raw;
 use super::super::report::{At, ProblemKind};
 use super::super::snapshot::{
-    HeaderOpsSpec, PathRewrite, Redirect, RedirectTarget, Respond, Scheme, is_safe_path,
+    PathRewrite, Redirect, RedirectTarget, Respond, Scheme, is_safe_path,
 };
 use super::Compiler;
 use super::rules::Anchors;
 use crate::base::limits;
+use crate::http::rewrite::HeaderOps;
 
 /// Fields that frame the message or concern one connection (RFC 9110 section 7.6.1), and Host, which decides
 /// where the request goes: the proxy writes these itself.
@@ -31,7 +32,7 @@ const OWN_FIELDS: [&str; 11] = [
 ];
 
 impl Compiler<'_> {
-    pub(super) fn header_ops(&mut self, at: &At<'_>, ops: &raw::HeaderOps) -> HeaderOpsSpec {
+    pub(super) fn header_ops(&mut self, at: &At<'_>, ops: &raw::HeaderOps) -> HeaderOps {
         let count = ops.set.len()
             + ops.remove.len()
             + ops.add.values().map(|values| values.as_slice().len()).sum::<usize>();
@@ -60,7 +61,25 @@ impl Compiler<'_> {
                 }
             }
         }
-        HeaderOpsSpec { remove, set, add }
+        self.compile_ops(at, &remove, &set, &add)
+    }
+
+    /// What the checks above let through compiles; a rule that only the encoder knows becomes a finding as well.
+    fn compile_ops(
+        &mut self,
+        at: &At<'_>,
+        remove: &[Box<str>],
+        set: &[(Box<str>, Box<[u8]>)],
+        add: &[(Box<str>, Box<[u8]>)],
+    ) -> HeaderOps {
+        let text = |fields: &[(Box<str>, Box<[u8]>)]| -> Vec<(String, String)> {
+            fields.iter().map(|(n, v)| (n.to_string(), String::from_utf8_lossy(v).into_owned())).collect()
+        };
+        let remove: Vec<String> = remove.iter().map(ToString::to_string).collect();
+        HeaderOps::compile(&remove, &text(set), &text(add)).unwrap_or_else(|error| {
+            self.errors.add(ProblemKind::BadValue, at, error);
+            HeaderOps::default()
+        })
     }
 
     fn field_lines(&mut self, at: &At<'_>, fields: &BTreeMap<String, String>) -> Vec<(Box<str>, Box<[u8]>)> {

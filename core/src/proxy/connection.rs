@@ -1,0 +1,273 @@
+//! A client's connection: waits for requests, serves them one after another, ends.
+//!
+//! Idle, a connection is a small task that holds no buffer (a test bounds its size). When bytes come it takes a buffer
+//! and serves all requests in it; that part is a future of its own on the heap, freed before the next wait.
+
+use std::cell::Cell;
+use std::io::{ErrorKind, IoSlice};
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::core::{Bound, Core, ListenerId};
+use super::pump::{Pumping, would_block};
+use super::request;
+use super::respond::{self, Asker};
+use super::record::Record;
+use crate::base::buffer::Buffer;
+use crate::base::deadline::Deadline;
+use crate::base::fault::Fault;
+use crate::base::limits::{LINGER_BYTES_MAX, LINGER_IDLE_MS, LINGER_TOTAL_MS};
+use crate::http::http1::encode::Persistence;
+use crate::http::http1::parse::head_end_hint;
+use crate::net::listener::Peer;
+use crate::net::platform::Platform;
+use crate::net::stream::Transport;
+use crate::telemetry::metrics::Counter;
+
+/// What becomes of the connection after an exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum After {
+    /// Another request may follow.
+    KeepAlive,
+    /// It is over; nothing of the client's is unread.
+    Close,
+    /// It is over, but the client may still be sending: read that away for a while, or a reset would destroy what we
+    /// sent before the client has read it (RFC 9112 section 9.6).
+    Linger,
+}
+
+/// What an attempt to serve a request came to.
+pub(super) enum Progress {
+    /// The head is not complete.
+    NeedMore,
+    /// An exchange has ended.
+    Done(After),
+}
+
+enum Next {
+    Wait,
+    End(After),
+}
+
+/// One client's connection.
+pub(super) struct Downstream<P: Platform> {
+    pub(super) core: Rc<Core<P>>,
+    pub(super) stream: P::Stream,
+    pub(super) peer: Peer,
+    pub(super) listener: ListenerId,
+    pub(super) deadline: Deadline,
+    requests: Cell<u32>,
+    peer_text: PeerText,
+}
+
+/// The client's address as it is written into heads: rendered once a connection.
+struct PeerText {
+    bytes: [u8; 45],
+    length: u8,
+}
+
+impl PeerText {
+    fn new(ip: Option<IpAddr>) -> Self {
+        use std::io::Write as _;
+        let mut bytes = [0; 45];
+        let mut rest = &mut bytes[..];
+        // RFC 7239 section 6.3 has a word for a peer without an address. 45 bytes hold any address.
+        let _ = match ip {
+            Some(ip) => write!(rest, "{ip}"),
+            None => rest.write_all(b"unknown"),
+        };
+        let length = 45 - rest.len() as u8;
+        Self { bytes, length }
+    }
+}
+
+impl<P: Platform> Drop for Downstream<P> {
+    fn drop(&mut self) {
+        self.core.closed(self.listener);
+    }
+}
+
+/// Serves a connection to its end. `Core::opened` has been called for it; its end is counted here.
+pub async fn serve<P: Platform>(core: Rc<Core<P>>, stream: P::Stream, peer: Peer, listener: ListenerId) {
+    let conn = Downstream {
+        deadline: core.deadlines.deadline(),
+        core,
+        stream,
+        peer,
+        listener,
+        requests: Cell::new(0),
+        peer_text: PeerText::new(peer.ip()),
+    };
+    while conn.idle().await {
+        match Box::pin(conn.burst()).await {
+            Next::Wait => {}
+            Next::End(After::Linger) => {
+                Box::pin(conn.linger()).await;
+                return;
+            }
+            Next::End(_) => return,
+        }
+    }
+}
+
+impl<P: Platform> Downstream<P> {
+    /// The address as it is written into heads.
+    pub(super) fn peer_text(&self) -> &[u8] {
+        &self.peer_text.bytes[..usize::from(self.peer_text.length)]
+    }
+
+    /// An exchange begins.
+    pub(super) fn started(&self) {
+        self.requests.set(self.requests.get().saturating_add(1));
+        self.core.active(1);
+    }
+
+    /// Whether this connection may carry another request after the one that is about to begin.
+    pub(super) fn may_serve_more(&self, bound: &Bound<P::Stream>) -> bool {
+        if self.core.draining.is_raised() {
+            return false;
+        }
+        // A listener that has left the configuration takes no more requests.
+        let Some(Some(listener)) = bound.listeners.get(self.listener.0 as usize) else { return false };
+        let max = bound.snapshot.listeners[listener.index].requests_per_connection_max;
+        max.is_none_or(|max| self.requests.get() + 1 < max.get())
+    }
+
+    /// Waits for the first byte of a request without holding anything. False: the connection is over.
+    async fn idle(&self) -> bool {
+        let (head, keep_alive) = self.timeouts();
+        if self.requests.get() == 0 {
+            self.deadline.arm(self.core.now_ms(), head);
+        } else {
+            self.deadline.arm_idle(self.core.now_ms(), keep_alive);
+        }
+        match self.deadline.bound(self.stream.readable()).await {
+            Ok(ready) => ready.is_ok(),
+            Err(_) => {
+                if self.requests.get() == 0 {
+                    self.core.metrics.refused("request_head_timeout");
+                }
+                // A request may have come in the moment that we stopped waiting.
+                self.stream.peek() == crate::net::stream::Peek::Bytes
+            }
+        }
+    }
+
+    fn timeouts(&self) -> (Duration, Duration) {
+        const GONE: Duration = Duration::from_secs(1);
+        let bound = self.core.bound();
+        let Some(Some(listener)) = bound.listeners.get(self.listener.0 as usize) else { return (GONE, GONE) };
+        let timeouts = bound.snapshot.listeners[listener.index].timeouts;
+        (timeouts.request_head, timeouts.keep_alive_idle)
+    }
+
+    /// Reads and serves until no byte is left over.
+    async fn burst(&self) -> Next {
+        let Ok(mut buffer) = self.deadline.bound(self.core.buffers.take_for_request()).await else {
+            self.core.metrics.refused("out_of_buffers");
+            return Next::End(After::Close);
+        };
+        // How much of the buffer has been searched for the end of a head.
+        let mut searched = 0;
+        let mut armed = self.requests.get() == 0;
+        loop {
+            match self.stream.try_read(buffer.spare()) {
+                Ok(0) => {
+                    if !buffer.is_empty() {
+                        self.core.metrics.refused("client_gone_in_head");
+                    }
+                    return Next::End(After::Close);
+                }
+                Ok(n) => buffer.fill(n),
+                Err(error) if error.kind() == ErrorKind::WouldBlock && buffer.is_empty() => return Next::Wait,
+                Err(error) if would_block(&error) => {
+                    // From its first byte on, a head has its own deadline, which later bytes do not move.
+                    if !std::mem::replace(&mut armed, true) {
+                        self.deadline.arm(self.core.now_ms(), self.timeouts().0);
+                    }
+                    match self.deadline.bound(self.stream.readable()).await {
+                        Ok(Ok(())) => continue,
+                        Ok(Err(_)) => return Next::End(After::Close),
+                        Err(_) => return Next::End(self.too_slow().await),
+                    }
+                }
+                Err(_) => return Next::End(After::Close),
+            }
+            loop {
+                let from = searched;
+                searched = buffer.filled().len();
+                if head_end_hint(buffer.filled(), from).is_none() && !buffer.is_full() {
+                    break;
+                }
+                match request::serve(self, &mut buffer).await {
+                    Progress::NeedMore => break,
+                    Progress::Done(After::KeepAlive) => {
+                        searched = 0;
+                        armed = false;
+                        if buffer.is_empty() {
+                            return Next::Wait;
+                        }
+                    }
+                    Progress::Done(after) => return Next::End(after),
+                }
+            }
+            buffer.compact();
+        }
+    }
+
+    /// The head did not come in time.
+    async fn too_slow(&self) -> After {
+        let fault = Fault::downstream("request_head_timeout", 408);
+        let record = Record::new(self.core.platform.random(), 0);
+        let mut out = self.core.take_head();
+        let date = self.core.date(self.core.platform.now_ns());
+        respond::problem(&fault, &record, Asker::UNKNOWN, Persistence::Close, &date, &mut out);
+        let _ = self.write(&out).await;
+        self.core.give_head(out);
+        self.core.metrics.refused(fault.reason);
+        self.core.metrics.finished(fault.status, 0);
+        After::Linger
+    }
+
+    /// Sends bytes of our own.
+    pub(super) async fn write(&self, bytes: &[u8]) -> Result<(), ()> {
+        let spliced = Cell::new(0);
+        let pumping = Pumping {
+            platform: &self.core.platform,
+            pipes: &self.core.pipes,
+            deadline: &self.deadline,
+            idle: Duration::from_millis(LINGER_TOTAL_MS),
+            content_max: u64::MAX,
+            spliced: &spliced,
+        };
+        pumping.write_all(&self.stream, &mut [IoSlice::new(bytes)], &mut 0).await.map_err(|_| ())
+    }
+
+    /// Reads away what the client is still sending, within bounds of time and bytes.
+    async fn linger(&self) {
+        self.stream.shutdown_write();
+        let mut buffer: Buffer = self.core.buffers.take_for_response();
+        let end_ms = self.core.now_ms() + LINGER_TOTAL_MS;
+        let mut bytes = 0;
+        while bytes < LINGER_BYTES_MAX && self.core.now_ms() < end_ms {
+            match self.stream.try_read(buffer.spare()) {
+                Ok(0) => return,
+                Ok(n) => bytes += n,
+                Err(error) if would_block(&error) => {
+                    self.deadline.arm(self.core.now_ms(), Duration::from_millis(LINGER_IDLE_MS));
+                    if !matches!(self.deadline.bound(self.stream.readable()).await, Ok(Ok(()))) {
+                        return;
+                    }
+                }
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// A connection that can't be served at all: counts it and closes it.
+pub fn refuse<P: Platform>(core: &Core<P>, listener: ListenerId) {
+    core.metrics.count(Counter::ConnectionsRefused);
+    core.closed(listener);
+}

@@ -1,0 +1,437 @@
+//! From a request on its way to the last byte of its response: await the head, relay the response, and, while a
+//! request's body is still coming, both directions at once.
+
+use std::cell::Cell;
+use std::future::pending;
+use std::io::IoSlice;
+use std::pin::pin;
+use std::time::Duration;
+
+use super::attempt::{closed_before_response, elapsed};
+use super::connection::{After, Downstream};
+use super::core::Bound;
+use super::pump::{End, PumpError, Pumping, would_block};
+use super::record::Record;
+use super::request::Plan;
+use super::upstream::Lease;
+use crate::base::buffer::Buffer;
+use crate::base::fault::{Fault, Retry};
+use crate::base::limits::{INTERIM_RESPONSES_MAX, WATCH_CLIENT_AFTER_MS};
+use crate::base::race::{First, race};
+use crate::http::flow::{Batch, Flow, FlowError, PIECES_MAX};
+use crate::http::framing::{BodyLength, relay};
+use crate::http::http1::encode::{Persistence, ResponseRewrite, encode_response};
+use crate::http::http1::parse::{Parsed, head_end_hint, parse_response};
+use crate::http::message::{HeaderSlots, Status, Version};
+use crate::http::upgrade::{Switch, switched};
+use crate::net::platform::Platform;
+use crate::net::stream::{Peek, Transport};
+
+/// How an exchange ended.
+pub(super) enum Ended<S: Transport> {
+    /// With a response.
+    Response(After),
+    /// With a 101, which the client has: what comes now is a tunnel. The buffer holds what the origin sent after it.
+    Switched(Lease<S>, Buffer),
+}
+
+/// What both directions of one exchange know of each other.
+#[derive(Debug, Default)]
+struct Phase {
+    /// The whole request is out.
+    sent: Cell<bool>,
+    /// The client was told to go on with its body.
+    continued: Cell<bool>,
+}
+
+/// A final response's head, encoded for the client.
+struct Shaped {
+    from: BodyLength,
+    to: BodyLength,
+    head_bytes: usize,
+    /// The origin lets its connection live on.
+    reusable: bool,
+    /// The client's lives on.
+    keep: bool,
+    switching: bool,
+}
+
+/// A response that has been relayed.
+struct Relayed {
+    after: After,
+    /// The upstream connection is clean and may be kept.
+    reusable: bool,
+    /// After a 101: what the origin sent behind it.
+    switched: Option<Buffer>,
+}
+
+/// The whole request is out: awaits and relays the response.
+pub(super) async fn respond<P: Platform>(
+    conn: &Downstream<P>,
+    bound: &Bound<P::Stream>,
+    plan: &Plan<P::Stream>,
+    lease: Lease<P::Stream>,
+    pumping: &Pumping<'_, P>,
+    record: &mut Record,
+    out: &mut Vec<u8>,
+) -> Result<Ended<P::Stream>, Fault> {
+    let phase = Phase { sent: Cell::new(true), continued: Cell::new(true) };
+    let relayed = receive(conn, bound, plan, &lease, &phase, pumping, record, out).await?;
+    if let Some(upstream_bytes) = relayed.switched {
+        return Ok(Ended::Switched(lease, upstream_bytes));
+    }
+    if relayed.reusable {
+        lease.keep(conn.core.now_ms());
+    }
+    Ok(Ended::Response(relayed.after))
+}
+
+/// The request's body is still coming: sends it on while the response is awaited and relayed.
+#[allow(clippy::too_many_arguments)] // The parts of one exchange, each with its own lifetime.
+pub(super) async fn duplex<P: Platform>(
+    conn: &Downstream<P>,
+    bound: &Bound<P::Stream>,
+    plan: &Plan<P::Stream>,
+    lease: Lease<P::Stream>,
+    pumping: &Pumping<'_, P>,
+    buffer: &mut Buffer,
+    mut flow: Flow,
+    record: &mut Record,
+    out: &mut Vec<u8>,
+) -> Result<After, Fault> {
+    let phase = Phase::default();
+    let outcome = {
+        let mut request = pin!(pumping.body(&conn.stream, lease.stream(), buffer, &mut flow));
+        let mut response = pin!(receive(conn, bound, plan, &lease, &phase, pumping, record, out));
+        let first = race(request.as_mut(), response.as_mut()).await;
+        let response_head = bound.snapshot.routes[plan.route].timeouts.response_head.unwrap_or_default();
+        match first {
+            First::Right(relayed) => Ok(relayed),
+            First::Left(Ok(())) => {
+                phase.sent.set(true);
+                conn.deadline.arm(conn.core.now_ms(), response_head);
+                Ok(response.await)
+            }
+            // The origin reads no further, which is its right if it has answered (RFC 9112 section 9.5).
+            First::Left(Err(PumpError::Broken(End::Sink))) => {
+                conn.deadline.arm(conn.core.now_ms(), response_head);
+                Ok(response.await)
+            }
+            First::Left(Err(error)) => Err(error),
+        }
+    };
+    record.request_bytes = flow.content_bytes();
+    let relayed = match outcome {
+        Ok(relayed) => relayed?,
+        Err(error) => {
+            let waiting_for_origin = plan.expect_continue && flow.content_bytes() == 0 && !phase.continued.get();
+            return Err(request_fault(conn, &lease, error, waiting_for_origin));
+        }
+    };
+    if relayed.reusable && phase.sent.get() {
+        lease.keep(conn.core.now_ms());
+    }
+    Ok(relayed.after)
+}
+
+/// Whose fault it is that the request's body did not get through.
+fn request_fault<P: Platform>(
+    conn: &Downstream<P>,
+    lease: &Lease<P::Stream>,
+    error: PumpError,
+    waiting_for_origin: bool,
+) -> Fault {
+    match error {
+        PumpError::Broken(End::Source) | PumpError::Malformed(FlowError::Truncated) => {
+            Fault::downstream("client_gone_in_body", 0)
+        }
+        PumpError::Malformed(error) => Fault::downstream(error.reason(), 400),
+        PumpError::TooLarge => Fault::policy("body_too_large", 413),
+        PumpError::Elapsed(End::Source) if waiting_for_origin => elapsed(conn, "upstream_continue_timeout", 504),
+        PumpError::Elapsed(End::Source) => Fault { retry: Retry::Never, ..elapsed(conn, "request_body_timeout", 408) },
+        PumpError::Elapsed(End::Sink) => {
+            lease.failed();
+            elapsed(conn, "upstream_write_timeout", 504)
+        }
+        PumpError::Broken(End::Sink) => {
+            lease.failed();
+            Fault::upstream("upstream_reset", 502, Retry::Never)
+        }
+    }
+}
+
+/// Awaits the final response's head, passing interim ones on, and relays the response.
+#[allow(clippy::too_many_arguments)] // The parts of one exchange, each with its own lifetime.
+async fn receive<P: Platform>(
+    conn: &Downstream<P>,
+    bound: &Bound<P::Stream>,
+    plan: &Plan<P::Stream>,
+    lease: &Lease<P::Stream>,
+    phase: &Phase,
+    pumping: &Pumping<'_, P>,
+    record: &mut Record,
+    out: &mut Vec<u8>,
+) -> Result<Relayed, Fault> {
+    let response_head = bound.snapshot.routes[plan.route].timeouts.response_head.unwrap_or_default();
+    let mut interim = 0;
+    let mut searched = 0;
+    let mut waited = Wait { since_ms: conn.core.now_ms(), armed: false };
+    // Taken when the first byte is there: a slow origin costs no buffer.
+    let mut held: Option<Buffer> = None;
+    loop {
+        waited.readable(conn, lease, phase, response_head).await?;
+        let mut buffer = held.take().unwrap_or_else(|| conn.core.buffers.take_for_response());
+        match lease.stream().try_read(buffer.spare()) {
+            Ok(0) if buffer.is_empty() && interim == 0 => return Err(closed_before_response(lease)),
+            Ok(0) => {
+                lease.failed();
+                return Err(Fault::upstream("upstream_head_truncated", 502, Retry::Never));
+            }
+            Ok(n) => buffer.fill(n),
+            Err(error) if would_block(&error) => {
+                held = (!buffer.is_empty()).then_some(buffer);
+                continue;
+            }
+            Err(_) if buffer.is_empty() && interim == 0 => return Err(closed_before_response(lease)),
+            Err(_) => {
+                lease.failed();
+                return Err(Fault::upstream("upstream_reset", 502, Retry::Never));
+            }
+        }
+        loop {
+            let from = std::mem::replace(&mut searched, buffer.filled().len());
+            if head_end_hint(buffer.filled(), from).is_none() && !buffer.is_full() {
+                break;
+            }
+            match shape(conn, bound, plan, lease, phase, buffer.filled(), record, out)? {
+                Head::NeedMore => break,
+                Head::Final(shaped) => return relay_response(conn, lease, phase, pumping, buffer, &shaped, record, out).await,
+                Head::Interim { head_bytes, bytes } => {
+                    interim += 1;
+                    if interim > INTERIM_RESPONSES_MAX {
+                        lease.failed();
+                        return Err(Fault::upstream("too_many_interim_responses", 502, Retry::Never));
+                    }
+                    buffer.consume(head_bytes);
+                    searched = 0;
+                    if !bytes.is_empty() {
+                        let sent = pumping.write_all(&conn.stream, &mut [IoSlice::new(&bytes)], &mut 0).await;
+                        sent.map_err(|_| Fault::downstream("client_gone", 0))?;
+                        // Written to: an interim answer must not be taken for a lack of any.
+                        waited.armed = false;
+                    }
+                }
+            }
+        }
+        buffer.compact();
+        held = (!buffer.is_empty()).then_some(buffer);
+    }
+}
+
+/// Waits for an origin, and after a while for signs that its client has gone.
+struct Wait {
+    since_ms: u64,
+    armed: bool,
+}
+
+impl Wait {
+    async fn readable<P: Platform>(
+        &mut self,
+        conn: &Downstream<P>,
+        lease: &Lease<P::Stream>,
+        phase: &Phase,
+        response_head: Duration,
+    ) -> Result<(), Fault> {
+        let ready = |result: std::io::Result<()>| {
+            result.map_err(|_| Fault::upstream("upstream_reset", 502, Retry::Never))
+        };
+        let too_slow = || {
+            lease.failed();
+            elapsed(conn, "upstream_response_timeout", 504)
+        };
+        if !phase.sent.get() {
+            // The request's pump moves the deadline, and whoever ends it arms the one for the head.
+            return match conn.deadline.bound(lease.stream().readable()).await {
+                Ok(result) => ready(result),
+                Err(_) => Err(too_slow()),
+            };
+        }
+        let watch = Duration::from_millis(WATCH_CLIENT_AFTER_MS);
+        let short = response_head.is_zero() || response_head > watch;
+        if !std::mem::replace(&mut self.armed, true) {
+            self.since_ms = conn.core.now_ms();
+            conn.deadline.arm(self.since_ms, if short { watch } else { response_head });
+        }
+        // The common case: the answer comes soon, and watching the client would be a wasted wait.
+        match conn.deadline.bound(lease.stream().readable()).await {
+            Ok(result) => return ready(result),
+            Err(_) if conn.deadline.cap_was_hit() || !short => return Err(too_slow()),
+            Err(_) => {}
+        }
+        conn.deadline.arm(self.since_ms, response_head);
+        let origin = pin!(lease.stream().readable());
+        let client = pin!(gone(&conn.stream));
+        match conn.deadline.bound(race(origin, client)).await {
+            Ok(First::Left(result)) => ready(result),
+            Ok(First::Right(())) => Err(Fault::downstream("client_gone", 0)),
+            Err(_) => Err(too_slow()),
+        }
+    }
+}
+
+/// Resolves when the client has closed. A client that sends its next request early can't be watched any further.
+async fn gone<S: Transport>(stream: &S) {
+    loop {
+        if stream.readable().await.is_err() {
+            return;
+        }
+        match stream.peek() {
+            Peek::Closed => return,
+            Peek::Bytes => pending().await,
+            Peek::Quiet => {}
+        }
+    }
+}
+
+enum Head {
+    NeedMore,
+    /// A 1xx to pass on, encoded; nothing if the client must not see it.
+    Interim { head_bytes: usize, bytes: Vec<u8> },
+    Final(Shaped),
+}
+
+/// 11 shape the response: parses the head and encodes the client's into `out`, replacing what it held.
+#[allow(clippy::too_many_arguments)] // The parts of one exchange, each with its own lifetime.
+fn shape<P: Platform>(
+    conn: &Downstream<P>,
+    bound: &Bound<P::Stream>,
+    plan: &Plan<P::Stream>,
+    lease: &Lease<P::Stream>,
+    phase: &Phase,
+    filled: &[u8],
+    record: &mut Record,
+    out: &mut Vec<u8>,
+) -> Result<Head, Fault> {
+    let refuse = |reason: &'static str| {
+        lease.failed();
+        Fault::upstream(reason, 502, Retry::Never)
+    };
+    let mut slots = HeaderSlots::new();
+    let head = match parse_response(filled, &mut slots, plan.asker.method, &bound.head_limits) {
+        Ok(Parsed::Partial) => return Ok(Head::NeedMore),
+        Ok(Parsed::Complete(head)) => head,
+        Err(error) => return Err(refuse(error.reason())),
+    };
+    let route = &bound.snapshot.routes[plan.route];
+    let tunnel = match switched(&head, plan.offered.as_deref()) {
+        Ok(Switch::Tunnel(protocol)) => Some(protocol),
+        Ok(Switch::Stay) => None,
+        Err(error) => return Err(refuse(error.reason())),
+    };
+    let final_head = tunnel.is_some() || !head.status.is_informational();
+    let to = relay(head.body, plan.asker.version);
+    let keep = plan.keep_alive
+        && phase.sent.get()
+        && to != BodyLength::UntilClose
+        && !conn.core.draining.is_raised();
+    let date = conn.core.date(record.started_ns);
+    let rewrite = ResponseRewrite {
+        ops: &route.response_headers,
+        framing: to,
+        client: plan.asker.version,
+        persistence: if keep { Persistence::KeepAlive } else { Persistence::Close },
+        upgrade: tunnel,
+        via: bound.snapshot.forwarding.via.as_deref(),
+        date: &date,
+        extra: b"",
+    };
+    if !final_head {
+        // RFC 9110 section 15.2: never to an HTTP/1.0 client; a 100 only to one that asked for it.
+        let wanted = plan.asker.version == Version::Http11 && (head.status != Status(100) || plan.expect_continue);
+        let mut bytes = Vec::new();
+        if wanted {
+            encode_response(&head, &rewrite, &mut bytes);
+            phase.continued.set(true);
+        }
+        return Ok(Head::Interim { head_bytes: head.head_bytes, bytes });
+    }
+    out.clear();
+    encode_response(&head, &rewrite, out);
+    record.status = head.status.0;
+    Ok(Head::Final(Shaped {
+        from: head.body,
+        to,
+        head_bytes: head.head_bytes,
+        reusable: head.keep_alive,
+        keep,
+        switching: tunnel.is_some(),
+    }))
+}
+
+/// 12 send the head, pump the body.
+#[allow(clippy::too_many_arguments)] // The parts of one exchange, each with its own lifetime.
+async fn relay_response<P: Platform>(
+    conn: &Downstream<P>,
+    lease: &Lease<P::Stream>,
+    phase: &Phase,
+    pumping: &Pumping<'_, P>,
+    mut buffer: Buffer,
+    shaped: &Shaped,
+    record: &mut Record,
+    out: &[u8],
+) -> Result<Relayed, Fault> {
+    let pumping = Pumping { content_max: u64::MAX, ..*pumping };
+    let mut flow = Flow::new(shaped.from, shaped.to);
+    record.response_started = true;
+    let consumed = {
+        let mut batch = Batch::default();
+        let body = &buffer.filled()[shaped.head_bytes..];
+        if !flow.is_ended() {
+            flow.step(body, &mut batch).map_err(|error| body_fault(conn, lease, PumpError::Malformed(error)))?;
+        }
+        let mut slices = [IoSlice::new(b""); PIECES_MAX + 1];
+        slices[0] = IoSlice::new(out);
+        let count = 1 + batch.slices(body, &mut slices[1..]);
+        // The common exchange ends here: one write of head and body together.
+        let wrote = pumping.write_all(&conn.stream, &mut slices[..count], &mut 0).await;
+        wrote.map_err(|error| body_fault(conn, lease, error))?;
+        batch.consumed
+    };
+    buffer.consume(shaped.head_bytes + consumed);
+    if shaped.switching {
+        return Ok(Relayed { after: After::Close, reusable: false, switched: Some(buffer) });
+    }
+    if !flow.is_ended() {
+        let pumped = Box::pin(pumping.body(lease.stream(), &conn.stream, &mut buffer, &mut flow)).await;
+        record.response_bytes = flow.content_bytes();
+        pumped.map_err(|error| body_fault(conn, lease, error))?;
+    }
+    record.response_bytes = flow.content_bytes();
+    // Bytes behind the response belong to nobody: such a connection is not kept.
+    let reusable = shaped.reusable && shaped.from != BodyLength::UntilClose && buffer.is_empty();
+    let after = match (shaped.keep, phase.sent.get()) {
+        (true, _) => After::KeepAlive,
+        (false, true) => After::Close,
+        (false, false) => After::Linger,
+    };
+    Ok(Relayed { after, reusable, switched: None })
+}
+
+/// Whose fault it is that the response's body did not get through.
+fn body_fault<P: Platform>(conn: &Downstream<P>, lease: &Lease<P::Stream>, error: PumpError) -> Fault {
+    let upstream = |reason| {
+        lease.failed();
+        Fault::upstream(reason, 502, Retry::Never)
+    };
+    match error {
+        PumpError::Broken(End::Source) => upstream("upstream_reset_in_body"),
+        PumpError::Malformed(FlowError::Truncated) => upstream("upstream_body_truncated"),
+        PumpError::Malformed(error) => upstream(error.reason()),
+        PumpError::Elapsed(End::Source) => {
+            lease.failed();
+            elapsed(conn, "upstream_body_timeout", 504)
+        }
+        PumpError::Elapsed(End::Sink) => Fault { retry: Retry::Never, ..elapsed(conn, "client_read_timeout", 0) },
+        PumpError::Broken(End::Sink) | PumpError::TooLarge => Fault::downstream("client_gone", 0),
+    }
+}

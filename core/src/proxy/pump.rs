@@ -1,0 +1,273 @@
+//! Moves bytes from one stream to another with back-pressure: nothing more is read before what was read is written.
+//!
+//! Small amounts pass through the connection's buffer; the rest of a large body goes from socket to socket by splice
+//! where both ends can. A waiting pump holds at most one buffer or one pipe.
+
+use std::cell::Cell;
+use std::io::{self, ErrorKind, IoSlice};
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use crate::base::buffer::Buffer;
+use crate::base::deadline::Deadline;
+use crate::base::limits::SPLICE_BYTES_MIN;
+use crate::http::flow::{Batch, Flow, FlowError, PIECES_MAX};
+use crate::net::pipe::{Pipe, PipePool};
+use crate::net::platform::Platform;
+use crate::net::stream::Transport;
+
+/// Which end of a pump something happened at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Source,
+    Sink,
+}
+
+/// Why a pump stopped before the body's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PumpError {
+    /// The stream broke, or the sink is gone.
+    Broken(End),
+    /// The body is malformed or cut short.
+    Malformed(FlowError),
+    /// More content than allowed.
+    TooLarge,
+    /// Waited too long for this end.
+    Elapsed(End),
+}
+
+/// What a pump needs besides its two streams.
+pub(super) struct Pumping<'p, P: Platform> {
+    pub(super) platform: &'p P,
+    pub(super) pipes: &'p PipePool,
+    pub(super) deadline: &'p Deadline,
+    /// How long one wait may last; zero: no bound.
+    pub(super) idle: Duration,
+    /// Content bytes that may pass.
+    pub(super) content_max: u64,
+    /// Bytes that went by splice, for the metric.
+    pub(super) spliced: &'p Cell<u64>,
+}
+
+impl<P: Platform> Pumping<'_, P> {
+    fn arm(&self) {
+        self.deadline.arm(self.platform.now_ms(), self.idle);
+    }
+
+    /// Waits until the source has something to read.
+    pub(super) async fn wait_readable<S: Transport>(&self, source: &S) -> Result<(), PumpError> {
+        self.arm();
+        match self.deadline.bound(source.readable()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(PumpError::Broken(End::Source)),
+            Err(_) => Err(PumpError::Elapsed(End::Source)),
+        }
+    }
+
+    async fn writable<S: Transport>(&self, sink: &S) -> Result<(), PumpError> {
+        self.arm();
+        match self.deadline.bound(sink.writable()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(PumpError::Broken(End::Sink)),
+            Err(_) => Err(PumpError::Elapsed(End::Sink)),
+        }
+    }
+
+    /// Writes all pieces, waiting where the sink is full. `sent` counts bytes the sink took, also if this fails.
+    pub(super) async fn write_all<S: Transport>(
+        &self,
+        sink: &S,
+        mut pieces: &mut [IoSlice<'_>],
+        sent: &mut usize,
+    ) -> Result<(), PumpError> {
+        while !pieces.is_empty() {
+            // One piece: send(2), which is cheaper than sendmsg(2).
+            let wrote = match &*pieces {
+                [one] => sink.try_write(one),
+                many => sink.try_write_vectored(many),
+            };
+            match wrote {
+                Ok(n) => {
+                    *sent += n;
+                    IoSlice::advance_slices(&mut pieces, n);
+                }
+                Err(error) if would_block(&error) => self.writable(sink).await?,
+                Err(_) => return Err(PumpError::Broken(End::Sink)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the rest of a body. `buffer` may hold bytes that came with the head, and keeps those after the body's end.
+    pub(super) async fn body<S: Transport, D: Transport>(
+        &self,
+        source: &S,
+        sink: &D,
+        buffer: &mut Buffer,
+        flow: &mut Flow,
+    ) -> Result<(), PumpError> {
+        let mut batch = Batch::default();
+        loop {
+            flow.step(buffer.filled(), &mut batch).map_err(PumpError::Malformed)?;
+            if flow.content_bytes() > self.content_max {
+                return Err(PumpError::TooLarge);
+            }
+            self.send(sink, &batch, buffer.filled()).await?;
+            buffer.consume(batch.consumed);
+            if flow.is_ended() {
+                return Ok(());
+            }
+            if batch.consumed > 0 && !buffer.is_empty() {
+                continue;
+            }
+            if buffer.is_empty() && flow.movable() >= SPLICE_BYTES_MIN {
+                let before = flow.content_bytes();
+                if self.splice(source, sink, flow).await? == Spliced::SourceEnded {
+                    flow.finish(&mut batch).map_err(PumpError::Malformed)?;
+                    return self.send(sink, &batch, &[]).await;
+                }
+                if flow.is_ended() {
+                    return Ok(());
+                }
+                if flow.content_bytes() > before {
+                    continue;
+                }
+            }
+            buffer.compact();
+            if self.read(source, buffer).await? == 0 {
+                flow.finish(&mut batch).map_err(PumpError::Malformed)?;
+                return self.send(sink, &batch, &[]).await;
+            }
+        }
+    }
+
+    async fn send<D: Transport>(&self, sink: &D, batch: &Batch, input: &[u8]) -> Result<(), PumpError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let mut slices = [IoSlice::new(b""); PIECES_MAX];
+        let count = batch.slices(input, &mut slices);
+        self.write_all(sink, &mut slices[..count], &mut 0).await
+    }
+
+    /// Waits for bytes and reads them behind what the buffer holds; 0 at the end of the stream.
+    pub(super) async fn read<S: Transport>(&self, source: &S, buffer: &mut Buffer) -> Result<usize, PumpError> {
+        if buffer.is_full() {
+            // The decoder bounds its lines far below a buffer, so this can't be; but never read into nothing.
+            return Err(PumpError::Malformed(FlowError::Truncated));
+        }
+        loop {
+            match source.try_read(buffer.spare()) {
+                Ok(n) => {
+                    buffer.fill(n);
+                    return Ok(n);
+                }
+                Err(error) if would_block(&error) => self.wait_readable(source).await?,
+                Err(_) => return Err(PumpError::Broken(End::Source)),
+            }
+        }
+    }
+
+    /// Reads once, without waiting: `None` if nothing is there after all.
+    pub(super) fn read_ready<S: Transport>(&self, source: &S, buffer: &mut Buffer) -> Result<Option<usize>, PumpError> {
+        match source.try_read(buffer.spare()) {
+            Ok(n) => {
+                buffer.fill(n);
+                Ok(Some(n))
+            }
+            Err(error) if would_block(&error) => Ok(None),
+            Err(_) => Err(PumpError::Broken(End::Source)),
+        }
+    }
+
+    /// Moves bytes through a pipe for as long as the source has any at hand. Returns how many; its end is left to be
+    /// read by the caller.
+    pub(super) async fn splice_while_ready<S: Transport, D: Transport>(
+        &self,
+        source: &S,
+        sink: &D,
+    ) -> Result<u64, PumpError> {
+        let (Some(from), Some(to)) = (source.splice_fd(), sink.splice_fd()) else { return Ok(0) };
+        let Ok(mut pipe) = self.pipes.take() else { return Ok(0) };
+        let mut bytes = 0;
+        loop {
+            match pipe.fill_from(from, SPLICE_CALL_BYTES) {
+                Ok(n) if n > 0 => bytes += n as u64,
+                Ok(_) => break,
+                Err(error) if would_block(&error) || error.kind() == ErrorKind::InvalidInput => break,
+                Err(_) => return Err(PumpError::Broken(End::Source)),
+            }
+            self.drain(&mut pipe, sink, to).await?;
+        }
+        self.pipes.give(pipe);
+        self.spliced.set(self.spliced.get() + bytes);
+        Ok(bytes)
+    }
+
+    /// Writes out all that a pipe holds.
+    async fn drain<D: Transport>(&self, pipe: &mut Pipe, sink: &D, to: BorrowedFd<'_>) -> Result<(), PumpError> {
+        while pipe.held() > 0 {
+            match pipe.drain_to(to) {
+                Ok(_) => {}
+                Err(error) if would_block(&error) => self.writable(sink).await?,
+                Err(_) => return Err(PumpError::Broken(End::Sink)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves what [`Flow::movable`] allows through a pipe. Does nothing where an end has no descriptor or no pipe can be
+    /// had: the caller goes on by copying.
+    async fn splice<S: Transport, D: Transport>(
+        &self,
+        source: &S,
+        sink: &D,
+        flow: &mut Flow,
+    ) -> Result<Spliced, PumpError> {
+        let (Some(from), Some(to)) = (source.splice_fd(), sink.splice_fd()) else { return Ok(Spliced::Done) };
+        loop {
+            let movable = flow.movable();
+            if movable == 0 {
+                return Ok(Spliced::Done);
+            }
+            let Ok(mut pipe) = self.pipes.take() else { return Ok(Spliced::Done) };
+            match pipe.fill_from(from, usize::try_from(movable).unwrap_or(usize::MAX).min(SPLICE_CALL_BYTES)) {
+                Ok(0) => return Ok(Spliced::SourceEnded),
+                Ok(n) => {
+                    flow.moved(n as u64);
+                    self.spliced.set(self.spliced.get() + n as u64);
+                    if flow.content_bytes() > self.content_max {
+                        return Err(PumpError::TooLarge);
+                    }
+                }
+                Err(error) if would_block(&error) => {
+                    // A transfer that waits for a slow source holds no pipe: those are two descriptors.
+                    self.pipes.give(pipe);
+                    self.wait_readable(source).await?;
+                    continue;
+                }
+                // A kind of descriptor that can't be spliced from: nothing was taken, so copying can take over.
+                Err(error) if error.kind() == ErrorKind::InvalidInput => return Ok(Spliced::Done),
+                Err(_) => return Err(PumpError::Broken(End::Source)),
+            }
+            self.drain(&mut pipe, sink, to).await?;
+            self.pipes.give(pipe);
+        }
+    }
+}
+
+/// The most that one splice call is asked for; the pipe bounds it anyway.
+const SPLICE_CALL_BYTES: usize = 1 << 30;
+
+#[derive(Debug, PartialEq, Eq)]
+enum Spliced {
+    /// All that may be moved was, or it can't be done here.
+    Done,
+    /// The source's stream ended.
+    SourceEnded,
+}
+
+/// True for an error that says "not now".
+pub(super) fn would_block(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}

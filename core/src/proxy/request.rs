@@ -1,0 +1,439 @@
+//! THE request path, top to bottom. The phases are numbered as in ARCHITECTURE.md; those not built yet have no line.
+//!
+//! [`serve`] is one exchange. What can be decided without waiting is decided in [`decide`], in one go and while the head
+//! is still borrowed from the buffer; only then does anything wait.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use super::attempt;
+use super::connection::{After, Downstream, Progress};
+use super::core::Bound;
+use super::log::{self, Draft};
+use super::record::Record;
+use super::respond::{self, Asker};
+use super::tunnel;
+use super::upstream::{Endpoint, Unavailable, Upstream};
+use crate::base::buffer::Buffer;
+use crate::base::fault::Fault;
+use crate::config::snapshot::{Action, PathRewrite, Route, UpstreamHost};
+use crate::http::framing::BodyLength;
+use crate::http::http1::encode::{
+    ExpectRelay, Persistence, RequestRewrite, TargetRewrite, encode_request,
+};
+use crate::http::http1::parse::{Parsed, parse_request};
+use crate::http::message::{HeaderSlots, Method, RequestHead, Scheme, Target, Version};
+use crate::http::rewrite::{ForwardingValues, client_address, normalise_path};
+use crate::http::upgrade;
+use crate::net::platform::Platform;
+use crate::net::stream::Transport;
+use crate::policy::route::RouteKey;
+
+/// What was decided about a request that goes upstream.
+#[derive(Debug)]
+pub(super) struct Plan<S> {
+    /// Index in the snapshot.
+    pub(super) route: usize,
+    pub(super) upstream: Rc<Upstream<S>>,
+    /// For the first attempt.
+    pub(super) endpoint: Option<Rc<Endpoint<S>>>,
+    /// The encoded head names the endpoint, so another endpoint needs another head.
+    pub(super) names_endpoint: bool,
+    pub(super) asker: Asker,
+    pub(super) body: BodyLength,
+    /// Where the body starts in the buffer.
+    pub(super) head_bytes: usize,
+    pub(super) keep_alive: bool,
+    pub(super) expect_continue: bool,
+    /// The protocol offered, if an upgrade was asked for and is allowed.
+    pub(super) offered: Option<Box<[u8]>>,
+    /// CONNECT: bytes both ways once the upstream is connected.
+    pub(super) connect: bool,
+}
+
+/// What a head says must happen.
+enum Decision<S> {
+    /// The head is not complete.
+    NeedMore,
+    /// Refuse it.
+    Refuse { fault: Fault, asker: Asker, head_bytes: usize, body: BodyLength, keep_alive: bool },
+    /// It is answered already: the response is encoded.
+    Answer { route: usize, status: u16, head_bytes: usize, body: BodyLength, persistence: Persistence },
+    /// Send it on: the head for the upstream is encoded.
+    Forward(Plan<S>),
+}
+
+/// One exchange, from the bytes in `buffer` on.
+pub(super) async fn serve<P: Platform>(conn: &Downstream<P>, buffer: &mut Buffer) -> Progress {
+    let core = &conn.core;
+    // 1 pin the snapshot, take the framed head
+    let bound = core.bound();
+    let started_ns = core.platform.now_ns();
+    let mut record = Record::new(core.platform.random(), started_ns);
+    let mut out = core.take_head();
+    let decision = decide(conn, &bound, buffer.filled(), &mut record, &mut out);
+    let mut route = None;
+    let after = match decision {
+        Decision::NeedMore => {
+            core.give_head(out);
+            return Progress::NeedMore;
+        }
+        Decision::Refuse { fault, asker, head_bytes, body, keep_alive } => {
+            conn.started();
+            refuse(conn, buffer, &mut record, &mut out, &fault, asker, head_bytes, body, keep_alive).await
+        }
+        Decision::Answer { route: index, status, head_bytes, body, persistence } => {
+            conn.started();
+            route = Some(index);
+            record.status = status;
+            let rest = after_body(buffer, head_bytes, body, persistence == Persistence::KeepAlive);
+            if conn.write(&out).await.is_err() { After::Close } else { rest }
+        }
+        Decision::Forward(plan) => {
+            conn.started();
+            route = Some(plan.route);
+            conn.deadline.cap(started_ns / 1_000_000, bound.snapshot.routes[plan.route].timeouts.request.unwrap_or_default());
+            // 10 to 12: attempts, the response's shape, its head and body
+            let outcome = if plan.connect {
+                tunnel::connect(conn, &bound, &plan, buffer, &mut record, &mut out).await
+            } else {
+                attempt::forward(conn, &bound, &plan, buffer, &mut record, &mut out).await
+            };
+            conn.deadline.cap(0, std::time::Duration::ZERO);
+            match outcome {
+                Ok(after) => after,
+                Err(fault) if record.response_started || fault.status == 0 => {
+                    cut(conn, &mut record, &fault);
+                    After::Close
+                }
+                Err(fault) => {
+                    // The request's body may be half read: only what is in hand whole leaves a clean connection.
+                    let intact = record.intact;
+                    let (head_bytes, body) = if intact { (plan.head_bytes, plan.body) } else { (0, BodyLength::UntilClose) };
+                    refuse(conn, buffer, &mut record, &mut out, &fault, plan.asker, head_bytes, body, plan.keep_alive && intact).await
+                }
+            }
+        }
+    };
+    core.give_head(out);
+    // 13 record
+    finish(conn, &bound, route, &record);
+    Progress::Done(after)
+}
+
+/// Everything up to the first wait. Appends the encoded head (or answer) to `out`.
+fn decide<P: Platform>(
+    conn: &Downstream<P>,
+    bound: &Bound<P::Stream>,
+    filled: &[u8],
+    record: &mut Record,
+    out: &mut Vec<u8>,
+) -> Decision<P::Stream> {
+    let mut slots = HeaderSlots::new();
+    let head = match parse_request(filled, &mut slots, &bound.head_limits) {
+        Ok(Parsed::Partial) => return Decision::NeedMore,
+        Ok(Parsed::Complete(head)) => head,
+        Err(error) => {
+            return Decision::Refuse {
+                fault: Fault::downstream(error.reason(), error.status()),
+                asker: Asker::UNKNOWN,
+                head_bytes: 0,
+                body: BodyLength::UntilClose,
+                keep_alive: false,
+            };
+        }
+    };
+    let snapshot = &bound.snapshot;
+    let client = client_ip(conn, bound, &head);
+    if log::wanted(snapshot.access_log.mode, snapshot.access_log.sample, || conn.core.platform.random()) {
+        record.draft = Some(Box::new(draft(&head, client)));
+    }
+    let asker = Asker { version: head.version, method: head.method };
+    let keep_alive = head.keep_alive && conn.may_serve_more(bound);
+    let refuse = |fault: Fault| Decision::Refuse {
+        fault,
+        asker,
+        head_bytes: head.head_bytes,
+        body: head.body,
+        keep_alive,
+    };
+    // 2 strip and normalise
+    let mut scratch = Vec::new();
+    let path = match head.target {
+        Target::Origin { .. } | Target::Absolute { .. } => match normalise_path(head.target.path(), &mut scratch) {
+            Ok(path) => path,
+            Err(error) => return refuse(Fault::downstream(error.reason(), 400)),
+        },
+        Target::Authority { .. } | Target::Asterisk => head.target.path(),
+    };
+    // 3 match the route
+    let key = RouteKey { host: head.host, path, method: head.method_text, query: head.target.query() };
+    let Some(index) = snapshot.route_table.lookup(&key, &head) else {
+        return refuse(Fault::policy("no_route", 404));
+    };
+    let route = &snapshot.routes[index];
+    if record.draft.is_some() {
+        record.route = Some(std::sync::Arc::clone(&route.name));
+    }
+    // TRACE would show a client what proxies and their peers add to its request (RFC 9110 section 9.3.8).
+    if head.method == Method::Trace {
+        return refuse(Fault::policy("trace_refused", 405));
+    }
+    if head.method == Method::Connect && !route.connect {
+        return refuse(Fault::policy("connect_refused", 405));
+    }
+    if let BodyLength::Length(length) = head.body
+        && length > route.body_bytes_max
+    {
+        return refuse(Fault::policy("body_too_large", 413));
+    }
+    let persistence = if keep_alive { Persistence::KeepAlive } else { Persistence::Close };
+    let date = conn.core.date(record.started_ns);
+    let answer = |status| Decision::Answer { route: index, status, head_bytes: head.head_bytes, body: head.body, persistence };
+    match &route.action {
+        Action::Respond(respond) => {
+            respond::configured(respond, asker, persistence, &date, out);
+            answer(respond.status)
+        }
+        Action::Redirect(redirect) => {
+            if respond::redirect(redirect, &head, path, persistence, &date, out) {
+                answer(redirect.status)
+            } else {
+                refuse(Fault::downstream("no_host", 400))
+            }
+        }
+        Action::Upstream(upstream) => {
+            let state = &bound.upstreams[*upstream];
+            let endpoint = match state.choose(None) {
+                Ok(endpoint) => Some(endpoint),
+                Err(Unavailable::Busy) => None,
+                Err(Unavailable::NoEndpoint) => return refuse(Fault::policy("no_endpoint", 503)),
+            };
+            // 8 shape the request
+            let offered = offer(&head, route);
+            if let Err(fault) = encode(conn, bound, index, &head, path, client, offered, endpoint.as_deref(), out) {
+                return refuse(fault);
+            }
+            Decision::Forward(Plan {
+                route: index,
+                upstream: Rc::clone(state),
+                endpoint,
+                names_endpoint: names_endpoint(bound, index),
+                asker,
+                body: head.body,
+                head_bytes: head.head_bytes,
+                keep_alive,
+                expect_continue: head.expect_continue,
+                offered: offered.map(Box::from),
+                connect: head.method == Method::Connect,
+            })
+        }
+    }
+}
+
+/// Encodes the head again for another endpoint, from the bytes that are still in the buffer.
+pub(super) fn encode_again<P: Platform>(
+    conn: &Downstream<P>,
+    bound: &Bound<P::Stream>,
+    plan: &Plan<P::Stream>,
+    filled: &[u8],
+    endpoint: &Endpoint<P::Stream>,
+    out: &mut Vec<u8>,
+) -> Result<(), Fault> {
+    const CHANGED: Fault = Fault::ourselves("head_changed", 500);
+    let mut slots = HeaderSlots::new();
+    let Ok(Parsed::Complete(head)) = parse_request(filled, &mut slots, &bound.head_limits) else { return Err(CHANGED) };
+    let mut scratch = Vec::new();
+    let path = match head.target {
+        Target::Origin { .. } | Target::Absolute { .. } => {
+            normalise_path(head.target.path(), &mut scratch).map_err(|_| CHANGED)?
+        }
+        Target::Authority { .. } | Target::Asterisk => head.target.path(),
+    };
+    out.clear();
+    let client = client_ip(conn, bound, &head);
+    encode(conn, bound, plan.route, &head, path, client, plan.offered.as_deref(), Some(endpoint), out)
+}
+
+/// The head that goes upstream.
+#[allow(clippy::too_many_arguments)] // One caller's locals, twice.
+fn encode<P: Platform>(
+    conn: &Downstream<P>,
+    bound: &Bound<P::Stream>,
+    index: usize,
+    head: &RequestHead<'_, '_>,
+    path: &[u8],
+    client: Option<IpAddr>,
+    offered: Option<&[u8]>,
+    endpoint: Option<&Endpoint<P::Stream>>,
+    out: &mut Vec<u8>,
+) -> Result<(), Fault> {
+    let route = &bound.snapshot.routes[index];
+    let rewritten = match &route.rewrite_path {
+        PathRewrite::Keep => None,
+        rewrite => match rewrite.apply(path) {
+            Some(path) => Some(path),
+            None => return Err(Fault::policy("rewrite_made_no_path", 400)),
+        },
+    };
+    let target = match (&rewritten, head.target) {
+        (_, Target::Authority { .. } | Target::Asterisk) => TargetRewrite::Unchanged,
+        (Some(path), _) => TargetRewrite::Path(path),
+        // What was routed on is what is sent; the common path is the client's own bytes, which are copied with the rest.
+        (None, target) if path.as_ptr() == target.path().as_ptr() && path.len() == target.path().len() => {
+            TargetRewrite::Unchanged
+        }
+        (None, _) => TargetRewrite::Path(path),
+    };
+    let host = match (&route.rewrite_host, upstream_host(bound, index)) {
+        (Some(host), _) => Some(host.as_bytes()),
+        (None, Some(UpstreamHost::Literal(host))) => Some(host.as_bytes()),
+        (None, Some(UpstreamHost::Endpoint)) => endpoint.map(|e| e.authority.as_bytes()),
+        (None, Some(UpstreamHost::Client) | None) => None,
+    };
+    let client_text = client.filter(|ip| Some(*ip) != conn.peer.ip()).map(|ip| ip.to_string());
+    let values = ForwardingValues {
+        peer_ip: conn.peer_text(),
+        client_ip: client_text.as_deref().map_or(conn.peer_text(), str::as_bytes),
+        scheme: Scheme::Http,
+    };
+    let forwarding = bound.listeners.get(conn.listener.0 as usize).and_then(Option::as_ref).map(|l| (&l.forwarding, values));
+    let rewrite = RequestRewrite {
+        target,
+        host,
+        ops: &route.request_headers,
+        forwarding,
+        framing: head.body,
+        upgrade: offered,
+        persistence: Persistence::KeepAlive,
+        expect: ExpectRelay::Forward,
+        extra: b"",
+    };
+    encode_request(head, &rewrite, out);
+    Ok(())
+}
+
+fn upstream_host<S>(bound: &Bound<S>, route: usize) -> Option<&UpstreamHost> {
+    match &bound.snapshot.routes[route].action {
+        Action::Upstream(upstream) => Some(&bound.snapshot.upstreams[*upstream].host),
+        Action::Respond(_) | Action::Redirect(_) => None,
+    }
+}
+
+fn names_endpoint<S>(bound: &Bound<S>, route: usize) -> bool {
+    bound.snapshot.routes[route].rewrite_host.is_none()
+        && upstream_host(bound, route) == Some(&UpstreamHost::Endpoint)
+}
+
+/// The protocol to offer upstream: the first of the client's that the route allows.
+fn offer<'b>(head: &RequestHead<'_, 'b>, route: &Route) -> Option<&'b [u8]> {
+    let offered = upgrade::offer(head, upgrade::UpgradePolicy::Any)?;
+    let allowed = route.upgrade.iter().any(|name| offered.eq_ignore_ascii_case(name.as_bytes()));
+    let websocket = !offered.eq_ignore_ascii_case(b"websocket") || head.method == Method::Get;
+    (allowed && websocket).then_some(offered)
+}
+
+/// The client by the trusted-hops rule.
+fn client_ip<P: Platform>(conn: &Downstream<P>, bound: &Bound<P::Stream>, head: &RequestHead<'_, '_>) -> Option<IpAddr> {
+    let peer = conn.peer.ip();
+    let hops = bound.listeners.get(conn.listener.0 as usize)?.as_ref()?.forwarding.trusted_hops;
+    if hops == 0 || head.forwarding.is_empty() {
+        return peer;
+    }
+    let fallback = peer.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
+    let client = client_address(head.fields.values("x-forwarded-for"), fallback, hops);
+    if client.is_unspecified() { peer } else { Some(client) }
+}
+
+fn draft(head: &RequestHead<'_, '_>, client: Option<IpAddr>) -> Draft {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Draft {
+        method: text(head.method_text),
+        target: text(head.target_text),
+        host: text(head.host),
+        client,
+        user_agent: head.header("user-agent").map(text).unwrap_or_default(),
+        version: match head.version {
+            Version::Http10 => "HTTP/1.0",
+            Version::Http11 => "HTTP/1.1",
+        },
+    }
+}
+
+/// Answers with a problem document. The connection lives on if the whole request is in hand.
+#[allow(clippy::too_many_arguments)] // The parts of one decision.
+async fn refuse<P: Platform>(
+    conn: &Downstream<P>,
+    buffer: &mut Buffer,
+    record: &mut Record,
+    out: &mut Vec<u8>,
+    fault: &Fault,
+    asker: Asker,
+    head_bytes: usize,
+    body: BodyLength,
+    keep_alive: bool,
+) -> After {
+    let after = after_body(buffer, head_bytes, body, keep_alive);
+    let persistence = if after == After::KeepAlive { Persistence::KeepAlive } else { Persistence::Close };
+    record.status = fault.status;
+    record.reason = Some(fault.reason);
+    out.clear();
+    let date = conn.core.date(conn.core.platform.now_ns());
+    respond::problem(fault, record, asker, persistence, &date, out);
+    if conn.write(out).await.is_err() { After::Close } else { after }
+}
+
+/// The client can't be told any more: the response is under way, or the client is gone.
+fn cut<P: Platform>(conn: &Downstream<P>, record: &mut Record, fault: &Fault) {
+    record.reason = Some(fault.reason);
+    if record.status == 0 {
+        record.status = 499;
+    }
+    if record.response_started {
+        // So that the client can't take a cut body for a whole one.
+        conn.stream.abort_on_close();
+    }
+}
+
+/// Drops a request that is answered without being read further. If its body is not in hand whole, the connection can't
+/// be used again, and its rest is read away for a while so that the answer is not lost to a reset.
+fn after_body(buffer: &mut Buffer, head_bytes: usize, body: BodyLength, keep_alive: bool) -> After {
+    let in_hand = buffer.filled().len().saturating_sub(head_bytes) as u64;
+    match body {
+        BodyLength::None if keep_alive => {
+            buffer.consume(head_bytes);
+            After::KeepAlive
+        }
+        BodyLength::Length(length) if length <= in_hand && keep_alive => {
+            buffer.consume(head_bytes + length as usize);
+            After::KeepAlive
+        }
+        BodyLength::None => After::Close,
+        BodyLength::Length(length) if length <= in_hand => After::Close,
+        BodyLength::Length(_) | BodyLength::Chunked | BodyLength::UntilClose => After::Linger,
+    }
+}
+
+/// Counts and logs.
+fn finish<P: Platform>(conn: &Downstream<P>, bound: &Bound<P::Stream>, route: Option<usize>, record: &Record) {
+    let core = &conn.core;
+    core.active(-1);
+    let duration_us = (core.platform.now_ns() - record.started_ns) / 1_000;
+    core.metrics.finished(record.status, duration_us);
+    if let Some(route) = route {
+        bound.routes[route].count(record.status);
+    }
+    if let Some(reason) = record.reason {
+        core.metrics.refused(reason);
+    }
+    if record.request_bytes > 0 {
+        core.metrics.add(crate::telemetry::metrics::Counter::RequestBodyBytes, record.request_bytes);
+    }
+    if record.response_bytes > 0 {
+        core.metrics.add(crate::telemetry::metrics::Counter::ResponseBodyBytes, record.response_bytes);
+    }
+    if let Some(draft) = &record.draft {
+        let dropped = core.log.write(draft, record, core.platform.unix_time().as_millis() as u64, duration_us);
+        core.metrics.add(crate::telemetry::metrics::Counter::LogLinesDropped, dropped);
+    }
+}

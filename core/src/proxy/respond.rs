@@ -1,0 +1,167 @@
+//! The answers that are our own: problem documents, configured responses, redirects. The only place where a fault
+//! becomes a response.
+
+use std::fmt::Write as _;
+
+use super::record::Record;
+use crate::base::fault::Fault;
+use crate::config::snapshot::{Redirect, RedirectTarget, Respond, Scheme};
+use crate::http::http1::encode::{Payload, Persistence, SimpleResponse, encode_simple_response};
+use crate::http::message::{Method, RequestHead, Status, Version};
+
+/// What of the client's request decides the shape of any answer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asker {
+    pub(super) version: Version,
+    pub(super) method: Method,
+}
+
+impl Asker {
+    /// For a request whose head could not be read.
+    pub(super) const UNKNOWN: Self = Self { version: Version::Http11, method: Method::Other };
+
+    fn payload(self) -> Payload {
+        if self.method == Method::Head { Payload::Withhold } else { Payload::Send }
+    }
+}
+
+/// Appends a problem document (RFC 9457) for a fault: the reason code and the request's id, so that a client's report
+/// can be matched with the log; nothing of the inside.
+pub(super) fn problem(
+    fault: &Fault,
+    record: &Record,
+    asker: Asker,
+    persistence: Persistence,
+    date: &[u8],
+    out: &mut Vec<u8>,
+) {
+    let status = Status(fault.status);
+    let mut body = String::with_capacity(160);
+    let _ = write!(
+        body,
+        "{{\"type\":\"about:blank\",\"title\":\"{}\",\"status\":{},\"reason\":\"{}\",\"request_id\":\"{:016x}\"}}\n",
+        status.reason(),
+        fault.status,
+        fault.reason,
+        record.id
+    );
+    let mut extra = format!("X-Request-Id: {:016x}\r\n", record.id);
+    if fault.status == 503 {
+        extra.push_str("Retry-After: 1\r\n");
+    }
+    let response = SimpleResponse {
+        status,
+        content_type: "application/problem+json",
+        body: body.as_bytes(),
+        payload: asker.payload(),
+        client: asker.version,
+        persistence,
+        date,
+        extra: extra.as_bytes(),
+    };
+    encode_simple_response(&response, out);
+}
+
+/// Appends a configured response.
+pub(super) fn configured(respond: &Respond, asker: Asker, persistence: Persistence, date: &[u8], out: &mut Vec<u8>) {
+    let mut extra = Vec::new();
+    for (name, value) in &respond.headers {
+        line(name, value, &mut extra);
+    }
+    let response = SimpleResponse {
+        status: Status(respond.status),
+        content_type: &respond.content_type,
+        body: &respond.body,
+        payload: asker.payload(),
+        client: asker.version,
+        persistence,
+        date,
+        extra: &extra,
+    };
+    encode_simple_response(&response, out);
+}
+
+/// Appends a redirect; false if the request leaves nothing to make a location of (HTTP/1.0 without Host).
+pub(super) fn redirect(
+    redirect: &Redirect,
+    head: &RequestHead<'_, '_>,
+    path: &[u8],
+    persistence: Persistence,
+    date: &[u8],
+    out: &mut Vec<u8>,
+) -> bool {
+    let Some(location) = location(&redirect.target, head, path) else { return false };
+    let mut extra = Vec::with_capacity(location.len() + 16);
+    line("Location", &location, &mut extra);
+    let asker = Asker { version: head.version, method: head.method };
+    let response = SimpleResponse {
+        status: Status(redirect.status),
+        content_type: "text/plain",
+        body: b"",
+        payload: asker.payload(),
+        client: asker.version,
+        persistence,
+        date,
+        extra: &extra,
+    };
+    encode_simple_response(&response, out);
+    true
+}
+
+fn line(name: &str, value: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn location(target: &RedirectTarget, head: &RequestHead<'_, '_>, path: &[u8]) -> Option<Vec<u8>> {
+    let (scheme, host, port, new_path) = match target {
+        RedirectTarget::Location(text) => return Some(text.as_bytes().to_vec()),
+        RedirectTarget::Parts { scheme, host, port, path } => (scheme, host, port, path),
+    };
+    let (asked_host, asked_port) = split_port(head.host);
+    let host_name = host.as_deref().map_or(asked_host, str::as_bytes);
+    if host_name.is_empty() {
+        return None;
+    }
+    let mut out = Vec::with_capacity(64 + path.len());
+    out.extend_from_slice(match scheme {
+        Some(Scheme::Https) => b"https://",
+        Some(Scheme::Http) | None => b"http://",
+    });
+    out.extend_from_slice(host_name);
+    match port {
+        Some(port) => out.extend_from_slice(format!(":{port}").as_bytes()),
+        None if scheme.is_none() && host.is_none() => out.extend_from_slice(asked_port),
+        None => {}
+    }
+    out.extend_from_slice(new_path.as_deref().map_or(path, str::as_bytes));
+    if let Some(query) = head.target.query() {
+        out.push(b'?');
+        out.extend_from_slice(query);
+    }
+    Some(out)
+}
+
+/// Host and `:port`; the colons of a bracketed IPv6 address are its own.
+fn split_port(authority: &[u8]) -> (&[u8], &[u8]) {
+    match authority.iter().rposition(|&b| b == b':') {
+        Some(at) if !authority[at..].contains(&b']') => authority.split_at(at),
+        _ => (authority, b""),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::split_port;
+
+    #[test]
+    fn ports() {
+        for (authority, host, port) in
+            [("a:80", "a", ":80"), ("a", "a", ""), ("[::1]:8", "[::1]", ":8"), ("[::1]", "[::1]", ""), ("", "", "")]
+        {
+            assert_eq!(split_port(authority.as_bytes()), (host.as_bytes(), port.as_bytes()));
+        }
+    }
+}

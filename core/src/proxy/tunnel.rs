@@ -1,0 +1,127 @@
+//! Bytes both ways without looking at them: after a 101 and after CONNECT. Each direction ends by itself (half-close).
+//!
+//! A quiet tunnel holds no buffer and no pipe. A direction that fills a whole buffer at once goes on by splice until it
+//! has to wait.
+
+use std::cell::Cell;
+use std::io::IoSlice;
+use std::pin::pin;
+
+use super::attempt::{self, elapsed};
+use super::connection::{After, Downstream};
+use super::core::Bound;
+use super::pump::{PumpError, Pumping};
+use super::record::Record;
+use super::request::Plan;
+use super::upstream::Lease;
+use crate::base::buffer::{Buffer, BufferPool};
+use crate::base::fault::{Fault, Retry};
+use crate::base::race::{First, race};
+use crate::config::snapshot::RouteTimeouts;
+use crate::net::platform::Platform;
+use crate::net::stream::Transport;
+use crate::telemetry::metrics::Counter;
+use std::rc::Rc;
+
+/// Answers a CONNECT that its route allows: connects to the route's upstream and tunnels.
+pub(super) async fn connect<P: Platform>(
+    conn: &Downstream<P>,
+    bound: &Bound<P::Stream>,
+    plan: &Plan<P::Stream>,
+    buffer: &mut Buffer,
+    record: &mut Record,
+    out: &mut Vec<u8>,
+) -> Result<After, Fault> {
+    record.attempts = 1;
+    let endpoint = match &plan.endpoint {
+        Some(endpoint) => Rc::clone(endpoint),
+        None => return Err(Fault::policy("upstream_busy", 503)),
+    };
+    let lease = attempt::open(conn, bound, plan, &endpoint).await?;
+    buffer.consume(plan.head_bytes);
+    record.intact = false;
+    record.status = 200;
+    record.response_started = true;
+    out.clear();
+    out.extend_from_slice(b"HTTP/1.1 200 Connection Established\r\n\r\n");
+    conn.write(out).await.map_err(|()| Fault::downstream("client_gone", 0))?;
+    let nothing = conn.core.buffers.take_for_response();
+    run(conn, &bound.snapshot.routes[plan.route].timeouts, lease, buffer, nothing, record).await
+}
+
+/// Tunnels until both directions have ended. The buffers hold what each side has sent already.
+pub(super) async fn run<P: Platform>(
+    conn: &Downstream<P>,
+    timeouts: &RouteTimeouts,
+    lease: Lease<P::Stream>,
+    from_client: &mut Buffer,
+    from_origin: Buffer,
+    record: &mut Record,
+) -> Result<After, Fault> {
+    conn.core.metrics.count(Counter::Tunnels);
+    let spliced = Cell::new(0);
+    let pumping = Pumping {
+        platform: &conn.core.platform,
+        pipes: &conn.core.pipes,
+        deadline: &conn.deadline,
+        idle: timeouts.tunnel_idle.unwrap_or_default(),
+        content_max: u64::MAX,
+        spliced: &spliced,
+    };
+    // A tunnel may live for hours: the cap on the request does not count it.
+    conn.deadline.cap(0, std::time::Duration::ZERO);
+    let (up, down) = (Cell::new(0), Cell::new(0));
+    let pool = &conn.core.buffers;
+    let outcome = {
+        let mut upwards = pin!(direction(&pumping, pool, &conn.stream, lease.stream(), from_client.take(), &up));
+        let mut downwards = pin!(direction(&pumping, pool, lease.stream(), &conn.stream, from_origin, &down));
+        match race(upwards.as_mut(), downwards.as_mut()).await {
+            First::Left(Ok(())) => downwards.await,
+            First::Right(Ok(())) => upwards.await,
+            First::Left(error) | First::Right(error) => error,
+        }
+    };
+    record.request_bytes += up.get();
+    record.response_bytes += down.get();
+    conn.core.metrics.add(Counter::SplicedBytes, spliced.get());
+    match outcome {
+        Ok(()) => Ok(After::Close),
+        Err(PumpError::Elapsed(_)) => Err(Fault { retry: Retry::Never, ..elapsed(conn, "tunnel_idle_timeout", 504) }),
+        Err(_) => Err(Fault::upstream("tunnel_reset", 502, Retry::Never)),
+    }
+}
+
+/// One direction, until its source ends; then the sink is told so.
+async fn direction<P: Platform, S: Transport, D: Transport>(
+    pumping: &Pumping<'_, P>,
+    pool: &Rc<BufferPool>,
+    source: &S,
+    sink: &D,
+    first: Buffer,
+    bytes: &Cell<u64>,
+) -> Result<(), PumpError> {
+    let mut held = Some(first).filter(|buffer| !buffer.is_empty());
+    loop {
+        if let Some(mut buffer) = held.take() {
+            let n = buffer.filled().len();
+            pumping.write_all(sink, &mut [IoSlice::new(buffer.filled())], &mut 0).await?;
+            bytes.set(bytes.get() + n as u64);
+            let bulk = buffer.is_full();
+            buffer.clear();
+            drop(buffer);
+            if bulk {
+                bytes.set(bytes.get() + pumping.splice_while_ready(source, sink).await?);
+            }
+        }
+        pumping.wait_readable(source).await?;
+        let mut buffer = pool.take_for_response();
+        match pumping.read_ready(source, &mut buffer)? {
+            Some(0) => {
+                sink.shutdown_write();
+                return Ok(());
+            }
+            Some(_) => held = Some(buffer),
+            None => {}
+        }
+    }
+}
