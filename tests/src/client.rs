@@ -234,3 +234,78 @@ pub fn chunked(body: &[u8], chunk_bytes: usize) -> Vec<u8> {
     out.extend_from_slice(b"0\r\n\r\n");
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Client, chunked, get, post};
+    use crate::origin::{After, BodyKind, Origin, scripted};
+    use crate::payload::Payload;
+    use crate::wire::{Framing, WireError};
+    use std::time::Duration;
+
+    /// Client and origin agree with each other before a proxy stands between them.
+    #[test]
+    fn client_and_origin_agree() {
+        let origin = Origin::start();
+        let mut client = Client::connect(origin.address().clone());
+        assert_eq!(client.get("/a").expect(200).text(), "GET /a");
+        assert_eq!(client.ask(&post("/b", "body")).expect(200).text(), "body");
+        let head = "POST /c HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n";
+        client.send_bytewise(&[head.as_bytes(), &chunked(b"0123456789", 3)].concat()).unwrap();
+        assert_eq!(client.response("POST").expect(200).text(), "0123456789");
+        assert_eq!((origin.accepted(), origin.request_count()), (1, 3));
+        assert_eq!(origin.requests()[2].end.as_ref().map(|end| (end.bytes, end.chunks)), Some((10, 4)));
+    }
+
+    #[test]
+    fn every_kind_of_body_arrives() {
+        let payload = Payload::new(3, 100_000);
+        for (kind, framing) in [
+            (BodyKind::Length, Framing::Length(100_000)),
+            (BodyKind::Chunked(999), Framing::Chunked),
+            (BodyKind::UntilClose, Framing::UntilClose),
+            (BodyKind::Http10, Framing::UntilClose),
+        ] {
+            let origin = Origin::with(move |exchange| exchange.reply_payload(kind, payload));
+            let mut client = Client::connect(origin.address().clone());
+            client.send(get("/"));
+            assert_eq!(client.response_of("GET", payload).framing, framing);
+        }
+    }
+
+    #[test]
+    fn ends_are_told_apart() {
+        let origin = Origin::with(|exchange| match exchange.target() {
+            "/close" => Ok(After::Close),
+            "/reset" => Ok(After::Reset),
+            "/half" => {
+                exchange.write("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello")?;
+                Ok(After::Close)
+            }
+            _ => scripted(exchange),
+        });
+        for (target, expected) in [
+            ("/close", WireError::Closed),
+            ("/reset", WireError::Reset),
+            ("/half", WireError::Truncated("a body")),
+        ] {
+            let mut client = Client::connect(origin.address().clone());
+            client.send(get(target));
+            assert_eq!(client.try_response("GET").err(), Some(expected), "{target}");
+        }
+        let mut client = Client::connect(origin.address().clone());
+        client.get("/").expect(200);
+        client.expect_open(Duration::from_millis(20));
+        origin.cut_connections();
+        client.expect_end();
+    }
+
+    #[test]
+    fn a_wrong_upload_is_noticed() {
+        let origin = Origin::start();
+        let mut client = Client::connect(origin.address().clone());
+        client.send("POST / HTTP/1.1\r\nHost: test\r\nX-Seed: 1\r\nContent-Length: 5\r\n\r\nwrong");
+        client.expect_end();
+        assert!(matches!(origin.await_finished(0).failure, Some(WireError::Malformed(_))));
+    }
+}

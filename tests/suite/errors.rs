@@ -17,7 +17,7 @@ for_each_driver! {
         let table = [
             (get("/none"), 404, "no_route"),
             (get("/origin"), 502, "upstream_closed"),
-            (post("/origin", "four"), 413, "body_bytes"),
+            (post("/origin", "four"), 413, "body_too_large"),
             ("GET / HTTP/1.1\r\n\r\n".to_owned(), 400, "host_missing"),
         ];
         let mut ids = BTreeSet::new();

@@ -79,9 +79,9 @@ for_each_driver! {
         // The length alone is enough: nobody waits for the body, and the origin hears nothing of it.
         client.send("POST /long HTTP/1.1\r\nHost: test\r\nContent-Length: 1025\r\n\r\n");
         let response = client.response("POST").expect(413);
-        assert_eq!(problem(&response).reason, "body_bytes");
+        assert_eq!(problem(&response).reason, "body_too_large");
         assert_eq!(origin.request_count(), 1);
-        proxy.await_metric("ringway_refused_total", &[("reason", "body_bytes")], |count| count == 1.0);
+        proxy.await_metric("ringway_refused_total", &[("reason", "body_too_large")], |count| count == 1.0);
     }
 
     fn bytes_of_a_body_in_chunks(driver) {

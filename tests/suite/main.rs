@@ -14,6 +14,7 @@ mod keep_alive;
 mod limits;
 mod memory;
 mod methods;
+mod peers;
 mod pipelining;
 mod pools;
 mod process;

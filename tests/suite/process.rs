@@ -8,12 +8,15 @@ use ringway_tests::load::{Load, OnClose};
 use ringway_tests::origin::{Origin, named, scripted};
 use ringway_tests::process::{Finished, Process};
 use ringway_tests::proxy::{Driver, scrape};
-use ringway_tests::wait::{Gate, eventually};
+use ringway_tests::wait::{Gate, eventually, watched};
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// The first test of a run builds the binary, and the others wait for it.
+const BUILD_SECONDS_MAX: u64 = 300;
 
 /// Held by whoever uses the ports that `demo` has by default.
 fn well_known_ports() -> MutexGuard<'static, ()> {
@@ -25,9 +28,8 @@ fn well_known_ports() -> MutexGuard<'static, ()> {
 struct Folder(PathBuf);
 
 impl Folder {
-    fn new(name: &str, driver: Driver) -> Folder {
-        let path =
-            std::env::temp_dir().join(format!("ringway-{}-{name}-{}", std::process::id(), driver.name()));
+    fn new(name: &str) -> Folder {
+        let path = std::env::temp_dir().join(format!("ringway-{}-{name}", std::process::id()));
         fs::create_dir_all(&path).expect("a folder");
         Folder(path)
     }
@@ -100,30 +102,6 @@ for_each_driver! {
         failed(&Process::edge(arguments).finish(), &["192.0.2.1:80"]);
     }
 
-    fn a_file_that_is_not_there(driver) within 300 {
-        let arguments = ["run", "--config", "/nowhere/ringway.yaml", "--io", driver.name()];
-        failed(&Process::edge(arguments).finish(), &["/nowhere/ringway.yaml", "No such file"]);
-    }
-
-    /// A bad file is told in full: each error with its place, in `check` and in `run` alike.
-    fn a_bad_file(driver) within 300 {
-        let folder = Folder::new("bad", driver);
-        let origin = Origin::start();
-        let good = Config::to(&origin).to_string();
-        let bad = good.replace("upstream: origin", "upstrem: origin").replace("workers: 1", "workers: many");
-        let path = folder.write(&bad);
-        for command in ["check", "run"] {
-            let finished = Process::edge([command.as_ref(), "--config".as_ref(), path.as_os_str()]).finish();
-            assert!(!finished.status.success(), "{finished:?}");
-            for fragment in ["upstrem", "did you mean `upstream`", "many", &format!("{}:2:", path.display())] {
-                assert!(finished.stderr.contains(fragment), "{fragment:?} in {}", finished.stderr);
-            }
-        }
-        let path = folder.write(&good);
-        let finished = Process::edge(["check".as_ref(), "--config".as_ref(), path.as_os_str()]).finish();
-        assert!(finished.status.success(), "{finished:?}");
-    }
-
     /// A name that nobody knows is no reason not to start; a request there says what is wrong.
     fn an_unknown_host(driver) within 300 {
         let arguments =
@@ -133,16 +111,6 @@ for_each_driver! {
             text.lines().find(|line| line.contains("no-such-host.invalid")).map(str::to_owned)
         });
         assert!(!text.contains("panicked"), "{text}");
-    }
-
-    fn the_schema_is_json(driver) within 300 {
-        assert!(["uring", "epoll"].contains(&driver.name()));
-        let finished = Process::edge(["schema"]).finish();
-        assert!(finished.status.success(), "{finished:?}");
-        let schema: serde_json::Value = serde_json::from_str(&finished.stdout).expect("JSON");
-        for name in ["listeners", "upstreams", "routes", "timeouts", "limits"] {
-            assert!(!schema["properties"][name]["description"].is_null(), "{name} is described");
-        }
     }
 
     fn proxy_needs_no_file(driver) within 300 {
@@ -169,7 +137,7 @@ for_each_driver! {
 
     /// SIGTERM: what is in flight is finished, and the exit is a clean one.
     fn a_term_drains(driver) within 300 {
-        let folder = Folder::new("term", driver);
+        let folder = Folder::new(&format!("term-{}", driver.name()));
         let gate = Gate::new();
         let held = gate.clone();
         let origin = Origin::with(move |exchange| {
@@ -193,7 +161,7 @@ for_each_driver! {
 
     /// SIGHUP and a changed file both reload, under load and without a failed request; a bad file is said and ignored.
     fn a_changed_file_is_taken_over(driver) within 300 {
-        let folder = Folder::new("reload", driver);
+        let folder = Folder::new(&format!("reload-{}", driver.name()));
         let (one, two) = (Origin::with(named("one")), Origin::with(named("two")));
         let mut edge = run(driver, &folder, &Config::to(&one).to_string());
         let (address, admin) = addresses(&mut edge);
@@ -215,6 +183,39 @@ for_each_driver! {
         assert_eq!(tally.failures, Vec::<String>::new());
         edge.signal("TERM");
         assert!(edge.finish().status.success());
+    }
+
+    /// Ten thousand clients that have asked once and stay: each costs the process less than 2 KiB of its own memory.
+    fn ten_thousand_idle_connections_are_cheap(driver) within 300 {
+        const CONNECTIONS: usize = 10_000;
+        const BYTES_EACH_MAX: u64 = 2048;
+        let _turn = well_known_ports();
+        let folder = Folder::new(&format!("idle-{}", driver.name()));
+        let origin = Origin::start();
+        let mut edge = run(driver, &folder, &Config::to(&origin).listener("connections_max: 20000").to_string());
+        let (address, admin) = addresses(&mut edge);
+        let mut warm: Vec<_> = (0..100).map(|_| Client::connect(address)).collect();
+        for client in &mut warm {
+            client.get("/").expect(200);
+        }
+        let before = edge.memory_kib("VmRSS");
+        let mut idle = Vec::with_capacity(CONNECTIONS);
+        for _ in 0..CONNECTIONS {
+            let mut client = Client::connect(address);
+            client.get("/").expect(200);
+            idle.push(client);
+        }
+        let open = (CONNECTIONS + warm.len()) as f64;
+        eventually("all of them open", || {
+            (scrape(admin).sum("ringway_downstream_connections", &[]) == open).then_some(())
+        });
+        let each = (edge.memory_kib("VmRSS") - before) * 1024 / CONNECTIONS as u64;
+        println!("{each} bytes an idle connection");
+        assert!(each <= BYTES_EACH_MAX, "{each} bytes an idle connection");
+        assert_eq!(scrape(admin).sum("ringway_buffers_taken", &[]), 0.0);
+        for client in idle.iter_mut().step_by(499) {
+            client.get("/").expect(200);
+        }
     }
 
     /// The README's first promise: `demo` prints three curl commands, each works as printed, and Ctrl-C leaves cleanly.
@@ -239,4 +240,47 @@ for_each_driver! {
         let finished = demo.finish();
         assert!(finished.status.success(), "{finished:?}");
     }
+}
+
+#[test]
+fn a_file_that_is_not_there() {
+    watched("a_file_that_is_not_there", BUILD_SECONDS_MAX, || {
+        let arguments = ["run", "--config", "/nowhere/ringway.yaml"];
+        failed(&Process::edge(arguments).finish(), &["/nowhere/ringway.yaml", "No such file"]);
+    });
+}
+
+/// A bad file is told in full: each error with its place, in `check` and in `run` alike.
+#[test]
+fn a_bad_file() {
+    watched("a_bad_file", BUILD_SECONDS_MAX, || {
+        let folder = Folder::new("bad");
+        let origin = Origin::start();
+        let good = Config::to(&origin).to_string();
+        let bad = good.replace("upstream: origin", "upstrem: origin").replace("workers: 1", "workers: many");
+        let path = folder.write(&bad);
+        for command in ["check", "run"] {
+            let finished = Process::edge([command.as_ref(), "--config".as_ref(), path.as_os_str()]).finish();
+            assert!(!finished.status.success(), "{finished:?}");
+            for fragment in ["upstrem", "did you mean `upstream`", "many", &format!("{}:2:", path.display())]
+            {
+                assert!(finished.stderr.contains(fragment), "{fragment:?} in {}", finished.stderr);
+            }
+        }
+        let path = folder.write(&good);
+        let finished = Process::edge(["check".as_ref(), "--config".as_ref(), path.as_os_str()]).finish();
+        assert!(finished.status.success(), "{finished:?}");
+    });
+}
+
+#[test]
+fn the_schema_is_json() {
+    watched("the_schema_is_json", BUILD_SECONDS_MAX, || {
+        let finished = Process::edge(["schema"]).finish();
+        assert!(finished.status.success(), "{finished:?}");
+        let schema: serde_json::Value = serde_json::from_str(&finished.stdout).expect("JSON");
+        for name in ["listeners", "upstreams", "routes", "timeouts", "limits"] {
+            assert!(!schema["properties"][name]["description"].is_null(), "{name} is described");
+        }
+    });
 }

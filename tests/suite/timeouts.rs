@@ -152,7 +152,7 @@ for_each_driver! {
             let started = Instant::now();
             let response = client.ask(&request).expect(504);
             fired(started);
-            assert_eq!(problem(&response).reason, "response_head_timeout");
+            assert_eq!(problem(&response).reason, "upstream_response_timeout");
         }
         gate.open();
         origin.await_ended(3);
@@ -189,7 +189,7 @@ for_each_driver! {
         assert!(matches!(cut, Err(WireError::Truncated(_) | WireError::Reset)), "{cut:?}");
         gate.open();
         origin.await_ended(1);
-        counted(&proxy, "response_body_timeout");
+        counted(&proxy, "upstream_body_timeout");
     }
 
     fn a_whole_request_that_takes_too_long(driver) {
@@ -238,8 +238,8 @@ for_each_driver! {
         let started = Instant::now();
         let response = client.get("/").expect(504);
         fired(started);
-        assert_eq!(problem(&response).reason, "connect_timeout");
-        counted(&proxy, "connect_timeout");
+        assert_eq!(problem(&response).reason, "upstream_connect_timeout");
+        counted(&proxy, "upstream_connect_timeout");
     }
 
     fn a_silent_tunnel(driver) {

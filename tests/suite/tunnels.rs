@@ -242,6 +242,19 @@ for_each_driver! {
         origin.await_ended(1);
     }
 
+    /// A tunnel is a connection of its own (RFC 9110 section 9.3.6): one that has carried requests may be about to be
+    /// closed by its origin, and what a client sends into it can't be sent again.
+    fn connect_opens_a_new_connection(driver) {
+        let origin = Origin::start();
+        let proxy = Proxy::start(driver, &Config::to(&origin).route("connect: true"));
+        proxy.get("/pooled").expect(200);
+        let mut client = proxy.connect();
+        client.ask("CONNECT test:80 HTTP/1.1\r\nHost: test:80\r\n\r\n").expect(200);
+        client.get("/inner").expect(200);
+        let connections: Vec<_> = origin.requests().iter().map(|record| record.connection).collect();
+        assert_eq!(connections, [0, 1]);
+    }
+
     fn connect_needs_an_authority(driver) {
         let origin = Origin::start();
         let proxy = Proxy::start(driver, &Config::to(&origin).route("connect: true"));
