@@ -6,10 +6,12 @@
 //! - [`wire`]: the strict reader that both use.
 //! - [`payload`]: bodies of any size, checked without being held.
 //! - [`config`], [`proxy`]: the proxy under test. [`metrics`]: a strict reader of what it counts.
+//! - [`process`]: the real binary. [`folder`]: a place for its files. [`problem`]: what a refusal says.
 //! - [`load`]: steady load for claims of "zero failed". [`wait`]: watchdog, conditions, gates.
 
 pub mod client;
 pub mod config;
+pub mod folder;
 pub mod load;
 pub mod metrics;
 pub mod origin;

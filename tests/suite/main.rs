@@ -3,6 +3,7 @@
 // Counters are whole numbers far below 2^53, which f64 holds exactly: equality is what is meant.
 #![allow(clippy::float_cmp)]
 
+mod access_log;
 mod admin;
 mod balance;
 mod bodies;

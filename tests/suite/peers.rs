@@ -2,6 +2,7 @@
 //! do. A program that is not installed is said so and skipped; CI installs both.
 
 use ringway_tests::config::Config;
+use ringway_tests::folder::Folder;
 use ringway_tests::for_each_driver;
 use ringway_tests::origin::{Origin, scripted};
 use ringway_tests::payload::Payload;
@@ -12,7 +13,6 @@ use ringway_tests::wait::eventually;
 use ringway_tests::wire::Framing;
 use std::fs;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// Whether a program can be run here.
@@ -26,19 +26,16 @@ fn present(program: &str) -> bool {
 
 /// nginx on a Unix socket in a folder of its own, serving files from it.
 struct Nginx {
-    folder: PathBuf,
+    // Before the folder, so that it ends before its files do.
     _process: Process,
+    folder: Folder,
 }
 
 impl Nginx {
     fn start(name: &str, driver: Driver) -> Nginx {
-        let folder = std::env::temp_dir().join(format!(
-            "ringway-nginx-{}-{name}-{}",
-            std::process::id(),
-            driver.name()
-        ));
-        fs::create_dir_all(folder.join("files")).expect("a folder");
-        let here = folder.display();
+        let folder = Folder::new(&format!("nginx-{name}-{}", driver.name()));
+        fs::create_dir(folder.join("files")).expect("a folder");
+        let here = folder.path().display();
         let text = format!(
             "daemon off;\nmaster_process off;\npid {here}/pid;\nerror_log stderr;\n\
              events {{ worker_connections 256; }}\n\
@@ -48,12 +45,10 @@ impl Nginx {
              server {{ listen unix:{here}/socket; root {here}/files; default_type text/plain;\n\
              location = /moved {{ return 302 /there; }} }}\n}}\n"
         );
-        fs::write(folder.join("nginx.conf"), text).expect("a file");
-        let process = Process::spawn(
-            Command::new("nginx").arg("-p").arg(&folder).arg("-c").arg(folder.join("nginx.conf")),
-        );
+        let file = folder.write("nginx.conf", text);
+        let process = Process::spawn(Command::new("nginx").arg("-p").arg(folder.path()).arg("-c").arg(file));
         eventually("nginx", || UnixStream::connect(folder.join("socket")).ok());
-        Nginx { folder, _process: process }
+        Nginx { _process: process, folder }
     }
 
     fn file(&self, name: &str, payload: Payload) {
@@ -62,12 +57,6 @@ impl Nginx {
 
     fn config(&self) -> Config {
         Config::to_addresses(&[Address::Unix(self.folder.join("socket"))])
-    }
-}
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.folder);
     }
 }
 
@@ -82,10 +71,6 @@ fn curls(proxy: &Proxy, target: &str, arguments: &[&str]) -> Vec<u8> {
     let output = curl(proxy, target, arguments);
     assert!(output.status.success(), "curl {arguments:?}: {output:?}");
     output.stdout
-}
-
-fn in_folder(folder: &Path, name: &str) -> String {
-    folder.join(name).display().to_string()
 }
 
 for_each_driver! {
@@ -141,11 +126,9 @@ for_each_driver! {
         if !present("curl") {
             return;
         }
-        let folder = std::env::temp_dir().join(format!("ringway-curl-{}-{}", std::process::id(), driver.name()));
-        fs::create_dir_all(&folder).unwrap();
+        let folder = Folder::new(&format!("curl-{}", driver.name()));
         let payload = Payload::new(6, 200_000);
-        fs::write(folder.join("body"), payload.to_vec()).unwrap();
-        let body = in_folder(&folder, "body");
+        let body = folder.write("body", payload.to_vec()).display().to_string();
         let origin = Origin::with(scripted);
         let proxy = Proxy::start(driver, &Config::to(&origin));
         assert_eq!(curls(&proxy, "/plain", &[]), b"GET /plain");
@@ -164,6 +147,5 @@ for_each_driver! {
         assert!(shown.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&shown));
         let failed = curl(&proxy, "/none", &["-f", "-H", "Host: a b"]);
         assert_eq!(failed.status.code(), Some(22), "curl -f fails on a 400: {failed:?}");
-        fs::remove_dir_all(&folder).unwrap();
     }
 }

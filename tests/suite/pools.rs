@@ -2,6 +2,7 @@
 
 use ringway_tests::client::{get, post};
 use ringway_tests::config::Config;
+use ringway_tests::folder::Folder;
 use ringway_tests::for_each_driver;
 use ringway_tests::origin::{After, Exchange, Origin, Outcome, named, scripted};
 use ringway_tests::proxy::Proxy;
@@ -216,19 +217,15 @@ for_each_driver! {
     }
 
     fn unix_sockets_are_origins_too(driver) {
-        let folder = std::env::temp_dir().join(format!("ringway-{}-{}", std::process::id(), driver.name()));
-        std::fs::create_dir_all(&folder).unwrap();
-        {
-            let origin = Origin::on_unix(&folder.join("origin"), scripted);
-            let proxy = Proxy::start(driver, &Config::to(&origin));
-            let mut client = proxy.connect();
-            for number in 0..10 {
-                assert_eq!(client.get(&format!("/{number}")).expect(200).text(), format!("GET /{number}"));
-            }
-            assert_eq!(client.ask(&post("/", "over a Unix socket")).expect(200).text(), "over a Unix socket");
-            assert_eq!(origin.accepted(), 1);
+        let folder = Folder::new(&format!("unix-{}", driver.name()));
+        let origin = Origin::on_unix(&folder.join("origin"), scripted);
+        let proxy = Proxy::start(driver, &Config::to(&origin));
+        let mut client = proxy.connect();
+        for number in 0..10 {
+            assert_eq!(client.get(&format!("/{number}")).expect(200).text(), format!("GET /{number}"));
         }
-        std::fs::remove_dir_all(&folder).unwrap();
+        assert_eq!(client.ask(&post("/", "over a Unix socket")).expect(200).text(), "over a Unix socket");
+        assert_eq!(origin.accepted(), 1);
     }
 
     fn an_origin_that_is_not_there_is_a_bad_gateway(driver) {

@@ -3,15 +3,14 @@
 
 use ringway_tests::client::{Client, get};
 use ringway_tests::config::Config;
+use ringway_tests::folder::Folder;
 use ringway_tests::for_each_driver;
 use ringway_tests::load::{Load, OnClose};
 use ringway_tests::origin::{Origin, named, scripted};
 use ringway_tests::process::{Finished, Process};
 use ringway_tests::proxy::{Driver, scrape};
 use ringway_tests::wait::{Gate, eventually, watched};
-use std::fs;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -22,29 +21,6 @@ const BUILD_SECONDS_MAX: u64 = 300;
 fn well_known_ports() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A folder of its own, removed at the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Folder {
-        let path = std::env::temp_dir().join(format!("ringway-{}-{name}", std::process::id()));
-        fs::create_dir_all(&path).expect("a folder");
-        Folder(path)
-    }
-
-    fn write(&self, text: &str) -> PathBuf {
-        let path = self.0.join("ringway.yaml");
-        fs::write(&path, text).expect("a file");
-        path
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }
 
 /// The addresses that a running edge says it listens on: the first listener's and the admin port.
@@ -61,7 +37,7 @@ fn addresses(edge: &mut Process) -> (SocketAddr, SocketAddr) {
 }
 
 fn run(driver: Driver, folder: &Folder, text: &str) -> Process {
-    let path = folder.write(text);
+    let path = folder.write("ringway.yaml", text);
     Process::edge([
         "run".as_ref(),
         "--config".as_ref(),
@@ -167,14 +143,14 @@ for_each_driver! {
         let (address, admin) = addresses(&mut edge);
         let load = Load::start(address, 4, "/", OnClose::Reconnect);
         load.await_answers(100);
-        folder.write(&Config::to(&two).to_string());
+        folder.write("ringway.yaml", Config::to(&two).to_string());
         edge.signal("HUP");
         eventually("the new origin", || (two.request_count() > 0).then_some(()));
         // The file again, and nobody tells.
-        folder.write(&Config::to(&one).to_string());
+        folder.write("ringway.yaml", Config::to(&one).to_string());
         let before = one.request_count();
         eventually("the old origin again", || (one.request_count() > before + 50).then_some(()));
-        folder.write("version: 1\nlisteners: nonsense\n");
+        folder.write("ringway.yaml", "version: 1\nlisteners: nonsense\n");
         edge.signal("HUP");
         eventually("the refusal", || (scrape(admin).sum("ringway_reloads_refused_total", &[]) >= 1.0).then_some(()));
         edge.await_output("why it was refused", |text| text.contains("listeners").then_some(()));
@@ -258,7 +234,7 @@ fn a_bad_file() {
         let origin = Origin::start();
         let good = Config::to(&origin).to_string();
         let bad = good.replace("upstream: origin", "upstrem: origin").replace("workers: 1", "workers: many");
-        let path = folder.write(&bad);
+        let path = folder.write("ringway.yaml", &bad);
         for command in ["check", "run"] {
             let finished = Process::edge([command.as_ref(), "--config".as_ref(), path.as_os_str()]).finish();
             assert!(!finished.status.success(), "{finished:?}");
@@ -267,7 +243,7 @@ fn a_bad_file() {
                 assert!(finished.stderr.contains(fragment), "{fragment:?} in {}", finished.stderr);
             }
         }
-        let path = folder.write(&good);
+        let path = folder.write("ringway.yaml", &good);
         let finished = Process::edge(["check".as_ref(), "--config".as_ref(), path.as_os_str()]).finish();
         assert!(finished.status.success(), "{finished:?}");
     });
