@@ -570,7 +570,8 @@ fn drop_named_fields(fields: &Fields<'_, '_>, side: Side, facts: &mut Facts<'_>)
 /// Whether the request target, as far as it has come, keeps within its bound.
 #[cold]
 fn uri_in_bounds(text: &[u8], limits: &HeadLimits) -> Result<(), HeadRule> {
-    let Some(space) = text.iter().position(|&byte| !is_tchar(byte)).filter(|&at| text[at] == b' ') else {
+    let Some(space) = text.iter().position(|&byte| !is_tchar(byte)).filter(|&at| at > 0 && text[at] == b' ')
+    else {
         return Ok(());
     };
     let target = text[space + 1..].iter().take_while(|&&byte| byte > b' ' && byte != 0x7f);
