@@ -305,6 +305,10 @@ fn request_unchanged() {
             "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 05\r\nTE: trailers\r\n\r\n",
             "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 05\r\nConnection: TE\r\nTE: trailers\r\n\r\n",
         ),
+        (
+            "POST / HTTP/1.0\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n",
+        ),
         ("M-SEARCH / HTTP/1.1\r\nHost: a\r\n\r\n", "M-SEARCH / HTTP/1.1\r\nHost: a\r\n\r\n"),
     ];
     for (came, goes) in table {
