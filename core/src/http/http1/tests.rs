@@ -164,6 +164,13 @@ fn statuses() {
     }
 }
 
+/// Heads live on the stack of the connection's task: growth should be noticed.
+#[test]
+fn sizes() {
+    assert!(size_of::<RequestHead<'_, '_>>() <= 384, "{}", size_of::<RequestHead<'_, '_>>());
+    assert!(size_of::<ResponseHead<'_, '_>>() <= 192, "{}", size_of::<ResponseHead<'_, '_>>());
+}
+
 #[test]
 fn hints() {
     let head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\nbody";
@@ -404,7 +411,7 @@ fn encoded_response(head: &ResponseHead<'_, '_>, client: Version, persistence: P
         framing: relay(head.body, client),
         client,
         persistence,
-        upgrade: head.upgrade.filter(|_| head.status == Status::SWITCHING_PROTOCOLS),
+        upgrade: head.upgrade.filter(|_| matches!(head.status, Status::SWITCHING_PROTOCOLS | Status(426))),
         via: None,
         date: DATE,
         extra: b"",
@@ -482,6 +489,15 @@ fn response_relayed() {
             Http11,
             Close,
             "HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n".to_owned(),
+        ),
+        (
+            "HTTP/1.1 426 No\r\nDate: x\r\nConnection: Upgrade\r\nUpgrade: TLS/1.0\r\nContent-Length: 0\r\n\r\n",
+            Get,
+            Http11,
+            Close,
+            "HTTP/1.1 426 No\r\nDate: x\r\nContent-Length: 0\r\nConnection: close\r\nConnection: Upgrade\r\n\
+             Upgrade: TLS/1.0\r\n\r\n"
+                .to_owned(),
         ),
         (
             "HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
