@@ -31,6 +31,7 @@ fuzz_target!(|data: &[u8]| {
         if let Ok(Parsed::Complete(head)) = parse_request(bytes, &mut slots, &LIMITS) {
             assert!(head_end_hint(bytes, 0).is_some_and(|end| end <= head.head_bytes));
             same_again(&head);
+            reads_plainly(&head);
             let mut scratch = Vec::new();
             let mut again = Vec::new();
             if let Ok(path) = normalise_path(head.target.path(), &mut scratch) {
@@ -122,4 +123,15 @@ fn same_again(head: &RequestHead<'_, '_>) {
         }
         other => panic!("{}: {other:?}", out.escape_ascii()),
     }
+}
+
+/// What is accepted, the plainest reader imaginable reads the same way.
+fn reads_plainly(head: &RequestHead<'_, '_>) {
+    let raw = head.fields.raw;
+    assert!(raw.ends_with(b"\r\n\r\n"));
+    let line_feeds = memchr::memchr_iter(b'\n', raw).filter(|&at| raw[at - 1] == b'\r').count();
+    let stray = raw.iter().filter(|&&byte| byte == b'\n' || byte == b'\r').count() - 2 * line_feeds;
+    assert_eq!((line_feeds, stray), (head.headers().len() + 2, 0));
+    let count = |name: &str| head.fields.values(name).count();
+    assert!(count("content-length") + count("transfer-encoding") <= 1 && count("host") <= 1);
 }

@@ -634,6 +634,27 @@ proptest! {
         prop_assert_eq!(in_steps(text.as_bytes(), step, verdict), verdict(text.as_bytes()));
     }
 
+    /// What is accepted, the plainest reader imaginable reads the same way.
+    #[test]
+    fn accepted_is_unambiguous(text in fragments(REQUEST_STARTS)) {
+        let mut slots = HeaderSlots::new();
+        if let Ok(Parsed::Complete(head)) = parse_request(text.as_bytes(), &mut slots, &HeadLimits::default()) {
+            let raw = text[..head.head_bytes].trim_start_matches("\r\n");
+            let lines: Vec<_> = raw.strip_suffix("\r\n\r\n").unwrap().split("\r\n").collect();
+            prop_assert!(lines.iter().all(|line| !line.is_empty() && !line.contains(['\r', '\n', '\0'])));
+            prop_assert_eq!(lines[0].split(' ').count(), 3);
+            prop_assert_eq!(lines.len() - 1, head.headers().len());
+            for (line, header) in lines[1..].iter().zip(head.headers()) {
+                let (name, value) = line.split_once(':').unwrap();
+                prop_assert_eq!(name, header.name);
+                prop_assert_eq!(value.trim_matches([' ', '\t']).as_bytes(), header.value);
+            }
+            let count = |name: &str| head.fields.values(name).count();
+            prop_assert!(count("content-length") + count("transfer-encoding") <= 1);
+            prop_assert!(count("host") <= 1);
+        }
+    }
+
     /// Where a parse completes or finds a bad line end, the hint has said so.
     #[test]
     fn hint_is_never_late(text in fragments(REQUEST_STARTS)) {
