@@ -375,7 +375,7 @@ fn load_first(source: Source) -> Result<(Snapshot, Option<FileSource>, String), 
 
 fn load(text: &[u8], name: &str, version: u64) -> Result<Snapshot, StartError> {
     let checked = config::check_text(text, name, version).map_err(StartError::Config)?;
-    if !checked.warnings.errors().is_empty() {
+    if !checked.warnings.is_empty() {
         journal::warn(checked.warnings);
     }
     Ok(checked.snapshot)
