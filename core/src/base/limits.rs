@@ -111,3 +111,18 @@ pub const ATTEMPTS_MAX: u32 = 4;
 
 /// A request that has waited this long for its response is worth watching whether its client is still there.
 pub const WATCH_CLIENT_AFTER_MS: u64 = 1_000;
+
+/// Batches of access log lines (16 KiB each) that may wait for the writer: 4 MiB. Beyond it lines are dropped.
+pub const LOG_BATCHES_MAX: usize = 256;
+
+/// Connections to the admin listener; more wait in the kernel's queue.
+pub const ADMIN_CONNECTIONS_MAX: usize = 32;
+
+/// How long a scrape waits for the workers' numbers.
+pub const COLLECT_TIMEOUT_MS: u64 = 1_000;
+
+/// How long the resolver may take for one name.
+pub const RESOLVE_TIMEOUT_MS: u64 = 5_000;
+
+/// Addresses taken of one name.
+pub const ADDRESSES_PER_NAME_MAX: usize = 256;

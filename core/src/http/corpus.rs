@@ -1,8 +1,9 @@
 //! The smuggling corpus: heads that readers have disagreed about, and what this proxy makes of each.
 //!
 //! Plain constants, so that the end-to-end suites send the same bytes through sockets. Every framing bug becomes a
-//! case here before it is fixed. Bodies have their own tables, in `chunked`.
+//! case here before it is fixed.
 
+use crate::http::chunked::ChunkError;
 use crate::http::framing::{BodyLength, HeadRule};
 use crate::http::message::Method;
 
@@ -28,6 +29,19 @@ pub struct ResponseCase {
     pub bytes: &'static [u8],
     pub to: Method,
     pub verdict: Verdict,
+}
+
+/// A chunked body that is accepted, and what is in it. Bytes after its end belong to the next message.
+#[derive(Debug, Clone, Copy)]
+pub struct BodyCase {
+    pub bytes: &'static [u8],
+    pub data: &'static [u8],
+    /// The trailer section with its closing CRLF.
+    pub section: &'static [u8],
+}
+
+const fn body(bytes: &'static [u8], data: &'static [u8], section: &'static [u8]) -> BodyCase {
+    BodyCase { bytes, data, section }
 }
 
 const fn accept(length: BodyLength) -> Verdict {
@@ -402,4 +416,64 @@ pub const RESPONSES: &[ResponseCase] = &[
     response(Method::Get, b"HTTP/1.1 200 OK\r\nContent_Length: 5\r\n\r\n", refuse(HeadRule::FramingImpostor)),
     response(Method::Get, b"HTTP/1.1 200 OK\r\nConnection: Content-Length\r\nContent-Length: 5\r\n\r\n", refuse(HeadRule::ConnectionProtected)),
     response(Method::Get, b"HTTP/1.1 200 OK\r\nConnection: set-cookie\r\n\r\n", refuse(HeadRule::ConnectionProtected)),
+];
+
+#[rustfmt::skip]
+pub const BODIES: &[BodyCase] = &[
+    body(b"0\r\n\r\n", b"", b"\r\n"),
+    body(b"5\r\nhello\r\n0\r\n\r\nGET /", b"hello", b"\r\n"),
+    body(b"1\r\na\r\n00002\r\nbc\r\n000\r\n\r\n", b"abc", b"\r\n"),
+    body(b"a\r\n0123456789\r\nA\r\n0123456789\r\n0\r\n\r\n", b"01234567890123456789", b"\r\n"),
+    body(b"2\r\n\r\n\r\n0\r\n\r\n", b"\r\n", b"\r\n"),
+    body(b"1;a\r\nx\r\n0;b=c\r\n\r\n", b"x", b"\r\n"),
+    body(b"1;a=\"q\\\" ;\t\xff\";b;c = d ; e\r\nx\r\n0\r\n\r\n", b"x", b"\r\n"),
+    body(b"0\r\nA: b\r\nC:\r\n\r\n0\r\n", b"", b"A: b\r\nC:\r\n\r\n"),
+];
+
+/// Chunked bodies that are refused, from either side.
+#[rustfmt::skip]
+pub const BAD_BODIES: &[(&[u8], ChunkError)] = &[
+    (b"\r\n", ChunkError::Size),
+    (b"g\r\n", ChunkError::Size),
+    (b" 5\r\nhello\r\n", ChunkError::Size),
+    (b"\t5\r\nhello\r\n", ChunkError::Size),
+    (b"5 \r\nhello\r\n", ChunkError::Size),
+    (b"5 ;a\r\nhello\r\n", ChunkError::Size),
+    (b"+5\r\nhello\r\n", ChunkError::Size),
+    (b"-5\r\nhello\r\n", ChunkError::Size),
+    (b"0x5\r\nhello\r\n", ChunkError::Size),
+    (b"5h\r\nhello\r\n", ChunkError::Size),
+    (b"5_0\r\nhello\r\n", ChunkError::Size),
+    (b"5\nhello\r\n0\r\n\r\n", ChunkError::Size),
+    (b"5\rhello\r\n0\r\n\r\n", ChunkError::Size),
+    (b"5\r\rhello", ChunkError::Size),
+    (b"5\x00\r\nhello", ChunkError::Size),
+    (b"\n5\r\nhello", ChunkError::Size),
+    (b"10000000000000000\r\n", ChunkError::SizeOverflow),
+    (b"00000000000000005\r\nhello\r\n", ChunkError::SizeOverflow),
+    (b"5;\r\nhello\r\n", ChunkError::Extension),
+    (b"5;=a\r\nhello\r\n", ChunkError::Extension),
+    (b"5;a=\r\nhello\r\n", ChunkError::Extension),
+    (b"5;a b\r\nhello\r\n", ChunkError::Extension),
+    (b"5;a \r\nhello\r\n", ChunkError::Extension),
+    (b"5;a\nhello\r\n", ChunkError::Extension),
+    (b"5;a\rb\r\nhello\r\n", ChunkError::Extension),
+    (b"5;a=\"b\nhello\r\n", ChunkError::Extension),
+    (b"5;a=\"b\r\n\"\r\nhello\r\n", ChunkError::Extension),
+    (b"5;a=\"b\"c\r\nhello\r\n", ChunkError::Extension),
+    (b"5;a\x00\r\nhello\r\n", ChunkError::Extension),
+    (b"5;\xff\r\nhello\r\n", ChunkError::Extension),
+    (b"5;;a\r\nhello\r\n", ChunkError::Extension),
+    (b"5\r\nhello0\r\n\r\n", ChunkError::DataEnd),
+    (b"5\r\nhello\n0\r\n\r\n", ChunkError::DataEnd),
+    (b"5\r\nhello\r0\r\n\r\n", ChunkError::DataEnd),
+    (b"5\r\nhelloworld\r\n0\r\n\r\n", ChunkError::DataEnd),
+    (b"0\r\n\n", ChunkError::TrailerLine),
+    (b"0\r\n A: b\r\n\r\n", ChunkError::TrailerLine),
+    (b"0\r\nA: b\n\r\n", ChunkError::TrailerLine),
+    (b"0\r\nA: b\r\n\n", ChunkError::TrailerLine),
+    (b"0\r\nA: b\r\r\n\r\n", ChunkError::TrailerLine),
+    (b"0\r\nA: b\r\n folded\r\n\r\n", ChunkError::TrailerLine),
+    (b"0\r\nA: \x00\r\n\r\n", ChunkError::TrailerLine),
+    (b"0\r\n: b\r\n\r\n", ChunkError::TrailerLine),
 ];

@@ -7,6 +7,7 @@ use super::{
     encode_chunk_size, encode_trailers, parse_trailers,
 };
 use crate::base::limits::{CHUNK_LINE_BYTES_MAX, TRAILER_BYTES_MAX};
+use crate::http::corpus::{BAD_BODIES, BODIES, BodyCase};
 
 /// What came out of a body: its data and its trailer section, or why not.
 type Decoded = Result<Option<(Vec<u8>, Vec<u8>)>, ChunkError>;
@@ -36,17 +37,7 @@ fn decode(input: &[u8], step: usize) -> Decoded {
 
 #[test]
 fn accepted() {
-    let table: &[(&[u8], &[u8], &[u8])] = &[
-        (b"0\r\n\r\n", b"", b"\r\n"),
-        (b"5\r\nhello\r\n0\r\n\r\nGET /", b"hello", b"\r\n"),
-        (b"1\r\na\r\n00002\r\nbc\r\n000\r\n\r\n", b"abc", b"\r\n"),
-        (b"a\r\n0123456789\r\nA\r\n0123456789\r\n0\r\n\r\n", b"01234567890123456789", b"\r\n"),
-        (b"2\r\n\r\n\r\n0\r\n\r\n", b"\r\n", b"\r\n"),
-        (b"1;a\r\nx\r\n0;b=c\r\n\r\n", b"x", b"\r\n"),
-        (b"1;a=\"q\\\" ;\t\xff\";b;c = d ; e\r\nx\r\n0\r\n\r\n", b"x", b"\r\n"),
-        (b"0\r\nA: b\r\nC:\r\n\r\n0\r\n", b"", b"A: b\r\nC:\r\n\r\n"),
-    ];
-    for (input, data, section) in table {
+    for BodyCase { bytes: input, data, section } in BODIES {
         for step in 1..=input.len() {
             let expected = Ok(Some((data.to_vec(), section.to_vec())));
             assert_eq!(decode(input, step), expected, "{} by {step}", input.escape_ascii());
@@ -56,53 +47,7 @@ fn accepted() {
 
 #[test]
 fn refused() {
-    use ChunkError::{DataEnd, Extension, Size, SizeOverflow, TrailerLine};
-    let table: &[(&[u8], ChunkError)] = &[
-        (b"\r\n", Size),
-        (b"g\r\n", Size),
-        (b" 5\r\nhello\r\n", Size),
-        (b"\t5\r\nhello\r\n", Size),
-        (b"5 \r\nhello\r\n", Size),
-        (b"5 ;a\r\nhello\r\n", Size),
-        (b"+5\r\nhello\r\n", Size),
-        (b"-5\r\nhello\r\n", Size),
-        (b"0x5\r\nhello\r\n", Size),
-        (b"5h\r\nhello\r\n", Size),
-        (b"5_0\r\nhello\r\n", Size),
-        (b"5\nhello\r\n0\r\n\r\n", Size),
-        (b"5\rhello\r\n0\r\n\r\n", Size),
-        (b"5\r\rhello", Size),
-        (b"5\x00\r\nhello", Size),
-        (b"\n5\r\nhello", Size),
-        (b"10000000000000000\r\n", SizeOverflow),
-        (b"00000000000000005\r\nhello\r\n", SizeOverflow),
-        (b"5;\r\nhello\r\n", Extension),
-        (b"5;=a\r\nhello\r\n", Extension),
-        (b"5;a=\r\nhello\r\n", Extension),
-        (b"5;a b\r\nhello\r\n", Extension),
-        (b"5;a \r\nhello\r\n", Extension),
-        (b"5;a\nhello\r\n", Extension),
-        (b"5;a\rb\r\nhello\r\n", Extension),
-        (b"5;a=\"b\nhello\r\n", Extension),
-        (b"5;a=\"b\r\n\"\r\nhello\r\n", Extension),
-        (b"5;a=\"b\"c\r\nhello\r\n", Extension),
-        (b"5;a\x00\r\nhello\r\n", Extension),
-        (b"5;\xff\r\nhello\r\n", Extension),
-        (b"5;;a\r\nhello\r\n", Extension),
-        (b"5\r\nhello0\r\n\r\n", DataEnd),
-        (b"5\r\nhello\n0\r\n\r\n", DataEnd),
-        (b"5\r\nhello\r0\r\n\r\n", DataEnd),
-        (b"5\r\nhelloworld\r\n0\r\n\r\n", DataEnd),
-        (b"0\r\n\n", TrailerLine),
-        (b"0\r\n A: b\r\n\r\n", TrailerLine),
-        (b"0\r\nA: b\n\r\n", TrailerLine),
-        (b"0\r\nA: b\r\n\n", TrailerLine),
-        (b"0\r\nA: b\r\r\n\r\n", TrailerLine),
-        (b"0\r\nA: b\r\n folded\r\n\r\n", TrailerLine),
-        (b"0\r\nA: \x00\r\n\r\n", TrailerLine),
-        (b"0\r\n: b\r\n\r\n", TrailerLine),
-    ];
-    for (input, error) in table {
+    for (input, error) in BAD_BODIES {
         for step in 1..=input.len() {
             assert_eq!(decode(input, step), Err(*error), "{} by {step}", input.escape_ascii());
         }

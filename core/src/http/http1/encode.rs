@@ -169,7 +169,7 @@ pub struct ResponseRewrite<'a> {
     /// The version that the client spoke.
     pub client: Version,
     pub persistence: Persistence,
-    /// The protocol switched to, with 101 only.
+    /// The protocol switched to, with 101; what the origin insists on, with 426 (RFC 9110 section 15.5.22).
     pub upgrade: Option<&'a [u8]>,
     /// Our name in Via.
     pub via: Option<&'a str>,
@@ -203,6 +203,11 @@ pub fn encode_response(head: &ResponseHead<'_, '_>, rewrite: &ResponseRewrite<'_
     }
     match rewrite.upgrade {
         Some(protocol) => {
+            let closing =
+                rewrite.persistence == Persistence::Close || rewrite.framing == BodyLength::UntilClose;
+            if closing && !head.status.is_informational() {
+                out.extend_from_slice(b"Connection: close\r\n");
+            }
             out.extend_from_slice(b"Connection: Upgrade\r\n");
             push_line(b"Upgrade: ", protocol, out);
         }

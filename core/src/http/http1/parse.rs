@@ -136,7 +136,12 @@ fn request<'h, 'b>(
     let version = version_of(parsed.version);
     let target = parse_target(method, target_text)?;
     let fields = Fields { raw, headers: parsed.headers };
-    let facts = classify(&fields, Side::Downstream, version)?;
+    let mut facts = classify(&fields, Side::Downstream, version)?;
+    if version == Version::Http10 {
+        // An expectation of an HTTP/1.0 client is ignored (RFC 9110 section 10.1.1). We speak 1.1 upstream, and passing
+        // it on would bring a 100 that this client doesn't understand.
+        facts.hop_by_hop = facts.hop_by_hop.union(facts.expect_fields);
+    }
     let host = effective_host(&target, target_text, version, &facts)?;
     let body = body_length(StartLine::Request { method, version }, facts.framing)?;
     Ok(Parsed::Complete(RequestHead {
@@ -570,7 +575,8 @@ fn drop_named_fields(fields: &Fields<'_, '_>, side: Side, facts: &mut Facts<'_>)
 /// Whether the request target, as far as it has come, keeps within its bound.
 #[cold]
 fn uri_in_bounds(text: &[u8], limits: &HeadLimits) -> Result<(), HeadRule> {
-    let Some(space) = text.iter().position(|&byte| !is_tchar(byte)).filter(|&at| text[at] == b' ') else {
+    let Some(space) = text.iter().position(|&byte| !is_tchar(byte)).filter(|&at| at > 0 && text[at] == b' ')
+    else {
         return Ok(());
     };
     let target = text[space + 1..].iter().take_while(|&&byte| byte > b' ' && byte != 0x7f);

@@ -117,6 +117,8 @@ fn limits() {
     let method = format!("{} / HTTP/1.1\r\nHost: a\r\n\r\n", "M".repeat(33));
     let table = [
         (long_uri.as_str(), refuse(HeadRule::UriTooLong)),
+        // Found by fuzzing: the missing method is seen first, however long what follows.
+        (&long_uri[3..], refuse(HeadRule::RequestLine)),
         (uri.as_str(), Verdict::Accept(BodyLength::None)),
         (unending_uri.as_str(), refuse(HeadRule::UriTooLong)),
         (&fit(spare), Verdict::Accept(BodyLength::None)),
@@ -160,6 +162,13 @@ fn statuses() {
     ] {
         assert_eq!(HeadError { rule, side }.status(), status, "{rule:?}");
     }
+}
+
+/// Heads live on the stack of the connection's task: growth should be noticed.
+#[test]
+fn sizes() {
+    assert!(size_of::<RequestHead<'_, '_>>() <= 384, "{}", size_of::<RequestHead<'_, '_>>());
+    assert!(size_of::<ResponseHead<'_, '_>>() <= 192, "{}", size_of::<ResponseHead<'_, '_>>());
 }
 
 #[test]
@@ -303,6 +312,10 @@ fn request_unchanged() {
             "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 05\r\nTE: trailers\r\n\r\n",
             "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 05\r\nConnection: TE\r\nTE: trailers\r\n\r\n",
         ),
+        (
+            "POST / HTTP/1.0\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n",
+        ),
         ("M-SEARCH / HTTP/1.1\r\nHost: a\r\n\r\n", "M-SEARCH / HTTP/1.1\r\nHost: a\r\n\r\n"),
     ];
     for (came, goes) in table {
@@ -398,7 +411,7 @@ fn encoded_response(head: &ResponseHead<'_, '_>, client: Version, persistence: P
         framing: relay(head.body, client),
         client,
         persistence,
-        upgrade: head.upgrade.filter(|_| head.status == Status::SWITCHING_PROTOCOLS),
+        upgrade: head.upgrade.filter(|_| matches!(head.status, Status::SWITCHING_PROTOCOLS | Status(426))),
         via: None,
         date: DATE,
         extra: b"",
@@ -476,6 +489,15 @@ fn response_relayed() {
             Http11,
             Close,
             "HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n".to_owned(),
+        ),
+        (
+            "HTTP/1.1 426 No\r\nDate: x\r\nConnection: Upgrade\r\nUpgrade: TLS/1.0\r\nContent-Length: 0\r\n\r\n",
+            Get,
+            Http11,
+            Close,
+            "HTTP/1.1 426 No\r\nDate: x\r\nContent-Length: 0\r\nConnection: close\r\nConnection: Upgrade\r\n\
+             Upgrade: TLS/1.0\r\n\r\n"
+                .to_owned(),
         ),
         (
             "HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
@@ -610,6 +632,27 @@ proptest! {
         let limits = HeadLimits { header_bytes: 120, header_count: 6, uri_bytes: 12 };
         let verdict = |bytes: &[u8]| response_verdict(bytes, Method::Get, &limits);
         prop_assert_eq!(in_steps(text.as_bytes(), step, verdict), verdict(text.as_bytes()));
+    }
+
+    /// What is accepted, the plainest reader imaginable reads the same way.
+    #[test]
+    fn accepted_is_unambiguous(text in fragments(REQUEST_STARTS)) {
+        let mut slots = HeaderSlots::new();
+        if let Ok(Parsed::Complete(head)) = parse_request(text.as_bytes(), &mut slots, &HeadLimits::default()) {
+            let raw = text[..head.head_bytes].trim_start_matches("\r\n");
+            let lines: Vec<_> = raw.strip_suffix("\r\n\r\n").unwrap().split("\r\n").collect();
+            prop_assert!(lines.iter().all(|line| !line.is_empty() && !line.contains(['\r', '\n', '\0'])));
+            prop_assert_eq!(lines[0].split(' ').count(), 3);
+            prop_assert_eq!(lines.len() - 1, head.headers().len());
+            for (line, header) in lines[1..].iter().zip(head.headers()) {
+                let (name, value) = line.split_once(':').unwrap();
+                prop_assert_eq!(name, header.name);
+                prop_assert_eq!(value.trim_matches([' ', '\t']).as_bytes(), header.value);
+            }
+            let count = |name: &str| head.fields.values(name).count();
+            prop_assert!(count("content-length") + count("transfer-encoding") <= 1);
+            prop_assert!(count("host") <= 1);
+        }
     }
 
     /// Where a parse completes or finds a bad line end, the hint has said so.

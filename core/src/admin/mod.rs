@@ -1,0 +1,159 @@
+//! The admin interface: readiness, metrics, the configuration in force, drain. Plain HTTP for a loopback address; it
+//! runs on the control thread and never touches a worker but through its mailbox.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, ORIGIN};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use crate::base::limits::ADMIN_CONNECTIONS_MAX;
+use crate::control::plane::{Order, Readiness};
+use crate::net::listener::{BindAddress, bind_all};
+
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A bound admin socket.
+#[derive(Debug)]
+pub enum Socket {
+    /// TCP.
+    Tcp(TcpListener),
+    /// Unix.
+    Unix(UnixListener),
+}
+
+/// Binds the admin address, with the same checks as any listener. Needs the control thread's runtime.
+pub fn bind(address: &BindAddress) -> io::Result<(Socket, BindAddress)> {
+    let (mut sockets, bound) = bind_all(address, 1)?;
+    let socket = sockets.pop().ok_or_else(|| io::Error::other("no socket was bound"))?;
+    let socket = match bound {
+        BindAddress::Tcp(_) => Socket::Tcp(TcpListener::from_std(socket.into())?),
+        BindAddress::Unix(_) => Socket::Unix(UnixListener::from_std(socket.into())?),
+    };
+    Ok((socket, bound))
+}
+
+/// Serves until dropped.
+pub async fn serve(socket: Socket, orders: mpsc::Sender<Order>, readiness: Arc<Readiness>) {
+    let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let (orders, readiness) = (orders.clone(), Arc::clone(&readiness));
+        let accepted = match &socket {
+            Socket::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
+                tokio::spawn(async move {
+                    connection(stream, orders, readiness).await;
+                    drop(place);
+                })
+            }),
+            Socket::Unix(listener) => listener.accept().await.map(|(stream, _)| {
+                tokio::spawn(async move {
+                    connection(stream, orders, readiness).await;
+                    drop(place);
+                })
+            }),
+        };
+        if accepted.is_err() {
+            // Descriptors have run out: wait a little instead of spinning.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+async fn connection<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    orders: mpsc::Sender<Order>,
+    readiness: Arc<Readiness>,
+) {
+    let service = service_fn(|request| {
+        let (orders, readiness) = (orders.clone(), Arc::clone(&readiness));
+        async move { Ok::<_, Infallible>(answer(request, &orders, &readiness).await) }
+    });
+    // A client that breaks off is nobody's problem.
+    let _ = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+}
+
+const TEXT: &str = "text/plain; charset=utf-8";
+
+async fn answer(
+    request: Request<Incoming>,
+    orders: &mpsc::Sender<Order>,
+    readiness: &Readiness,
+) -> Response<Full<Bytes>> {
+    let (method, path) = (request.method(), request.uri().path());
+    match (method, path) {
+        (&Method::GET | &Method::HEAD, "/") => reply(StatusCode::OK, TEXT, INDEX),
+        (&Method::GET | &Method::HEAD, "/live") => reply(StatusCode::OK, TEXT, "live\n"),
+        (&Method::GET | &Method::HEAD, "/ready") if readiness.is_ready() => reply(StatusCode::OK, TEXT, "ready\n"),
+        (&Method::GET | &Method::HEAD, "/ready") => reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not ready\n"),
+        (&Method::GET | &Method::HEAD, "/metrics") => {
+            ask(orders, Order::Metrics, "text/plain; version=0.0.4; charset=utf-8").await
+        }
+        (&Method::GET | &Method::HEAD, "/config") => ask(orders, Order::Config, "application/json").await,
+        // A page in somebody's browser may send a POST here, but not without saying where it comes from.
+        (&Method::POST, "/drain") if request.headers().contains_key(ORIGIN) => {
+            reply(StatusCode::FORBIDDEN, TEXT, "not from a browser\n")
+        }
+        (&Method::POST, "/drain") => match orders.send(Order::Drain).await {
+            Ok(()) => reply(StatusCode::ACCEPTED, TEXT, "draining\n"),
+            Err(_) => reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, "stopping\n"),
+        },
+        (_, "/drain") => not_allowed("POST"),
+        (_, "/" | "/live" | "/ready" | "/metrics" | "/config") => not_allowed("GET, HEAD"),
+        _ => reply(StatusCode::NOT_FOUND, TEXT, INDEX),
+    }
+}
+
+const INDEX: &str = "\
+Ringway admin
+GET  /ready    200 while requests are taken, else 503
+GET  /live     200 while the process runs
+GET  /metrics  Prometheus text format
+GET  /config   the configuration in force, and why the last reload was refused, if it was
+POST /drain    stop accepting, finish, end
+";
+
+async fn ask(
+    orders: &mpsc::Sender<Order>,
+    order: impl FnOnce(oneshot::Sender<String>) -> Order,
+    content_type: &'static str,
+) -> Response<Full<Bytes>> {
+    let (reply_to, answer) = oneshot::channel();
+    let text = match orders.send(order(reply_to)).await {
+        Ok(()) => answer.await.ok(),
+        Err(_) => None,
+    };
+    match text {
+        Some(text) => reply(StatusCode::OK, content_type, text),
+        None => reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, "stopping\n"),
+    }
+}
+
+fn not_allowed(allow: &'static str) -> Response<Full<Bytes>> {
+    let mut response = reply(StatusCode::METHOD_NOT_ALLOWED, TEXT, "method not allowed\n");
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+    response
+}
+
+fn reply(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

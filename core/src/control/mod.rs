@@ -1,0 +1,6 @@
+//! The control thread: everything slow or blocking. Configuration, names, signals, admin, the workers' life.
+//!
+//! It runs a tokio runtime of its own, so that clients of other systems can run here; no worker ever waits for it.
+
+pub mod dns;
+pub mod plane;

@@ -1,0 +1,876 @@
+//! The control thread's state and its loop: holds the workers, hands them snapshots, takes orders.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{Signal as UnixSignal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+
+use super::dns::{self, Addresses, Name};
+use crate::admin;
+use crate::base::limits::COLLECT_TIMEOUT_MS;
+use crate::config::snapshot::{AccessLogMode, EndpointAddress, Io, ListenAddress, LogTarget, Snapshot};
+use crate::config::source::file::FileSource;
+use crate::config::{self, RawConfig, Report};
+use crate::net::connect::Address;
+use crate::net::driver::{Driver, IoMode, allowed_cpus};
+use crate::net::listener::{BindAddress, bind_all};
+use crate::proxy::core::{Install, ListenerId, Node};
+use crate::proxy::upstream::{Resolved, Shelf};
+use crate::telemetry::access_log::{self, Target, Writer};
+use crate::telemetry::journal;
+use crate::telemetry::metrics::{ProcessInfo, Sample, render};
+use crate::worker::{self, Message, Worker};
+
+/// How often the configuration file is looked at.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often names that are due are asked for, and workers are looked after.
+const ROUND: Duration = Duration::from_millis(250);
+
+/// Where a configuration comes from.
+#[derive(Debug)]
+pub enum Source {
+    /// A file, watched.
+    File(std::path::PathBuf),
+    /// A text with a name for its messages.
+    Text {
+        /// For messages.
+        name: String,
+        /// YAML.
+        text: String,
+    },
+    /// Settings made in code.
+    Raw(Box<RawConfig>),
+}
+
+/// What a command line or a test overrides.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Overrides {
+    /// The I/O driver.
+    pub io: Option<IoMode>,
+    /// How many workers.
+    pub workers: Option<usize>,
+    /// Whether they are pinned.
+    pub pin: Option<bool>,
+    /// Whether SIGTERM, SIGINT and SIGHUP are this server's to handle.
+    pub signals: bool,
+}
+
+/// Why a server could not start. Displays as what a person should read.
+#[derive(Debug)]
+pub enum StartError {
+    /// The configuration is wrong.
+    Config(Report),
+    /// The configuration file can't be read.
+    Source(String),
+    /// An address can't be listened on.
+    Bind {
+        /// Which.
+        address: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// The name of an endpoint can't be resolved.
+    UnknownHost {
+        /// Which.
+        host: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// The access log can't be opened.
+    AccessLog {
+        /// Which.
+        path: String,
+        /// Why.
+        error: io::Error,
+    },
+    /// A thread or its runtime could not be made.
+    Worker(io::Error),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(report) => report.fmt(f),
+            Self::Source(text) => f.write_str(text),
+            Self::Bind { address, error } => {
+                let hint = match error.kind() {
+                    io::ErrorKind::AddrInUse => ": something else listens there already",
+                    io::ErrorKind::PermissionDenied => {
+                        ": not permitted (ports below 1024 need CAP_NET_BIND_SERVICE)"
+                    }
+                    io::ErrorKind::AddrNotAvailable => ": this machine has no such address",
+                    io::ErrorKind::NotFound => ": its folder does not exist",
+                    _ => "",
+                };
+                if hint.is_empty() {
+                    write!(f, "can't listen on {address}: {error}")
+                } else {
+                    write!(f, "can't listen on {address}{hint}")
+                }
+            }
+            Self::UnknownHost { host, error } => write!(f, "can't resolve the upstream host `{host}`: {error}"),
+            Self::AccessLog { path, error } => write!(f, "can't open the access log {path}: {error}"),
+            Self::Worker(error) => write!(f, "can't start a worker: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// Why a reload was refused; the configuration in force stays.
+pub type ReloadError = StartError;
+
+/// An order to the control thread.
+#[derive(Debug)]
+pub enum Order {
+    /// Take over this text.
+    Reload(String, oneshot::Sender<Result<u64, ReloadError>>),
+    /// Finish and end.
+    Drain,
+    /// End now.
+    Stop,
+    /// Everybody's numbers, as Prometheus text.
+    Metrics(oneshot::Sender<String>),
+    /// What is configured, as JSON.
+    Config(oneshot::Sender<String>),
+}
+
+/// What is known once a server runs.
+#[derive(Debug, Clone)]
+pub struct Running {
+    /// Name and address of each listener.
+    pub listeners: Vec<(String, BindAddress)>,
+    /// The admin interface's.
+    pub admin: Option<BindAddress>,
+    /// What the workers run on.
+    pub driver: Driver,
+    /// How many there are.
+    pub workers: usize,
+}
+
+/// State that admin answers from without asking the loop.
+#[derive(Debug, Default)]
+pub struct Readiness {
+    ready: std::sync::atomic::AtomicBool,
+}
+
+impl Readiness {
+    /// True while requests are taken.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    fn set(&self, ready: bool) {
+        self.ready.store(ready, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+/// Listening sockets are kept by their configured address, so that a listener that is renamed keeps its queue.
+struct Listening {
+    name: Arc<str>,
+    configured: BindAddress,
+    bound: BindAddress,
+    id: ListenerId,
+    sockets: Vec<OwnedFd>,
+}
+
+/// The control thread's state.
+struct Plane {
+    workers: Vec<Worker>,
+    install: Arc<Install>,
+    /// Snapshots that workers may still hold: freed here, not there.
+    retired: Vec<Arc<Install>>,
+    listening: Vec<Listening>,
+    ids: BTreeMap<Arc<str>, ListenerId>,
+    addresses: Addresses,
+    due: HashMap<Name, Instant>,
+    resolving: tokio::task::JoinSet<(Name, io::Result<Vec<SocketAddr>>)>,
+    shelves: HashMap<(Arc<str>, Address), Arc<Shelf>>,
+    source: Option<FileSource>,
+    file_name: String,
+    log: Writer,
+    started: Instant,
+    version: u64,
+    reloads: u64,
+    reloads_refused: u64,
+    last_refusal: Option<String>,
+    readiness: Arc<Readiness>,
+    drain_until: Option<Instant>,
+}
+
+/// Runs a server until it is stopped. Tells through `started` when it serves, or why it does not.
+pub async fn run(
+    source: Source,
+    overrides: Overrides,
+    orders: (mpsc::Sender<Order>, mpsc::Receiver<Order>),
+    started: std::sync::mpsc::Sender<Result<Running, StartError>>,
+) {
+    let (order, mut orders) = orders;
+    let (mut plane, running, admin) = match start(source, overrides).await {
+        Ok(all) => all,
+        Err(error) => {
+            let _ = started.send(Err(error));
+            return;
+        }
+    };
+    let mut signals = match Signals::new(overrides.signals) {
+        Ok(signals) => signals,
+        Err(error) => {
+            let _ = started.send(Err(StartError::Worker(error)));
+            return;
+        }
+    };
+    let admin = admin.map(|socket| tokio::spawn(admin::serve(socket, order, Arc::clone(&plane.readiness))));
+    plane.readiness.set(true);
+    let _ = started.send(Ok(running));
+    plane.serve(&mut orders, &mut signals).await;
+    if let Some(admin) = admin {
+        admin.abort();
+    }
+    plane.end();
+}
+
+/// The signals that are ours, or none.
+struct Signals {
+    all: Option<[UnixSignal; 4]>,
+}
+
+enum Heard {
+    Drain,
+    Reload,
+    Rotate,
+}
+
+impl Signals {
+    fn new(wanted: bool) -> io::Result<Self> {
+        if !wanted {
+            return Ok(Self { all: None });
+        }
+        let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup(), SignalKind::user_defined1()];
+        let [term, int, hup, usr1] = kinds.map(signal);
+        Ok(Self { all: Some([term?, int?, hup?, usr1?]) })
+    }
+
+    async fn next(&mut self) -> Heard {
+        let Some([term, int, hup, usr1]) = &mut self.all else { return std::future::pending().await };
+        tokio::select! {
+            _ = term.recv() => Heard::Drain,
+            _ = int.recv() => Heard::Drain,
+            _ = hup.recv() => Heard::Reload,
+            _ = usr1.recv() => Heard::Rotate,
+        }
+    }
+}
+
+async fn start(
+    source: Source,
+    overrides: Overrides,
+) -> Result<(Plane, Running, Option<admin::Socket>), StartError> {
+    let (snapshot, file, file_name) = load_first(source)?;
+    let snapshot = Arc::new(snapshot);
+    let cpus = allowed_cpus();
+    let count = overrides.workers.unwrap_or_else(|| snapshot.workers.map_or(cpus.len(), usize::from)).max(1);
+    let io = overrides.io.unwrap_or(match snapshot.io {
+        Io::Auto => IoMode::Auto,
+        Io::Uring => IoMode::Uring,
+        Io::Epoll => IoMode::Epoll,
+    });
+    let addresses = resolve_names(&snapshot, &Addresses::new()).await?;
+    check_log(&snapshot)?;
+    let mut ids = BTreeMap::new();
+    let listening = listen(&snapshot, &mut ids, Vec::new(), count)?;
+    let admin_bound = match &snapshot.admin {
+        Some(address) => Some(admin::bind(&bind_address(address)).map_err(|error| StartError::Bind {
+            address: format!("{} (admin)", bind_address(address)),
+            error,
+        })?),
+        None => None,
+    };
+    let mut shelves = HashMap::new();
+    let install = Arc::new(install(&snapshot, &addresses, &mut shelves, &ids));
+    let log = Writer::start().map_err(StartError::Worker)?;
+    log.retarget(log_target(&snapshot));
+    let setup = worker::Setup {
+        io,
+        cpus: if overrides.pin.unwrap_or(snapshot.pin) { cpus } else { Vec::new() },
+        node: Node::new(count),
+        install: Arc::clone(&install),
+        log: log.batches.clone(),
+    };
+    let workers = worker::start_all(&setup, count).map_err(StartError::Worker)?;
+    let running = Running {
+        listeners: listening.iter().map(|l| (l.name.to_string(), l.bound.clone())).collect(),
+        admin: admin_bound.as_ref().map(|(_, bound)| bound.clone()),
+        driver: workers[0].driver,
+        workers: count,
+    };
+    announce(&running, workers[0].refused.as_deref());
+    let now = Instant::now();
+    let mut plane = Plane {
+        workers,
+        retired: Vec::new(),
+        listening,
+        ids,
+        due: dns::names(&snapshot).into_iter().map(|(name, refresh)| (name, now + refresh)).collect(),
+        addresses,
+        resolving: tokio::task::JoinSet::new(),
+        shelves,
+        source: file,
+        file_name,
+        log,
+        started: now,
+        version: snapshot.version,
+        reloads: 0,
+        reloads_refused: 0,
+        last_refusal: None,
+        readiness: Arc::default(),
+        drain_until: None,
+        install,
+    };
+    plane.hand_out_sockets(0);
+    Ok((plane, running, admin_bound.map(|(socket, _)| socket)))
+}
+
+fn announce(running: &Running, refused: Option<&str>) {
+    for (name, address) in &running.listeners {
+        journal::info(format_args!("listening on {address} ({name})"));
+    }
+    if let Some(address) = &running.admin {
+        journal::info(format_args!("admin on {address}"));
+    }
+    let workers = if running.workers == 1 { "1 worker".to_owned() } else { format!("{} workers", running.workers) };
+    match refused {
+        Some(reason) => journal::warn(format_args!("{workers} on epoll, because io_uring is refused here: {reason}")),
+        None => journal::info(format_args!("{workers} on {}", running.driver)),
+    }
+}
+
+fn load_first(source: Source) -> Result<(Snapshot, Option<FileSource>, String), StartError> {
+    match source {
+        Source::File(path) => {
+            let name = path.display().to_string();
+            let mut file = FileSource::new(path);
+            let text = match file.poll() {
+                Some(Ok(text)) => text,
+                Some(Err(error)) => return Err(StartError::Source(error.to_string())),
+                None => return Err(StartError::Source(format!("can't read {name}"))),
+            };
+            let snapshot = load(&text, &name, 1)?;
+            Ok((snapshot, Some(file), name))
+        }
+        Source::Text { name, text } => Ok((load(text.as_bytes(), &name, 1)?, None, name)),
+        Source::Raw(raw) => {
+            let snapshot = config::compile(&raw, 1).map_err(StartError::Config)?;
+            Ok((snapshot, None, "configuration".to_owned()))
+        }
+    }
+}
+
+fn load(text: &[u8], name: &str, version: u64) -> Result<Snapshot, StartError> {
+    let checked = config::check_text(text, name, version).map_err(StartError::Config)?;
+    if !checked.warnings.is_empty() {
+        journal::warn(checked.warnings);
+    }
+    Ok(checked.snapshot)
+}
+
+fn bind_address(address: &ListenAddress) -> BindAddress {
+    match address {
+        ListenAddress::Ip(address) => BindAddress::Tcp(*address),
+        ListenAddress::Unix(path) => BindAddress::Unix(path.clone()),
+    }
+}
+
+async fn resolve_names(snapshot: &Snapshot, known: &Addresses) -> Result<Addresses, StartError> {
+    dns::resolve_all(dns::names(snapshot).into_keys(), known)
+        .await
+        .map_err(|((host, _), error)| StartError::UnknownHost { host: host.to_string(), error })
+}
+
+fn log_target(snapshot: &Snapshot) -> Target {
+    match (&snapshot.access_log.mode, &snapshot.access_log.target) {
+        (AccessLogMode::Off, _) => Target::Nowhere,
+        (_, LogTarget::Stdout) => Target::Stdout,
+        (_, LogTarget::Stderr) => Target::Stderr,
+        (_, LogTarget::File(path)) => Target::File(path.clone()),
+    }
+}
+
+fn check_log(snapshot: &Snapshot) -> Result<(), StartError> {
+    match log_target(snapshot) {
+        Target::File(path) => access_log::append(&path)
+            .map(drop)
+            .map_err(|error| StartError::AccessLog { path: path.display().to_string(), error }),
+        Target::Nowhere | Target::Stdout | Target::Stderr => Ok(()),
+    }
+}
+
+/// Binds what the snapshot names and `old` does not have, and takes over the rest of `old`. On failure nothing that
+/// was bound before is lost: `old` is only drained at the end.
+fn listen(
+    snapshot: &Snapshot,
+    ids: &mut BTreeMap<Arc<str>, ListenerId>,
+    mut old: Vec<Listening>,
+    workers: usize,
+) -> Result<Vec<Listening>, StartError> {
+    let mut new = Vec::new();
+    for listener in &snapshot.listeners {
+        let next = ListenerId(ids.len() as u32);
+        let id = *ids.entry(Arc::clone(&listener.name)).or_insert(next);
+        for address in &listener.addresses {
+            let configured = bind_address(address);
+            if let Some(at) = old.iter().position(|l| l.configured == configured) {
+                let mut kept = old.swap_remove(at);
+                kept.name = Arc::clone(&listener.name);
+                kept.id = id;
+                new.push(kept);
+                continue;
+            }
+            let (sockets, bound) = bind_all(&configured, workers)
+                .map_err(|error| StartError::Bind { address: configured.to_string(), error })?;
+            new.push(Listening { name: Arc::clone(&listener.name), configured, bound, id, sockets });
+        }
+    }
+    Ok(new)
+}
+
+/// A snapshot with its names resolved and its shelves at hand.
+fn install(
+    snapshot: &Arc<Snapshot>,
+    addresses: &Addresses,
+    shelves: &mut HashMap<(Arc<str>, Address), Arc<Shelf>>,
+    ids: &BTreeMap<Arc<str>, ListenerId>,
+) -> Install {
+    let upstreams: Vec<Vec<Resolved>> = snapshot
+        .upstreams
+        .iter()
+        .map(|upstream| {
+            let mut all = Vec::new();
+            for endpoint in &upstream.endpoints {
+                let found: Vec<Address> = match &endpoint.address {
+                    EndpointAddress::Ip(address) => vec![Address::Tcp(*address)],
+                    EndpointAddress::Unix(path) => vec![Address::Unix(Arc::new(path.clone()))],
+                    EndpointAddress::Name { host, port } => addresses
+                        .get(&(Arc::clone(host), *port))
+                        .into_iter()
+                        .flatten()
+                        .map(|address| Address::Tcp(*address))
+                        .collect(),
+                };
+                for address in found {
+                    let key = (Arc::clone(&upstream.name), address.clone());
+                    all.push(Resolved {
+                        shelf: Arc::clone(shelves.entry(key).or_insert_with(Shelf::new)),
+                        address,
+                        authority: Arc::clone(&endpoint.authority),
+                        weight: endpoint.weight.get(),
+                    });
+                }
+            }
+            all
+        })
+        .collect();
+    let live: std::collections::HashSet<_> = snapshot
+        .upstreams
+        .iter()
+        .zip(&upstreams)
+        .flat_map(|(u, all)| all.iter().map(|r| (Arc::clone(&u.name), r.address.clone())))
+        .collect();
+    shelves.retain(|key, _| live.contains(key));
+    let mut listeners = vec![None; ids.len()];
+    for (index, listener) in snapshot.listeners.iter().enumerate() {
+        if let Some(id) = ids.get(&listener.name) {
+            listeners[id.0 as usize] = Some(index);
+        }
+    }
+    Install { snapshot: Arc::clone(snapshot), upstreams, listeners }
+}
+
+impl Plane {
+    async fn serve(&mut self, orders: &mut mpsc::Receiver<Order>, signals: &mut Signals) {
+        let mut watch = tokio::time::interval(WATCH_INTERVAL);
+        let mut round = tokio::time::interval(ROUND);
+        watch.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        round.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                order = orders.recv() => match order {
+                    Some(Order::Reload(text, reply)) => {
+                        let name = self.file_name.clone();
+                        let _ = reply.send(self.reload(text.as_bytes(), &name).await);
+                    }
+                    Some(Order::Drain) => self.drain(),
+                    Some(Order::Stop) | None => return,
+                    Some(Order::Metrics(reply)) => self.collect(reply),
+                    Some(Order::Config(reply)) => {
+                        let _ = reply.send(self.describe());
+                    }
+                },
+                heard = signals.next() => match heard {
+                    Heard::Drain if self.drain_until.is_some() => {
+                        journal::info("stopping at once");
+                        return;
+                    }
+                    Heard::Drain => self.drain(),
+                    Heard::Reload => self.reload_file(Reason::Asked).await,
+                    Heard::Rotate => self.log.retarget(log_target(&self.install.snapshot)),
+                },
+                _ = watch.tick() => self.reload_file(Reason::Changed).await,
+                _ = round.tick() => {
+                    if self.look_after().await == Next::End {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Periodic: has everything drained, did a worker die, which names are due, which snapshots are free.
+    async fn look_after(&mut self) -> Next {
+        let ended = self.workers.iter().filter(|w| w.has_ended()).count();
+        if let Some(until) = self.drain_until {
+            if ended == self.workers.len() || Instant::now() >= until {
+                return Next::End;
+            }
+        } else if ended > 0 {
+            journal::warn("a worker has ended unexpectedly; stopping");
+            return Next::End;
+        }
+        self.retired.retain(|install| Arc::strong_count(install) > 1);
+        self.refresh_names().await;
+        Next::GoOn
+    }
+
+    async fn refresh_names(&mut self) {
+        let now = Instant::now();
+        let wanted = dns::names(&self.install.snapshot);
+        self.due.retain(|name, _| wanted.contains_key(name));
+        for (name, refresh) in wanted {
+            let due = self.due.entry(name.clone()).or_insert(now + refresh);
+            if *due <= now {
+                *due = now + refresh;
+                self.resolving.spawn(async move {
+                    let found = dns::resolve(&name).await;
+                    (name, found)
+                });
+            }
+        }
+        let mut changed = false;
+        while let Some(done) = self.resolving.try_join_next() {
+            match done {
+                Ok((name, Ok(found))) => {
+                    changed |= self.addresses.get(&name) != Some(&found);
+                    self.addresses.insert(name, found);
+                }
+                Ok((name, Err(error))) => {
+                    journal::warn(format_args!("can't resolve `{}`: {error}; its last addresses stay", name.0));
+                }
+                Err(_) => {}
+            }
+        }
+        if changed {
+            let snapshot = Arc::clone(&self.install.snapshot);
+            let next = install(&snapshot, &self.addresses, &mut self.shelves, &self.ids);
+            self.hand_out(next).await;
+        }
+    }
+
+    async fn reload_file(&mut self, reason: Reason) {
+        if self.drain_until.is_some() {
+            return;
+        }
+        if reason == Reason::Asked {
+            self.log.retarget(log_target(&self.install.snapshot));
+        }
+        let Some(source) = &mut self.source else {
+            if reason == Reason::Asked {
+                journal::warn("nothing to reload: this configuration did not come from a file");
+            }
+            return;
+        };
+        let polled = source.poll();
+        let name = self.file_name.clone();
+        match polled {
+            Some(Ok(text)) => {
+                let _ = self.reload(&text, &name).await;
+            }
+            Some(Err(error)) => {
+                self.refuse(&StartError::Source(error.to_string()));
+            }
+            None if reason == Reason::Asked => journal::info("the configuration file has not changed"),
+            None => {}
+        }
+    }
+
+    async fn reload(&mut self, text: &[u8], name: &str) -> Result<u64, ReloadError> {
+        match self.try_reload(text, name).await {
+            Ok(version) => {
+                self.reloads += 1;
+                self.last_refusal = None;
+                let hash = self.install.snapshot.hash;
+                journal::info(format_args!("configuration version {version} ({hash:016x}) is in force"));
+                Ok(version)
+            }
+            Err(error) => {
+                self.refuse(&error);
+                Err(error)
+            }
+        }
+    }
+
+    fn refuse(&mut self, error: &StartError) {
+        self.reloads_refused += 1;
+        let version = self.version;
+        journal::warn(format_args!("reload refused, configuration version {version} stays in force: {error}"));
+        self.last_refusal = Some(error.to_string());
+    }
+
+    async fn try_reload(&mut self, text: &[u8], name: &str) -> Result<u64, ReloadError> {
+        let version = self.version + 1;
+        let snapshot = Arc::new(load(text, name, version)?);
+        let addresses = resolve_names(&snapshot, &self.addresses).await?;
+        check_log(&snapshot)?;
+        self.warn_of_fixed(&snapshot);
+        let mut ids = self.ids.clone();
+        // Bind what is new before anything changes; what exists is matched by address and only moved on success.
+        let fresh = self.bind_new(&snapshot)?;
+        let before = self.listening.len();
+        let mut old = std::mem::take(&mut self.listening);
+        old.extend(fresh);
+        let had: Vec<(BindAddress, ListenerId)> =
+            old.iter().take(before).map(|l| (l.configured.clone(), l.id)).collect();
+        self.listening = listen(&snapshot, &mut ids, old, self.workers.len())?;
+        self.ids = ids;
+        self.addresses = addresses;
+        self.version = version;
+        self.log.retarget(log_target(&snapshot));
+        let next = install(&snapshot, &self.addresses, &mut self.shelves, &self.ids);
+        self.hand_out(next).await;
+        self.move_sockets(&had).await;
+        Ok(version)
+    }
+
+    fn warn_of_fixed(&self, snapshot: &Snapshot) {
+        let old = &self.install.snapshot;
+        let changed = [
+            ("workers", old.workers != snapshot.workers),
+            ("io", old.io != snapshot.io),
+            ("pin", old.pin != snapshot.pin),
+            ("admin", old.admin != snapshot.admin),
+        ];
+        for (name, _) in changed.iter().filter(|(_, changed)| *changed) {
+            journal::warn(format_args!("a change of `{name}` takes effect at the next start"));
+        }
+    }
+
+    fn bind_new(&self, snapshot: &Snapshot) -> Result<Vec<Listening>, StartError> {
+        let mut fresh = Vec::new();
+        for listener in &snapshot.listeners {
+            for address in &listener.addresses {
+                let configured = bind_address(address);
+                if self.listening.iter().any(|l| l.configured == configured) {
+                    continue;
+                }
+                let (sockets, bound) = bind_all(&configured, self.workers.len())
+                    .map_err(|error| StartError::Bind { address: configured.to_string(), error })?;
+                fresh.push(Listening {
+                    name: Arc::clone(&listener.name),
+                    configured,
+                    bound,
+                    id: ListenerId(u32::MAX),
+                    sockets,
+                });
+            }
+        }
+        Ok(fresh)
+    }
+
+    /// Sends each worker the sockets it does not have, and tells it which to leave.
+    async fn move_sockets(&mut self, had: &[(BindAddress, ListenerId)]) {
+        let stays = |address: &BindAddress, id: ListenerId, listening: &[Listening]| {
+            listening.iter().any(|l| l.configured == *address && l.id == id)
+        };
+        // A listener whose sockets changed in any way is left whole and listened on again: the sockets themselves stay
+        // open in `self.listening`, so no queued connection is lost in between.
+        let left: std::collections::BTreeSet<u32> = had
+            .iter()
+            .filter(|(address, id)| !stays(address, *id, &self.listening))
+            .map(|(_, id)| id.0)
+            .collect();
+        for id in &left {
+            for worker in 0..self.workers.len() {
+                self.post(worker, Message::Unlisten(ListenerId(*id))).await;
+            }
+        }
+        for at in 0..self.listening.len() {
+            let l = &self.listening[at];
+            let known = had.iter().any(|(address, id)| *address == l.configured && *id == l.id);
+            if !known || left.contains(&l.id.0) {
+                journal::info(format_args!("listening on {} ({})", l.bound, l.name));
+                self.send_sockets(at).await;
+            }
+        }
+    }
+
+    async fn send_sockets(&self, at: usize) {
+        let listening = &self.listening[at];
+        for worker in 0..self.workers.len() {
+            match listening.sockets[worker].try_clone() {
+                Ok(socket) => self.post(worker, Message::Listen(listening.id, socket)).await,
+                Err(error) => journal::warn(format_args!("can't pass {} to a worker: {error}", listening.bound)),
+            }
+        }
+    }
+
+    /// At the start, when every mailbox is empty.
+    fn hand_out_sockets(&mut self, from: usize) {
+        for listening in &self.listening[from..] {
+            for (worker, socket) in self.workers.iter().zip(&listening.sockets) {
+                match socket.try_clone() {
+                    Ok(socket) => drop(worker.mailbox.send(Message::Listen(listening.id, socket))),
+                    Err(error) => {
+                        journal::warn(format_args!("can't pass {} to a worker: {error}", listening.bound));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives all workers a snapshot.
+    async fn hand_out(&mut self, next: Install) {
+        let next = Arc::new(next);
+        let old = std::mem::replace(&mut self.install, Arc::clone(&next));
+        self.retired.push(old);
+        for worker in 0..self.workers.len() {
+            self.post(worker, Message::Install(Arc::clone(&next))).await;
+        }
+    }
+
+    /// Sends a message that must not be lost. A worker's mailbox is full only while it is flooded with sockets.
+    async fn post(&self, worker: usize, mut message: Message) {
+        let worker = &self.workers[worker];
+        while let Err(back) = worker.mailbox.send(message) {
+            if worker.has_ended() {
+                return;
+            }
+            message = back;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    fn drain(&mut self) {
+        if self.drain_until.is_some() {
+            return;
+        }
+        let patience = self.install.snapshot.drain;
+        journal::info(format_args!("draining for up to {patience:?}"));
+        self.readiness.set(false);
+        self.drain_until = Some(Instant::now() + patience);
+        // Our own copies of the sockets go first, so that the last close is the workers'.
+        self.listening.clear();
+        for worker in &self.workers {
+            let _ = worker.mailbox.send(Message::Drain);
+        }
+    }
+
+    /// Asks every worker for its numbers, and answers when all have come or time is up.
+    fn collect(&self, reply: oneshot::Sender<String>) {
+        let (sender, receiver) = crossbeam_channel::bounded(self.workers.len());
+        for worker in &self.workers {
+            let _ = worker.mailbox.send(Message::Collect(sender.clone()));
+        }
+        drop(sender);
+        let mut process = self.process_info();
+        let workers = self.workers.len();
+        tokio::task::spawn_blocking(move || {
+            let until = Instant::now() + Duration::from_millis(COLLECT_TIMEOUT_MS);
+            let mut samples: Vec<(usize, Sample)> = Vec::with_capacity(workers);
+            while let Ok(sample) = receiver.recv_deadline(until) {
+                samples.push(sample);
+            }
+            samples.sort_by_key(|(index, _)| *index);
+            process.workers_silent = (workers - samples.len()) as u64;
+            let samples: Vec<Sample> = samples.into_iter().map(|(_, sample)| sample).collect();
+            let _ = reply.send(render(&samples, &process));
+        });
+    }
+
+    fn process_info(&self) -> ProcessInfo {
+        ProcessInfo {
+            drivers: self.workers.iter().map(|w| w.driver.name()).collect(),
+            snapshot_version: self.install.snapshot.version,
+            snapshot_hash: format!("{:016x}", self.install.snapshot.hash),
+            reloads: self.reloads,
+            reloads_refused: self.reloads_refused,
+            uptime_ms: self.started.elapsed().as_millis() as u64,
+            resident_bytes: resident_bytes(),
+            workers_silent: 0,
+        }
+    }
+
+    fn describe(&self) -> String {
+        let snapshot = &self.install.snapshot;
+        let config: serde_json::Value = serde_json::from_str(&snapshot.canonical).unwrap_or_default();
+        let listeners: Vec<_> = self
+            .listening
+            .iter()
+            .map(|l| serde_json::json!({ "name": &*l.name, "address": l.bound.to_string() }))
+            .collect();
+        let addresses: BTreeMap<String, Vec<String>> = self
+            .addresses
+            .iter()
+            .map(|((host, port), all)| (format!("{host}:{port}"), all.iter().map(ToString::to_string).collect()))
+            .collect();
+        let value = serde_json::json!({
+            "version": snapshot.version,
+            "hash": format!("{:016x}", snapshot.hash),
+            "source": self.file_name,
+            "last_refusal": self.last_refusal,
+            "listeners": listeners,
+            "resolved": addresses,
+            "config": config,
+        });
+        format!("{value:#}\n")
+    }
+
+    fn end(self) {
+        self.readiness.set(false);
+        drop(self.listening);
+        for worker in &self.workers {
+            let _ = worker.mailbox.send(Message::Stop);
+        }
+        for worker in self.workers {
+            if !worker.join() {
+                journal::warn("a worker had panicked");
+            }
+        }
+        self.log.finish();
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Next {
+    GoOn,
+    End,
+}
+
+#[derive(PartialEq, Eq)]
+enum Reason {
+    /// The file may have changed.
+    Changed,
+    /// Somebody sent SIGHUP.
+    Asked,
+}
+
+fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = statm.split(' ').nth(1).and_then(|n| n.parse().ok()).unwrap_or(0);
+    pages * rustix::param::page_size() as u64
+}

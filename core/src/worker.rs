@@ -1,0 +1,393 @@
+//! One worker: a thread, a runtime, the tasks that are not a client's, and a mailbox to the control thread.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+use crossbeam_queue::ArrayQueue;
+
+use crate::base::clock::Monotonic;
+use crate::base::limits::{ACCEPT_BATCH, MAILBOX_MAX};
+use crate::base::race::{First, race};
+use crate::base::signal::Signal;
+use crate::net::doorbell::{Bell, Doorbell};
+use crate::net::driver::{Driver, Executor, IoMode, pin_to, sleep, spawn, yield_now};
+use crate::net::listener::{Listener, Peer, is_exhaustion};
+use crate::net::platform::{Linux, Platform as _};
+use crate::proxy::connection;
+use crate::proxy::core::{Core, Install, ListenerId, Node};
+use crate::proxy::log::LogBuffer;
+use crate::telemetry::metrics::{Counter, Sample};
+
+/// How often a worker looks after its pools and sends its log lines.
+const ROUND: Duration = Duration::from_secs(1);
+
+/// After a drain has begun, idle clients keep their connection for so long: whoever sends a request in that time is
+/// told `Connection: close` with the answer, which loses nothing. The rest is then closed.
+const DRAIN_IDLE_GRACE: Duration = Duration::from_millis(1_000);
+
+/// Out of descriptors: accepting pauses for so long.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+
+/// What other threads tell a worker.
+#[derive(Debug)]
+pub enum Message {
+    /// Take over a snapshot.
+    Install(Arc<Install>),
+    /// Accept from this socket.
+    Listen(ListenerId, OwnedFd),
+    /// Stop accepting for this listener.
+    Unlisten(ListenerId),
+    /// A connection that another worker accepted.
+    Accepted(ListenerId, OwnedFd, Peer),
+    /// Send your numbers there.
+    Collect(Sender<(usize, Sample)>),
+    /// Stop accepting, finish what there is, end.
+    Drain,
+    /// End now.
+    Stop,
+}
+
+/// The sending end of one worker's mailbox.
+#[derive(Debug, Clone)]
+pub struct Mailbox {
+    queue: Arc<ArrayQueue<Message>>,
+    bell: Bell,
+}
+
+impl Mailbox {
+    fn new() -> io::Result<Self> {
+        Ok(Self { queue: Arc::new(ArrayQueue::new(MAILBOX_MAX)), bell: Bell::new()? })
+    }
+
+    /// Puts a message in and wakes the worker; gives it back if the mailbox is full.
+    // The message is what the caller has to keep in that case; boxing it would cost every message an allocation.
+    #[allow(clippy::result_large_err)]
+    pub fn send(&self, message: Message) -> Result<(), Message> {
+        self.queue.push(message)?;
+        self.bell.ring();
+        Ok(())
+    }
+}
+
+/// A worker as the control thread holds it.
+#[derive(Debug)]
+pub struct Worker {
+    /// How to reach it.
+    pub mailbox: Mailbox,
+    /// What it runs on.
+    pub driver: Driver,
+    /// Why it does not run on io_uring although it might have, if so.
+    pub refused: Option<String>,
+    thread: JoinHandle<()>,
+}
+
+impl Worker {
+    /// True once its thread has ended.
+    pub fn has_ended(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Waits for its thread. False if it panicked.
+    pub fn join(self) -> bool {
+        self.thread.join().is_ok()
+    }
+}
+
+/// What a worker is started with.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// The driver asked for.
+    pub io: IoMode,
+    /// Processors to pin to, in turn; empty: not at all.
+    pub cpus: Vec<usize>,
+    /// What is shared.
+    pub node: Arc<Node>,
+    /// The first snapshot.
+    pub install: Arc<Install>,
+    /// Where log lines go.
+    pub log: Sender<Vec<u8>>,
+}
+
+/// Starts `count` workers and waits until each has its runtime. If one fails, all are stopped.
+pub fn start_all(setup: &Setup, count: usize) -> io::Result<Vec<Worker>> {
+    let mailboxes = (0..count).map(|_| Mailbox::new()).collect::<io::Result<Vec<_>>>()?;
+    let clock = Monotonic::start();
+    let mut workers = Vec::with_capacity(count);
+    for index in 0..count {
+        let (ready, is_ready) = crossbeam_channel::bounded(1);
+        let (setup, peers) = (setup.clone(), mailboxes.clone());
+        let thread = std::thread::Builder::new()
+            .name(format!("worker-{index}"))
+            .spawn(move || run(index, &setup, clock, peers, &ready))?;
+        let started = is_ready.recv().unwrap_or_else(|_| Err(io::Error::other("a worker ended while it started")));
+        match started {
+            Ok((driver, refused)) => {
+                workers.push(Worker { mailbox: mailboxes[index].clone(), driver, refused, thread });
+            }
+            Err(error) => {
+                for worker in &workers {
+                    let _ = worker.mailbox.send(Message::Stop);
+                }
+                for worker in workers {
+                    worker.join();
+                }
+                return Err(error);
+            }
+        }
+    }
+    Ok(workers)
+}
+
+type Started = io::Result<(Driver, Option<String>)>;
+
+fn run(index: usize, setup: &Setup, clock: Monotonic, peers: Vec<Mailbox>, ready: &Sender<Started>) {
+    if !setup.cpus.is_empty() {
+        // Refused in some containers; a worker that floats is slower, not wrong.
+        let _ = pin_to(setup.cpus[index % setup.cpus.len()]);
+    }
+    let executor = match Executor::new(setup.io) {
+        Ok(executor) => executor,
+        Err(error) => {
+            let _ = ready.send(Err(error));
+            return;
+        }
+    };
+    let outcome = (executor.driver, executor.refused.as_ref().map(ToString::to_string));
+    let seed = u64::from(std::process::id()) << 32 ^ Linux::new(clock, index as u64).unix_time().as_nanos() as u64 ^ index as u64;
+    let core = Core::new(
+        index,
+        Linux::new(clock, seed),
+        Arc::clone(&setup.node),
+        &setup.install,
+        LogBuffer::new(setup.log.clone()),
+    );
+    executor.run(async move {
+        let doorbell = match peers[index].bell.listen() {
+            Ok(doorbell) => doorbell,
+            Err(error) => {
+                let _ = ready.send(Err(error));
+                return;
+            }
+        };
+        let _ = ready.send(Ok(outcome));
+        Tasks { core, peers: peers.into(), listening: RefCell::default() }.run(doorbell).await;
+    });
+}
+
+/// A worker's own tasks.
+struct Tasks {
+    core: Rc<Core<Linux>>,
+    peers: Rc<[Mailbox]>,
+    listening: RefCell<HashMap<ListenerId, Vec<Rc<Signal>>>>,
+}
+
+enum Flow {
+    GoOn,
+    End,
+}
+
+impl Tasks {
+    async fn run(self, doorbell: Doorbell) {
+        spawn(sweep(Rc::clone(&self.core)));
+        spawn(rounds(Rc::clone(&self.core)));
+        loop {
+            {
+                let heard = std::pin::pin!(doorbell.heard());
+                let empty = std::pin::pin!(self.core.empty.raised());
+                if let First::Left(Err(_)) = race(heard, empty).await {
+                    // The doorbell is broken: without it no message would ever be seen again.
+                    break;
+                }
+            }
+            let mailbox = Rc::clone(&self.peers);
+            while let Some(message) = mailbox[self.core.index].queue.pop() {
+                if matches!(self.handle(message), Flow::End) {
+                    self.core.log.flush();
+                    return;
+                }
+            }
+            if self.core.draining.is_raised() && self.core.connections() == 0 {
+                break;
+            }
+        }
+        self.core.log.flush();
+    }
+
+    fn handle(&self, message: Message) -> Flow {
+        match message {
+            Message::Install(install) => self.core.install(&install),
+            Message::Listen(id, socket) => self.listen(id, socket),
+            Message::Unlisten(id) => {
+                for closing in self.listening.borrow_mut().remove(&id).unwrap_or_default() {
+                    closing.raise();
+                }
+            }
+            Message::Accepted(id, socket, peer) => serve(&self.core, id, socket, peer),
+            Message::Collect(reply) => {
+                let _ = reply.try_send((self.core.index, self.core.sample()));
+            }
+            Message::Drain => self.drain(),
+            Message::Stop => return Flow::End,
+        }
+        Flow::GoOn
+    }
+
+    fn listen(&self, id: ListenerId, socket: OwnedFd) {
+        let Ok(listener) = Listener::new(socket) else {
+            self.core.metrics.count(Counter::AcceptErrors);
+            return;
+        };
+        let closing = Rc::new(Signal::default());
+        self.listening.borrow_mut().entry(id).or_default().push(Rc::clone(&closing));
+        spawn(accept(Rc::clone(&self.core), Rc::clone(&self.peers), id, listener, closing));
+    }
+
+    fn drain(&self) {
+        for closing in self.listening.borrow_mut().drain().flat_map(|(_, all)| all) {
+            closing.raise();
+        }
+        self.core.draining.raise();
+        self.core.close_idle_upstreams();
+        let core = Rc::clone(&self.core);
+        spawn(async move {
+            sleep(DRAIN_IDLE_GRACE).await;
+            loop {
+                core.deadlines.expire_idle();
+                sleep(DRAIN_IDLE_GRACE / 4).await;
+            }
+        });
+    }
+}
+
+/// Accepts until told to close; then takes what is queued already, so that closing the socket resets nobody.
+async fn accept(core: Rc<Core<Linux>>, peers: Rc<[Mailbox]>, id: ListenerId, listener: Listener, closing: Rc<Signal>) {
+    loop {
+        let last = closing.is_raised();
+        let full = is_full(&core, id);
+        if full && !last {
+            // New connections wait in the kernel's queue until one of ours ends.
+            core.room.lower();
+            race(std::pin::pin!(core.room.raised()), std::pin::pin!(closing.raised())).await;
+            continue;
+        }
+        if !last {
+            let ready = std::pin::pin!(listener.ready());
+            race(ready, std::pin::pin!(closing.raised())).await;
+        }
+        for _ in 0..ACCEPT_BATCH {
+            match listener.try_accept() {
+                Ok((socket, peer)) => admit(&core, &peers, id, socket, peer),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if last {
+                        return;
+                    }
+                    break;
+                }
+                Err(error) => {
+                    core.metrics.count(Counter::AcceptErrors);
+                    if last {
+                        return;
+                    }
+                    if is_exhaustion(&error) {
+                        sleep(EXHAUSTED_PAUSE).await;
+                    }
+                    break;
+                }
+            }
+            if is_full(&core, id) {
+                break;
+            }
+        }
+        yield_now().await;
+    }
+}
+
+fn is_full(core: &Core<Linux>, id: ListenerId) -> bool {
+    let bound = core.bound();
+    let Some(Some(listener)) = bound.listeners.get(id.0 as usize) else { return false };
+    core.connections_of(id) >= bound.snapshot.listeners[listener.index].connections_max
+}
+
+/// A fresh connection: served here, or by a worker that has clearly fewer.
+fn admit(core: &Rc<Core<Linux>>, peers: &[Mailbox], id: ListenerId, socket: OwnedFd, peer: Peer) {
+    core.metrics.count(Counter::Accepted);
+    if let Some(other) = core.less_loaded() {
+        match peers[other].send(Message::Accepted(id, socket, peer)) {
+            Ok(()) => core.metrics.count(Counter::HandedOver),
+            Err(Message::Accepted(id, socket, peer)) => serve(core, id, socket, peer),
+            Err(_) => {}
+        }
+        return;
+    }
+    serve(core, id, socket, peer);
+}
+
+fn serve(core: &Rc<Core<Linux>>, id: ListenerId, socket: OwnedFd, peer: Peer) {
+    core.opened(id);
+    match core.platform.attach(socket) {
+        Ok(stream) => spawn(connection::serve(Rc::clone(core), stream, peer, id)),
+        Err(_) => connection::refuse(core, id),
+    }
+}
+
+/// Fires deadlines. Sleeps until the earliest one that is known, or is woken when an earlier one is armed.
+async fn sweep(core: Rc<Core<Linux>>) {
+    loop {
+        let next = core.deadlines.sweep(core.now_ms());
+        match next {
+            None => core.deadlines.rearmed(None).await,
+            Some(due_ms) => {
+                let time = Duration::from_millis(due_ms.saturating_sub(core.now_ms()));
+                let alarm = std::pin::pin!(sleep(time));
+                race(alarm, std::pin::pin!(core.deadlines.rearmed(next))).await;
+            }
+        }
+        // Woken early: sleep until the deadline that woke us, then look.
+        while let Some(due_ms) = core.deadlines.next_ms() {
+            let now = core.now_ms();
+            if now >= due_ms {
+                break;
+            }
+            let alarm = std::pin::pin!(sleep(Duration::from_millis(due_ms - now)));
+            race(alarm, std::pin::pin!(core.deadlines.rearmed(Some(due_ms)))).await;
+        }
+    }
+}
+
+/// Looks after pools and log lines.
+async fn rounds(core: Rc<Core<Linux>>) {
+    loop {
+        sleep(ROUND).await;
+        core.tend();
+        let dropped = core.log.flush();
+        core.metrics.add(Counter::LogLinesDropped, dropped);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Core, Linux, ListenerId, Peer};
+    use crate::base::clock::Monotonic;
+    use crate::net::platform::Platform;
+    use crate::proxy::connection;
+    use std::rc::Rc;
+
+    /// The size of a connection's task without calling anything: only the types matter.
+    fn size_of_task<F>(_: fn(Rc<Core<Linux>>, <Linux as Platform>::Stream, Peer, ListenerId) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        let _ = Linux::new(Monotonic::start(), 1);
+        let bytes = size_of_task(connection::serve::<Linux>);
+        assert!(bytes <= 640, "the task of an idle connection takes {bytes} bytes");
+    }
+}
