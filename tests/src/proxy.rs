@@ -4,7 +4,8 @@ use crate::client::{Client, Response, get};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::wait::eventually;
-use ringway::server::{ConfigSource, IoMode, Overrides, Server};
+use ringway::net::driver::IoMode;
+use ringway::server::{ConfigSource, Overrides, Server};
 use std::fmt;
 use std::net::SocketAddr;
 
