@@ -6,7 +6,7 @@ pub const HEADER_COUNT_MAX: usize = 128;
 /// Bytes of one pooled I/O buffer. A head must fit into one, so it is also the ceiling of `header_bytes`.
 pub const BUFFER_BYTES: usize = 16 * 1024;
 
-/// Default for the bytes of a request or response head, start line and all fields included. nginx: 4×8 KiB, HAProxy: 16 KiB.
+/// Default for the bytes of a request or response head, start line and all fields included. nginx: 4×8 KiB, `HAProxy`: 16 KiB.
 pub const HEADER_BYTES_DEFAULT: usize = 16 * 1024;
 
 /// Default for the bytes of a request target (RFC 9110 section 4.1 asks for at least 8,000).

@@ -165,7 +165,7 @@ pub enum Action {
 pub struct Respond {
     pub status: u16,
     pub content_type: Box<str>,
-    pub headers: Box<[(Box<str>, Box<[u8]>)]>,
+    pub headers: Box<[FieldLine]>,
     pub body: Arc<[u8]>,
 }
 
@@ -214,13 +214,16 @@ pub enum PathRewrite {
     },
 }
 
-/// Header operations, checked but not yet encoded: names are tokens in lower case, values hold no control
+/// The name as the file has it, and the value of one header field.
+pub type FieldLine = (Box<str>, Box<[u8]>);
+
+/// Header operations, checked but not yet encoded: names are tokens, values hold no control
 /// characters. Framing, hop-by-hop and Host fields are not among them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeaderOpsSpec {
     pub remove: Vec<Box<str>>,
-    pub set: Vec<(Box<str>, Box<[u8]>)>,
-    pub add: Vec<(Box<str>, Box<[u8]>)>,
+    pub set: Vec<FieldLine>,
+    pub add: Vec<FieldLine>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

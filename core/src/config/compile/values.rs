@@ -8,7 +8,7 @@ use super::super::address::host_field;
 use super::super::raw;
 use super::super::report::{At, ProblemKind};
 use super::super::snapshot::{
-    HeaderOpsSpec, PathRewrite, Redirect, RedirectTarget, Respond, Scheme, is_safe_path,
+    FieldLine, HeaderOpsSpec, PathRewrite, Redirect, RedirectTarget, Respond, Scheme, is_safe_path,
 };
 use super::Compiler;
 use super::rules::Anchors;
@@ -37,12 +37,12 @@ impl Compiler<'_> {
             + ops.add.values().map(|values| values.as_slice().len()).sum::<usize>();
         self.count(at, "header operations", count, limits::HEADER_OPS_MAX);
         let list = at.field("remove");
-        let remove = ops.remove.iter().enumerate();
-        let remove: Vec<_> = remove
-            .filter_map(|(index, name)| {
-                self.field_name(&list.index(index), name).then(|| name.as_str().into())
-            })
-            .collect();
+        let mut remove = Vec::with_capacity(ops.remove.len());
+        for (index, name) in ops.remove.iter().enumerate() {
+            if self.field_name(&list.index(index), name) {
+                remove.push(name.as_str().into());
+            }
+        }
         let set = self.field_lines(&at.field("set"), &ops.set);
         let adds = at.field("add");
         self.refuse_same_names(&adds, ops.add.keys());
@@ -63,7 +63,7 @@ impl Compiler<'_> {
         HeaderOpsSpec { remove, set, add }
     }
 
-    fn field_lines(&mut self, at: &At<'_>, fields: &BTreeMap<String, String>) -> Vec<(Box<str>, Box<[u8]>)> {
+    fn field_lines(&mut self, at: &At<'_>, fields: &BTreeMap<String, String>) -> Vec<FieldLine> {
         self.refuse_same_names(at, fields.keys());
         let mut lines = Vec::with_capacity(fields.len());
         for (name, value) in fields {
@@ -370,16 +370,12 @@ fn unknown_groups(pattern: &Regex, substitution: &str) -> Vec<String> {
             rest = after;
             continue;
         }
-        let (group, after) = match rest.strip_prefix('{') {
-            Some(inner) => match inner.split_once('}') {
-                Some(split) => split,
-                None => continue,
-            },
-            None => {
-                let end =
-                    rest.bytes().take_while(|byte| byte.is_ascii_alphanumeric() || *byte == b'_').count();
-                rest.split_at(end)
-            }
+        let (group, after) = if let Some(inner) = rest.strip_prefix('{') {
+            let Some(split) = inner.split_once('}') else { continue };
+            split
+        } else {
+            let end = rest.bytes().take_while(|byte| byte.is_ascii_alphanumeric() || *byte == b'_').count();
+            rest.split_at(end)
         };
         rest = after;
         let known = match group.parse::<usize>() {
