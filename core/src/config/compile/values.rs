@@ -216,7 +216,7 @@ impl Compiler<'_> {
     }
 
     pub(super) fn respond(&mut self, at: &At<'_>, respond: &raw::Respond) -> Option<Respond> {
-        let errors_before = self.errors.list.len();
+        let errors_before = self.errors.count();
         let max = limits::RESPOND_BODY_BYTES_MAX;
         if respond.body.len() > max {
             let length = respond.body.len();
@@ -242,7 +242,7 @@ impl Compiler<'_> {
                 .add(ProblemKind::Conflict, &fields.field(name), "the media type is set by `content_type`")
                 .on_key();
         }
-        (self.errors.list.len() == errors_before).then(|| Respond {
+        (self.errors.count() == errors_before).then(|| Respond {
             status: respond.status,
             content_type: respond.content_type.as_str().into(),
             headers: headers.into(),
@@ -251,7 +251,7 @@ impl Compiler<'_> {
     }
 
     pub(super) fn redirect(&mut self, at: &At<'_>, redirect: &raw::Redirect) -> Option<Redirect> {
-        let errors_before = self.errors.list.len();
+        let errors_before = self.errors.count();
         if !matches!(redirect.status, 301 | 302 | 303 | 307 | 308) {
             let message =
                 format_args!("{} is no redirection; expected 301, 302, 303, 307 or 308", redirect.status);
@@ -280,7 +280,7 @@ impl Compiler<'_> {
             }
             self.redirect_parts(at, redirect)
         };
-        (self.errors.list.len() == errors_before).then_some(Redirect { status: redirect.status, target })
+        (self.errors.count() == errors_before).then_some(Redirect { status: redirect.status, target })
     }
 
     fn redirect_parts(&mut self, at: &At<'_>, redirect: &raw::Redirect) -> RedirectTarget {
