@@ -334,8 +334,14 @@ pub(super) fn path_fault(path: &str) -> Option<&'static str> {
     if !path.is_ascii() || path.bytes().any(|byte| !byte.is_ascii_graphic()) {
         return Some("blanks, control and non-ASCII characters are percent-encoded in paths, as in %20");
     }
+    // RFC 3986 section 3.3; clients do send some of these plainly, but in a file they are slips: `/users/{id}`.
+    if path.contains(['"', '<', '>', '\\', '^', '`', '{', '|', '}']) {
+        return Some(
+            "the characters \"<>\\^`{|} can't stand in a path; there are no placeholders, use `regex`",
+        );
+    }
     if !is_safe_path(bytes) {
-        return Some("the characters \"<>\\^`{|} and the segments `.` and `..` can't stand in a path");
+        return Some("the segments `.` and `..` can't stand in a path");
     }
     for (at, _) in path.match_indices('%') {
         let Some(digits) = path.get(at + 1..at + 3) else {
@@ -410,6 +416,7 @@ mod tests {
             ("/café", Some("percent-encoded")),
             ("/a/../b", Some("segments")),
             ("/a\\b", Some("characters")),
+            ("/users/{id}", Some("no placeholders")),
             ("/%", Some("two hex digits")),
             ("/%2", Some("two hex digits")),
             ("/%zz", Some("two hex digits")),
