@@ -1,1 +1,147 @@
-fn main() {}
+//! `ringway-edge`: the gateway. A thin shell around the engine: command line, messages, exit codes.
+
+mod demo;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use ringway::config::RawConfig;
+use ringway::config::raw::{Io, Workers};
+use ringway::net::driver::IoMode;
+use ringway::server::{ConfigSource, Overrides, Server};
+
+/// The Ringway edge: an HTTP reverse proxy and API gateway on io_uring.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve what a configuration file says. SIGHUP or a changed file reloads it, SIGTERM drains.
+    Run {
+        /// The YAML file.
+        #[arg(long, short, value_name = "FILE")]
+        config: PathBuf,
+        #[command(flatten)]
+        overrides: Engine,
+    },
+    /// Forward everything that comes in on one address to another, without a file.
+    Proxy {
+        /// Where to listen: ip:port, [ipv6]:port or unix:/path. May be given several times.
+        #[arg(long, required = true, value_name = "ADDR")]
+        listen: Vec<String>,
+        /// Where to forward: http://host:port or unix:/path. Several are taken in turn.
+        #[arg(long, required = true, value_name = "URL")]
+        to: Vec<String>,
+        /// The admin address; off unless given.
+        #[arg(long, value_name = "ADDR")]
+        admin: Option<String>,
+        #[command(flatten)]
+        overrides: Engine,
+    },
+    /// Check a configuration file and say all that is wrong with it.
+    Check {
+        /// The YAML file.
+        #[arg(long, short, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// Print the JSON Schema of the configuration file, for editors.
+    Schema,
+    /// Show the edge at work: two origins and a policy, built in.
+    Demo {
+        #[command(flatten)]
+        overrides: Engine,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Engine {
+    /// The I/O driver: auto, uring or epoll. Overrides the file.
+    #[arg(long, value_name = "DRIVER")]
+    io: Option<IoMode>,
+    /// Worker threads. Overrides the file; by default one for each core.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    workers: Option<u16>,
+    /// Don't pin workers to cores.
+    #[arg(long)]
+    no_pin: bool,
+}
+
+impl Engine {
+    fn overrides(&self) -> Overrides {
+        Overrides {
+            io: self.io,
+            workers: self.workers.map(usize::from),
+            pin: self.no_pin.then_some(false),
+            signals: true,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Run { config, overrides } => serve(ConfigSource::File(config), overrides.overrides()),
+        Command::Proxy { listen, to, admin, overrides } => {
+            let texts = |all: &[String]| all.iter().map(|text| text.as_str().to_owned()).collect::<Vec<_>>();
+            let (listen, to) = (texts(&listen), texts(&to));
+            let refs = |all: &'_ [String]| all.iter().map(String::as_str).collect::<Vec<_>>();
+            let mut raw = RawConfig::proxy(&refs(&listen), &refs(&to), Workers::Auto, Io::Auto);
+            if let Some(admin) = admin {
+                raw.admin.address = admin;
+            }
+            serve(ConfigSource::Raw(Box::new(raw)), overrides.overrides())
+        }
+        Command::Check { config } => check(&config),
+        Command::Schema => {
+            println!("{:#}", ringway::config::schema());
+            ExitCode::SUCCESS
+        }
+        Command::Demo { overrides } => demo::run(overrides.overrides()),
+    }
+}
+
+/// Serves until a signal ends it.
+fn serve(source: ConfigSource, overrides: Overrides) -> ExitCode {
+    match Server::start(source, overrides) {
+        Ok(server) => {
+            server.wait();
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(error),
+    }
+}
+
+fn check(path: &PathBuf) -> ExitCode {
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(error) => return fail(format_args!("can't read {}: {error}", path.display())),
+    };
+    match ringway::config::check_text(&text, &path.display().to_string(), 1) {
+        Ok(checked) => {
+            if !checked.warnings.is_empty() {
+                eprintln!("{}", checked.warnings);
+            }
+            let snapshot = checked.snapshot;
+            println!(
+                "{}: valid; {} listeners, {} upstreams, {} routes; hash {:016x}",
+                path.display(),
+                snapshot.listeners.len(),
+                snapshot.upstreams.len(),
+                snapshot.routes.len(),
+                snapshot.hash
+            );
+            ExitCode::SUCCESS
+        }
+        Err(report) => fail(report),
+    }
+}
+
+fn fail(error: impl std::fmt::Display) -> ExitCode {
+    eprintln!("ringway-edge: {error}");
+    ExitCode::FAILURE
+}

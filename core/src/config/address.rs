@@ -242,7 +242,7 @@ mod tests {
                     assert!(format!("{value:?}").contains(fragment), "{text}: {value:?}");
                 }
                 (Err(error), Err(fragment)) => {
-                    assert!(error.to_string().contains(fragment), "{text}: {error}")
+                    assert!(error.to_string().contains(fragment), "{text}: {error}");
                 }
                 (outcome, _) => panic!("{text}: {outcome:?}, expected {expected:?}"),
             }

@@ -34,7 +34,7 @@ pub(super) fn compile(raw: &RawConfig, canonical: String, version: u64) -> Compi
     let mut compiler = Compiler { raw, errors: Findings::default(), warnings: Findings::default() };
     let snapshot = compiler.snapshot(canonical, version);
     let Compiler { errors, warnings, .. } = compiler;
-    Compiled { snapshot: snapshot.filter(|_| errors.list.is_empty()), errors, warnings }
+    Compiled { snapshot: snapshot.filter(|_| errors.is_empty()), errors, warnings }
 }
 
 struct Compiler<'r> {

@@ -56,7 +56,7 @@ fn check_document(document: &Document<'_>, file_name: &str, version: u64) -> Res
     let refuse = |findings| document.report(Severity::Error, file_name, findings);
     let mut findings = Findings::default();
     let json = check::check(&document.root, &mut findings);
-    if !findings.list.is_empty() {
+    if !findings.is_empty() {
         return Err(refuse(findings));
     }
     let raw: RawConfig = match serde_json::from_value(json) {

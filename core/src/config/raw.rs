@@ -99,7 +99,7 @@ pub struct Listener {
     #[serde(default)]
     #[schemars(range(min = 0, max = 32))]
     pub trusted_hops: u8,
-    /// Open connections, for each worker. Beyond it, new ones wait in the kernel's queue.
+    /// Open connections, for each worker.
     #[serde(default = "default_listener_connections_max")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub connections_max: u32,
@@ -495,7 +495,7 @@ pub struct Redirect {
 pub struct AccessLog {
     /// Which requests are logged.
     pub mode: AccessLogMode,
-    /// The share of requests that mode `sampled` logs. Responses of 500 and above are always logged in that mode.
+    /// The share of requests that mode `sampled` logs.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub sample: f64,
     /// `stdout`, `stderr` or the path of a file.

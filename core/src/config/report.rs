@@ -67,10 +67,14 @@ pub struct Location {
 }
 
 impl Report {
-    pub(super) fn new(severity: Severity, file_name: &str, mut problems: Vec<Problem>) -> Self {
+    /// `omitted` were found besides.
+    pub(super) fn new(
+        severity: Severity,
+        file_name: &str,
+        mut problems: Vec<Problem>,
+        omitted: usize,
+    ) -> Self {
         problems.sort_by_key(|problem| problem.location.as_ref().map(|at| (at.line, at.column)));
-        let omitted = problems.len().saturating_sub(CONFIG_ERRORS_MAX);
-        problems.truncate(CONFIG_ERRORS_MAX);
         Report { severity, file_name: file_name.to_owned(), problems, omitted }
     }
 
@@ -208,23 +212,55 @@ pub(super) enum Focus {
     Value,
 }
 
-/// Collects findings.
+/// Collects findings; those beyond `limits::CONFIG_ERRORS_MAX` are only counted, so that a file made of nothing
+/// but errors costs no more memory than another.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
-    pub(super) list: Vec<Finding>,
+    list: Vec<Finding>,
+    omitted: usize,
+    /// What a caller that is not kept may go on writing to.
+    overflow: Option<Finding>,
 }
 
 impl Findings {
     pub(super) fn add(&mut self, kind: ProblemKind, at: &At<'_>, message: impl fmt::Display) -> &mut Finding {
-        self.list.push(Finding {
+        let finding = Finding {
             kind,
             steps: at.steps(),
             focus: Focus::Value,
             message: message.to_string(),
             hint: None,
             related: None,
-        });
+        };
+        if self.is_full() {
+            self.omit();
+            return self.overflow.insert(finding);
+        }
+        self.list.push(finding);
         self.list.last_mut().expect("pushed above")
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// No more will be kept: what a message takes to write is better saved.
+    pub(super) fn is_full(&self) -> bool {
+        self.list.len() >= CONFIG_ERRORS_MAX
+    }
+
+    pub(super) fn omit(&mut self) {
+        self.omitted += 1;
+    }
+
+    /// How many there have been.
+    pub(super) fn count(&self) -> usize {
+        self.list.len() + self.omitted
+    }
+
+    /// The kept ones, and the number of those that were not.
+    pub(super) fn into_parts(self) -> (Vec<Finding>, usize) {
+        (self.list, self.omitted)
     }
 }
 

@@ -166,7 +166,7 @@ pub enum Action {
 pub struct Respond {
     pub status: u16,
     pub content_type: Box<str>,
-    pub headers: Box<[(Box<str>, Box<[u8]>)]>,
+    pub headers: Box<[FieldLine]>,
     pub body: Arc<[u8]>,
 }
 
@@ -215,6 +215,9 @@ pub enum PathRewrite {
     },
 }
 
+/// The name as the file has it, and the value of one header field.
+pub type FieldLine = (Box<str>, Box<[u8]>);
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct AccessLog {
     pub mode: AccessLogMode,
@@ -256,11 +259,11 @@ impl PathRewrite {
     }
 }
 
-/// An absolute path in the characters of RFC 3986 section 3.3, so that no outcome of a rewrite can end the
-/// request line, start a query or climb with dot segments.
+/// What a normalised path is free of, so that no outcome of a rewrite can end the request line, start a query
+/// or climb with dot segments. No stricter than that: a path that a pattern leaves alone must pass.
 pub(super) fn is_safe_path(path: &[u8]) -> bool {
     path.first() == Some(&b'/')
-        && path.iter().all(|byte| byte.is_ascii_graphic() && !b"?#\"<>\\^`{|}".contains(byte))
+        && path.iter().all(|byte| byte.is_ascii_graphic() && !b"?#\\".contains(byte))
         && path.split(|byte| *byte == b'/').all(|segment| segment != b"." && segment != b"..")
 }
 
@@ -296,6 +299,7 @@ mod tests {
             (regex("a", " "), "/a", None),
             (regex("a", ".."), "/a/b", None),
             (regex("b", "c"), "/a", Some("/a")),
+            (regex("b", "c"), "/a|{x}", Some("/a|{x}")),
         ] {
             let outcome = rewrite.apply(path.as_bytes());
             let outcome = outcome.as_deref().map(|path| std::str::from_utf8(path).unwrap());

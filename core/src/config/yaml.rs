@@ -2,14 +2,15 @@
 //! key once, no tags, no merge keys. Aliases are expanded, within bounds. `yes`, `off` and `010` are texts,
 //! so that what a value is never depends on knowing YAML 1.1.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError};
 use serde_json::Number;
 
 use super::report::{Finding, Findings, Focus, Location, Problem, ProblemKind, Report, Severity, Step};
 use super::report::{nearest, render_steps};
-use crate::base::limits::{CONFIG_BYTES_MAX, CONFIG_DEPTH_MAX, CONFIG_NODES_MAX};
+use crate::base::limits::{CONFIG_BYTES_MAX, CONFIG_DEPTH_MAX, CONFIG_ERRORS_MAX, CONFIG_NODES_MAX};
 
 #[derive(Clone, Debug)]
 pub(super) struct Node {
@@ -51,7 +52,7 @@ pub(super) struct Document<'t> {
 
 /// Parses, or says all that keeps it from being parsed.
 pub(super) fn parse<'t>(bytes: &'t [u8], file_name: &str) -> Result<Document<'t>, Report> {
-    let refuse = |problem: Problem| Report::new(Severity::Error, file_name, vec![problem]);
+    let refuse = |problem: Problem| Report::new(Severity::Error, file_name, vec![problem], 0);
     if bytes.len() > CONFIG_BYTES_MAX {
         let message = format!("the file has {} bytes; at most {CONFIG_BYTES_MAX} are read", bytes.len());
         return Err(refuse(problem(ProblemKind::Unreadable, message, None)));
@@ -61,6 +62,7 @@ pub(super) fn parse<'t>(bytes: &'t [u8], file_name: &str) -> Result<Document<'t>
     let lines = split_lines(text);
     let mut builder = Builder::default();
     let outcome = builder.run(text);
+    let faults_omitted = builder.faults_omitted;
     let mut problems: Vec<Problem> = builder
         .faults
         .into_iter()
@@ -79,7 +81,7 @@ pub(super) fn parse<'t>(bytes: &'t [u8], file_name: &str) -> Result<Document<'t>
             problems.push(syntax_problem(&lines, span, error.info()));
         }
     }
-    Err(Report::new(Severity::Error, file_name, problems))
+    Err(Report::new(Severity::Error, file_name, problems, faults_omitted))
 }
 
 fn problem(kind: ProblemKind, message: String, location: Option<Location>) -> Problem {
@@ -147,8 +149,9 @@ impl Document<'_> {
     }
 
     pub(super) fn report(&self, severity: Severity, file_name: &str, findings: Findings) -> Report {
-        let problems = findings.list.into_iter().map(|finding| self.problem(finding)).collect();
-        Report::new(severity, file_name, problems)
+        let (findings, omitted) = findings.into_parts();
+        let problems = findings.into_iter().map(|finding| self.problem(finding)).collect();
+        Report::new(severity, file_name, problems, omitted)
     }
 
     fn problem(&self, finding: Finding) -> Problem {
@@ -263,7 +266,9 @@ struct Builder {
     open: Vec<Open>,
     anchors: HashMap<usize, Node>,
     node_count: usize,
+    /// At most `CONFIG_ERRORS_MAX`, and one that stops the reading.
     faults: Vec<Fault>,
+    faults_omitted: usize,
     root: Option<Node>,
 }
 
@@ -275,8 +280,8 @@ struct Open {
 
 enum Content {
     List(Vec<Node>),
-    /// The key waits for its value.
-    Map(Vec<(Key, Node)>, HashSet<String>, Option<Key>),
+    /// With the place of each key; the last key waits for its value.
+    Map(Vec<(Key, Node)>, HashMap<String, Span>, Option<Key>),
 }
 
 impl Builder {
@@ -308,7 +313,7 @@ impl Builder {
                 }
                 Event::MappingStart(anchor, tag) => {
                     self.refuse_tag(tag.is_some(), span);
-                    self.push(anchor, span, Content::Map(Vec::new(), HashSet::new(), None))?;
+                    self.push(anchor, span, Content::Map(Vec::new(), HashMap::new(), None))?;
                 }
                 Event::SequenceEnd | Event::MappingEnd => {
                     let open = self.open.pop().expect("the parser pairs starts and ends");
@@ -376,17 +381,21 @@ impl Builder {
             Some(Open { content: Content::List(items), .. }) => items.push(node),
             Some(Open { content: Content::Map(fields, names, waiting), .. }) => {
                 let key = waiting.take().expect("without one the node was the key, above");
-                if names.insert(key.name.clone()) {
-                    fields.push((key, node));
-                } else {
-                    let first = fields.iter().find(|(known, _)| known.name == key.name);
-                    self.faults.push(Fault {
-                        kind: ProblemKind::Conflict,
-                        span: key.span,
-                        message: format!("`{}` is there twice", key.name),
-                        hint: None,
-                        related: first.map(|(known, _)| known.span),
-                    });
+                match names.entry(key.name.clone()) {
+                    Entry::Vacant(entry) => {
+                        entry.insert(key.span);
+                        fields.push((key, node));
+                    }
+                    Entry::Occupied(entry) => {
+                        let first = *entry.get();
+                        self.fault(Fault {
+                            kind: ProblemKind::Conflict,
+                            span: key.span,
+                            message: format!("`{}` is there twice", key.name),
+                            hint: None,
+                            related: Some(first),
+                        });
+                    }
                 }
             }
         }
@@ -398,7 +407,7 @@ impl Builder {
             return Err(self.stop(node.span, "a key is a text, not a list or a mapping"));
         };
         if name == "<<" {
-            self.faults.push(Fault {
+            self.fault(Fault {
                 kind: ProblemKind::Syntax,
                 span: node.span,
                 message: "merge keys (`<<`) are not part of YAML 1.2".to_owned(),
@@ -411,13 +420,21 @@ impl Builder {
 
     fn refuse_tag(&mut self, tagged: bool, span: Span) {
         if tagged {
-            self.faults.push(Fault {
+            self.fault(Fault {
                 kind: ProblemKind::Syntax,
                 span,
                 message: "tags (`!…`) are not used in this format; remove it".to_owned(),
                 hint: None,
                 related: None,
             });
+        }
+    }
+
+    fn fault(&mut self, fault: Fault) {
+        if self.faults.len() < CONFIG_ERRORS_MAX {
+            self.faults.push(fault);
+        } else {
+            self.faults_omitted += 1;
         }
     }
 

@@ -314,16 +314,12 @@ fn decoded(raw: &[u8]) -> impl Iterator<Item = u8> + '_ {
             [high, low, tail @ ..] if *first == b'%' => hex(*high).zip(hex(*low)).map(|pair| (pair, tail)),
             _ => None,
         };
-        match escape {
-            Some(((high, low), tail)) => {
-                rest = tail;
-                Some(high << 4 | low)
-            }
-            None => {
-                rest = after;
-                Some(if *first == b'+' { b' ' } else { *first })
-            }
+        if let Some(((high, low), tail)) = escape {
+            rest = tail;
+            return Some(high << 4 | low);
         }
+        rest = after;
+        Some(if *first == b'+' { b' ' } else { *first })
     })
 }
 
@@ -462,9 +458,12 @@ impl Builder {
                 &mut self.nodes[node as usize].exact
             }
             PathPattern::Prefix(path) => {
-                let path = path.strip_prefix('/').unwrap_or(path);
                 let path = path.strip_suffix('/').unwrap_or(path);
-                let node = if path.is_empty() { root } else { self.grow(root, path) };
+                let node = if path.is_empty() {
+                    root
+                } else {
+                    self.grow(root, path.strip_prefix('/').unwrap_or(path))
+                };
                 &mut self.nodes[node as usize].prefix
             }
         };

@@ -23,14 +23,14 @@ enum FieldPlace {
 impl Compiler<'_> {
     /// `None` if there were errors, which are noted.
     pub(super) fn rule(&mut self, at: &At<'_>, matches: &raw::Match) -> Option<RouteRule> {
-        let errors_before = self.errors.list.len();
+        let errors_before = self.errors.count();
         let hosts = self.hosts(&at.field("hosts"), matches.hosts.as_deref().unwrap_or_default());
         let path = self.path(&at.field("path"), matches.path.as_ref());
         let methods = self.methods(&at.field("methods"), matches.methods.as_deref().unwrap_or_default());
         let headers = self.fields(&at.field("headers"), &matches.headers, FieldPlace::Header);
         let query = self.fields(&at.field("query"), &matches.query, FieldPlace::Query);
         let rule = RouteRule { hosts, path: path?, methods, headers, query };
-        (self.errors.list.len() == errors_before).then_some(rule)
+        (self.errors.count() == errors_before).then_some(rule)
     }
 
     fn hosts(&mut self, list: &At<'_>, texts: &[String]) -> Vec<HostPattern> {

@@ -8,7 +8,7 @@ use super::super::address::host_field;
 use super::super::raw;
 use super::super::report::{At, ProblemKind};
 use super::super::snapshot::{
-    PathRewrite, Redirect, RedirectTarget, Respond, Scheme, is_safe_path,
+    FieldLine, PathRewrite, Redirect, RedirectTarget, Respond, Scheme, is_safe_path,
 };
 use super::Compiler;
 use super::rules::Anchors;
@@ -38,12 +38,12 @@ impl Compiler<'_> {
             + ops.add.values().map(|values| values.as_slice().len()).sum::<usize>();
         self.count(at, "header operations", count, limits::HEADER_OPS_MAX);
         let list = at.field("remove");
-        let remove = ops.remove.iter().enumerate();
-        let remove: Vec<_> = remove
-            .filter_map(|(index, name)| {
-                self.field_name(&list.index(index), name).then(|| name.as_str().into())
-            })
-            .collect();
+        let mut remove = Vec::with_capacity(ops.remove.len());
+        for (index, name) in ops.remove.iter().enumerate() {
+            if self.field_name(&list.index(index), name) {
+                remove.push(name.as_str().into());
+            }
+        }
         let set = self.field_lines(&at.field("set"), &ops.set);
         let adds = at.field("add");
         self.refuse_same_names(&adds, ops.add.keys());
@@ -69,10 +69,10 @@ impl Compiler<'_> {
         &mut self,
         at: &At<'_>,
         remove: &[Box<str>],
-        set: &[(Box<str>, Box<[u8]>)],
-        add: &[(Box<str>, Box<[u8]>)],
+        set: &[FieldLine],
+        add: &[FieldLine],
     ) -> HeaderOps {
-        let text = |fields: &[(Box<str>, Box<[u8]>)]| -> Vec<(String, String)> {
+        let text = |fields: &[FieldLine]| -> Vec<(String, String)> {
             fields.iter().map(|(n, v)| (n.to_string(), String::from_utf8_lossy(v).into_owned())).collect()
         };
         let remove: Vec<String> = remove.iter().map(ToString::to_string).collect();
@@ -82,7 +82,7 @@ impl Compiler<'_> {
         })
     }
 
-    fn field_lines(&mut self, at: &At<'_>, fields: &BTreeMap<String, String>) -> Vec<(Box<str>, Box<[u8]>)> {
+    fn field_lines(&mut self, at: &At<'_>, fields: &BTreeMap<String, String>) -> Vec<FieldLine> {
         self.refuse_same_names(at, fields.keys());
         let mut lines = Vec::with_capacity(fields.len());
         for (name, value) in fields {
@@ -235,7 +235,7 @@ impl Compiler<'_> {
     }
 
     pub(super) fn respond(&mut self, at: &At<'_>, respond: &raw::Respond) -> Option<Respond> {
-        let errors_before = self.errors.list.len();
+        let errors_before = self.errors.count();
         let max = limits::RESPOND_BODY_BYTES_MAX;
         if respond.body.len() > max {
             let length = respond.body.len();
@@ -261,7 +261,7 @@ impl Compiler<'_> {
                 .add(ProblemKind::Conflict, &fields.field(name), "the media type is set by `content_type`")
                 .on_key();
         }
-        (self.errors.list.len() == errors_before).then(|| Respond {
+        (self.errors.count() == errors_before).then(|| Respond {
             status: respond.status,
             content_type: respond.content_type.as_str().into(),
             headers: headers.into(),
@@ -270,7 +270,7 @@ impl Compiler<'_> {
     }
 
     pub(super) fn redirect(&mut self, at: &At<'_>, redirect: &raw::Redirect) -> Option<Redirect> {
-        let errors_before = self.errors.list.len();
+        let errors_before = self.errors.count();
         if !matches!(redirect.status, 301 | 302 | 303 | 307 | 308) {
             let message =
                 format_args!("{} is no redirection; expected 301, 302, 303, 307 or 308", redirect.status);
@@ -299,7 +299,7 @@ impl Compiler<'_> {
             }
             self.redirect_parts(at, redirect)
         };
-        (self.errors.list.len() == errors_before).then_some(Redirect { status: redirect.status, target })
+        (self.errors.count() == errors_before).then_some(Redirect { status: redirect.status, target })
     }
 
     fn redirect_parts(&mut self, at: &At<'_>, redirect: &raw::Redirect) -> RedirectTarget {
@@ -353,8 +353,14 @@ pub(super) fn path_fault(path: &str) -> Option<&'static str> {
     if !path.is_ascii() || path.bytes().any(|byte| !byte.is_ascii_graphic()) {
         return Some("blanks, control and non-ASCII characters are percent-encoded in paths, as in %20");
     }
+    // RFC 3986 section 3.3; clients do send some of these plainly, but in a file they are slips: `/users/{id}`.
+    if path.contains(['"', '<', '>', '\\', '^', '`', '{', '|', '}']) {
+        return Some(
+            "the characters \"<>\\^`{|} can't stand in a path; there are no placeholders, use `regex`",
+        );
+    }
     if !is_safe_path(bytes) {
-        return Some("the characters \"<>\\^`{|} and the segments `.` and `..` can't stand in a path");
+        return Some("the segments `.` and `..` can't stand in a path");
     }
     for (at, _) in path.match_indices('%') {
         let Some(digits) = path.get(at + 1..at + 3) else {
@@ -389,16 +395,12 @@ fn unknown_groups(pattern: &Regex, substitution: &str) -> Vec<String> {
             rest = after;
             continue;
         }
-        let (group, after) = match rest.strip_prefix('{') {
-            Some(inner) => match inner.split_once('}') {
-                Some(split) => split,
-                None => continue,
-            },
-            None => {
-                let end =
-                    rest.bytes().take_while(|byte| byte.is_ascii_alphanumeric() || *byte == b'_').count();
-                rest.split_at(end)
-            }
+        let (group, after) = if let Some(inner) = rest.strip_prefix('{') {
+            let Some(split) = inner.split_once('}') else { continue };
+            split
+        } else {
+            let end = rest.bytes().take_while(|byte| byte.is_ascii_alphanumeric() || *byte == b'_').count();
+            rest.split_at(end)
         };
         rest = after;
         let known = match group.parse::<usize>() {
@@ -433,6 +435,7 @@ mod tests {
             ("/café", Some("percent-encoded")),
             ("/a/../b", Some("segments")),
             ("/a\\b", Some("characters")),
+            ("/users/{id}", Some("no placeholders")),
             ("/%", Some("two hex digits")),
             ("/%2", Some("two hex digits")),
             ("/%zz", Some("two hex digits")),

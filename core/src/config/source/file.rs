@@ -3,7 +3,7 @@
 //! Has no thread and sets no watches: the control thread polls. A poll is one `stat` unless the file
 //! moved in the last seconds.
 //! The path is followed through symbolic links each time, so that the swap of a link that Kubernetes does for
-//! a ConfigMap is seen, as is an editor's rename. Called by the control thread only: it blocks on the disk.
+//! a `ConfigMap` is seen, as is an editor's rename. Called by the control thread only: it blocks on the disk.
 
 use std::fmt;
 use std::fs::File;
@@ -47,6 +47,7 @@ struct Identity {
     changed: (i64, i64),
 }
 
+type Fault = (FaultMark, SourceError);
 type FaultMark = (io::ErrorKind, Option<Identity>);
 
 /// The file could not be read. The configuration in use stays as it was; the next change is tried again.
@@ -83,7 +84,7 @@ impl FileSource {
     }
 
     /// `None` if `stat` shows no change.
-    fn read(&self) -> Result<Option<(Read, Vec<u8>)>, (FaultMark, SourceError)> {
+    fn read(&self) -> Result<Option<(Read, Vec<u8>)>, Fault> {
         let io_fault = |identity: Option<Identity>| {
             let path = self.path.clone();
             move |error: io::Error| ((error.kind(), identity), SourceError::Io { path, error })
