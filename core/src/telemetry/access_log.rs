@@ -70,7 +70,8 @@ fn run(batches: &Receiver<Vec<u8>>, targets: &Receiver<Target>) {
                     failing = false;
                 }
                 Err(_) => {
-                    while let Ok(batch) = batches.recv() {
+                    // The workers have ended, so what is here is all; a sender that somebody still holds sends nothing.
+                    while let Ok(batch) = batches.try_recv() {
                         write(&mut sink, &batch, &mut failing);
                     }
                     return;
