@@ -32,6 +32,9 @@ const ROUND: Duration = Duration::from_secs(1);
 /// told `Connection: close` with the answer, which loses nothing. The rest is then closed.
 const DRAIN_IDLE_GRACE: Duration = Duration::from_millis(1_000);
 
+/// How long a worker that was told to end waits for its tasks to notice.
+const STOP_PATIENCE_MS: u64 = 1_000;
+
 /// Out of descriptors: accepting pauses for so long.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
@@ -207,17 +210,33 @@ impl Tasks {
                 }
             }
             let mailbox = Rc::clone(&self.peers);
+            let mut ended = false;
             while let Some(message) = mailbox[self.core.index].queue.pop() {
-                if matches!(self.handle(message), Flow::End) {
-                    self.core.log.flush();
-                    return;
-                }
+                ended |= matches!(self.handle(message), Flow::End);
             }
-            if self.core.draining.is_raised() && self.core.connections() == 0 {
+            if ended || (self.core.draining.is_raised() && self.core.connections() == 0) {
                 break;
             }
         }
+        self.end().await;
+    }
+
+    /// Ends every task, so that sockets are closed and nothing is left to the runtime's drop.
+    async fn end(&self) {
+        for closing in self.listening.borrow_mut().drain().flat_map(|(_, all)| all) {
+            closing.raise();
+        }
+        self.core.draining.raise();
+        self.core.stopping.raise();
+        let until_ms = self.core.now_ms() + STOP_PATIENCE_MS;
+        while self.core.connections() > 0 && self.core.now_ms() < until_ms {
+            self.core.deadlines.expire_all();
+            sleep(Duration::from_millis(1)).await;
+        }
+        self.core.close_idle_upstreams();
         self.core.log.flush();
+        // Lets tasks that were woken above run to their end, and the ring take their closes.
+        sleep(Duration::from_millis(1)).await;
     }
 
     fn handle(&self, message: Message) -> Flow {
@@ -257,10 +276,10 @@ impl Tasks {
         self.core.close_idle_upstreams();
         let core = Rc::clone(&self.core);
         spawn(async move {
-            sleep(DRAIN_IDLE_GRACE).await;
-            loop {
+            let mut pause = DRAIN_IDLE_GRACE;
+            while pause_or_stop(&core, pause).await {
                 core.deadlines.expire_idle();
-                sleep(DRAIN_IDLE_GRACE / 4).await;
+                pause = DRAIN_IDLE_GRACE / 4;
             }
         });
     }
@@ -311,7 +330,7 @@ async fn accept(core: Rc<Core<Linux>>, peers: Rc<[Mailbox]>, id: ListenerId, lis
 
 fn is_full(core: &Core<Linux>, id: ListenerId) -> bool {
     let bound = core.bound();
-    let Some(Some(listener)) = bound.listeners.get(id.0 as usize) else { return false };
+    let Some(listener) = bound.listener(id) else { return false };
     core.connections_of(id) >= bound.snapshot.listeners[listener.index].connections_max
 }
 
@@ -337,34 +356,37 @@ fn serve(core: &Rc<Core<Linux>>, id: ListenerId, socket: OwnedFd, peer: Peer) {
     }
 }
 
-/// Fires deadlines. Sleeps until the earliest one that is known, or is woken when an earlier one is armed.
+/// False once the worker is stopping.
+async fn pause_or_stop(core: &Core<Linux>, pause: Duration) -> bool {
+    let time = std::pin::pin!(sleep(pause));
+    race(time, std::pin::pin!(core.stopping.raised())).await;
+    !core.stopping.is_raised()
+}
+
+/// Fires deadlines. Sleeps until the earliest one that is known, or until an earlier one is armed.
 async fn sweep(core: Rc<Core<Linux>>) {
-    loop {
-        let next = core.deadlines.sweep(core.now_ms());
-        match next {
-            None => core.deadlines.rearmed(None).await,
-            Some(due_ms) => {
-                let time = Duration::from_millis(due_ms.saturating_sub(core.now_ms()));
-                let alarm = std::pin::pin!(sleep(time));
-                race(alarm, std::pin::pin!(core.deadlines.rearmed(next))).await;
+    while !core.stopping.is_raised() {
+        let now = core.now_ms();
+        let due = match core.deadlines.next_ms() {
+            Some(due) if due <= now => core.deadlines.sweep(now),
+            due => due,
+        };
+        let rearmed = std::pin::pin!(core.deadlines.rearmed(due));
+        match due {
+            None => {
+                race(rearmed, std::pin::pin!(core.stopping.raised())).await;
             }
-        }
-        // Woken early: sleep until the deadline that woke us, then look.
-        while let Some(due_ms) = core.deadlines.next_ms() {
-            let now = core.now_ms();
-            if now >= due_ms {
-                break;
+            Some(due) => {
+                let time = std::pin::pin!(pause_or_stop(&core, Duration::from_millis(due.saturating_sub(now))));
+                race(rearmed, time).await;
             }
-            let alarm = std::pin::pin!(sleep(Duration::from_millis(due_ms - now)));
-            race(alarm, std::pin::pin!(core.deadlines.rearmed(Some(due_ms)))).await;
         }
     }
 }
 
 /// Looks after pools and log lines.
 async fn rounds(core: Rc<Core<Linux>>) {
-    loop {
-        sleep(ROUND).await;
+    while pause_or_stop(&core, ROUND).await {
         core.tend();
         let dropped = core.log.flush();
         core.metrics.add(Counter::LogLinesDropped, dropped);

@@ -87,10 +87,9 @@ fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Run { config, overrides } => serve(ConfigSource::File(config), overrides.overrides()),
         Command::Proxy { listen, to, admin, overrides } => {
-            let texts = |all: &[String]| all.iter().map(|text| text.as_str().to_owned()).collect::<Vec<_>>();
-            let (listen, to) = (texts(&listen), texts(&to));
-            let refs = |all: &'_ [String]| all.iter().map(String::as_str).collect::<Vec<_>>();
-            let mut raw = RawConfig::proxy(&refs(&listen), &refs(&to), Workers::Auto, Io::Auto);
+            let listen: Vec<&str> = listen.iter().map(String::as_str).collect();
+            let to: Vec<&str> = to.iter().map(String::as_str).collect();
+            let mut raw = RawConfig::proxy(&listen, &to, Workers::Auto, Io::Auto);
             if let Some(admin) = admin {
                 raw.admin.address = admin;
             }

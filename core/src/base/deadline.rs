@@ -89,6 +89,13 @@ impl Deadlines {
         }
     }
 
+    /// Fires everything, armed or not: each task's wait ends, whatever it waits for. For the end of a worker.
+    pub fn expire_all(&self) {
+        for (index, entry) in self.entries.borrow().iter().enumerate() {
+            self.fire(index, entry);
+        }
+    }
+
     fn fire(&self, index: usize, entry: &Entry) {
         entry.due_ms.set(NEVER);
         entry.fired.set(true);

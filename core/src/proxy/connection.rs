@@ -129,7 +129,7 @@ impl<P: Platform> Downstream<P> {
             return false;
         }
         // A listener that has left the configuration takes no more requests.
-        let Some(Some(listener)) = bound.listeners.get(self.listener.0 as usize) else { return false };
+        let Some(listener) = bound.listener(self.listener) else { return false };
         let max = bound.snapshot.listeners[listener.index].requests_per_connection_max;
         max.is_none_or(|max| self.requests.get() + 1 < max.get())
     }
@@ -157,7 +157,7 @@ impl<P: Platform> Downstream<P> {
     fn timeouts(&self) -> (Duration, Duration) {
         const GONE: Duration = Duration::from_secs(1);
         let bound = self.core.bound();
-        let Some(Some(listener)) = bound.listeners.get(self.listener.0 as usize) else { return (GONE, GONE) };
+        let Some(listener) = bound.listener(self.listener) else { return (GONE, GONE) };
         let timeouts = bound.snapshot.listeners[listener.index].timeouts;
         (timeouts.request_head, timeouts.keep_alive_idle)
     }

@@ -92,10 +92,24 @@ pub struct Bound<S> {
     pub upstreams: Box<[Rc<Upstream<S>>]>,
     /// By [`ListenerId`].
     pub listeners: Box<[Option<BoundListener>]>,
+    /// For connections whose listener has left the configuration: nobody vouches for hops before them any more.
+    orphan: Forwarding,
     /// By index of the snapshot's routes.
     pub routes: Box<[Rc<RouteCounts>]>,
     /// Bounds of heads.
     pub head_limits: HeadLimits,
+}
+
+impl<S> Bound<S> {
+    /// A listener's settings, if it is still configured.
+    pub fn listener(&self, id: ListenerId) -> Option<&BoundListener> {
+        self.listeners.get(id.0 as usize)?.as_ref()
+    }
+
+    /// How upstreams are told about clients of a listener.
+    pub fn forwarding(&self, id: ListenerId) -> &Forwarding {
+        self.listener(id).map_or(&self.orphan, |listener| &listener.forwarding)
+    }
 }
 
 /// Responses of one route, by class of status.
@@ -131,6 +145,8 @@ pub struct Core<P: Platform> {
     pub log: LogBuffer,
     /// Raised when this worker is to finish its connections.
     pub draining: Signal,
+    /// Raised when the worker ends: its own tasks end too.
+    pub stopping: Signal,
     /// Raised when the last connection of a draining worker has ended.
     pub empty: Signal,
     /// Raised when a connection has ended and a listener waits for room.
@@ -162,6 +178,7 @@ impl<P: Platform> Core<P> {
             metrics: Metrics::new(),
             log,
             draining: Signal::default(),
+            stopping: Signal::default(),
             empty: Signal::default(),
             room: Signal::default(),
             node,
@@ -169,6 +186,7 @@ impl<P: Platform> Core<P> {
                 snapshot: Arc::clone(&install.snapshot),
                 upstreams: Box::default(),
                 listeners: Box::default(),
+                orphan: Forwarding::default(),
                 routes: Box::default(),
                 head_limits: HeadLimits::default(),
             })),
@@ -230,6 +248,7 @@ impl<P: Platform> Core<P> {
             snapshot: Arc::clone(snapshot),
             upstreams,
             listeners,
+            orphan: forwarding(snapshot, 0),
             routes,
             head_limits: HeadLimits {
                 header_bytes: snapshot.limits.header_bytes_max,
@@ -288,7 +307,7 @@ impl<P: Platform> Core<P> {
         self.node.publish(self.index, self.connections.get());
         self.by_listener.borrow_mut()[listener.0 as usize] -= 1;
         self.room.raise();
-        if self.draining.is_raised() && self.connections.get() == 0 {
+        if self.connections.get() == 0 && (self.draining.is_raised() || self.stopping.is_raised()) {
             self.empty.raise();
         }
     }
@@ -377,15 +396,16 @@ impl<P: Platform> Core<P> {
 }
 
 fn bind_listener(snapshot: &Snapshot, index: usize) -> BoundListener {
-    BoundListener {
-        index,
-        forwarding: Forwarding {
-            trusted_hops: snapshot.listeners[index].trusted_hops as u8,
-            x_forwarded: snapshot.forwarding.x_forwarded,
-            forwarded: snapshot.forwarding.forwarded,
-            x_real_ip: false,
-            via: snapshot.forwarding.via.as_deref().map(Box::from),
-        },
+    BoundListener { index, forwarding: forwarding(snapshot, snapshot.listeners[index].trusted_hops as u8) }
+}
+
+fn forwarding(snapshot: &Snapshot, trusted_hops: u8) -> Forwarding {
+    Forwarding {
+        trusted_hops,
+        x_forwarded: snapshot.forwarding.x_forwarded,
+        forwarded: snapshot.forwarding.forwarded,
+        x_real_ip: false,
+        via: snapshot.forwarding.via.as_deref().map(Box::from),
     }
 }
 

@@ -297,12 +297,11 @@ fn encode<P: Platform>(
         client_ip: client_text.as_deref().map_or(conn.peer_text(), str::as_bytes),
         scheme: Scheme::Http,
     };
-    let forwarding = bound.listeners.get(conn.listener.0 as usize).and_then(Option::as_ref).map(|l| (&l.forwarding, values));
     let rewrite = RequestRewrite {
         target,
         host,
         ops: &route.request_headers,
-        forwarding,
+        forwarding: Some((bound.forwarding(conn.listener), values)),
         framing: head.body,
         upgrade: offered,
         persistence: Persistence::KeepAlive,
@@ -336,7 +335,7 @@ fn offer<'b>(head: &RequestHead<'_, 'b>, route: &Route) -> Option<&'b [u8]> {
 /// The client by the trusted-hops rule.
 fn client_ip<P: Platform>(conn: &Downstream<P>, bound: &Bound<P::Stream>, head: &RequestHead<'_, '_>) -> Option<IpAddr> {
     let peer = conn.peer.ip();
-    let hops = bound.listeners.get(conn.listener.0 as usize)?.as_ref()?.forwarding.trusted_hops;
+    let hops = bound.forwarding(conn.listener).trusted_hops;
     if hops == 0 || head.forwarding.is_empty() {
         return peer;
     }

@@ -23,12 +23,19 @@ pub enum Target {
     File(PathBuf),
 }
 
-/// The writer's other end. Dropping it and all batch senders ends the thread after what was sent is written.
+/// What the writer's thread is told.
+enum Order {
+    Retarget(Target),
+    /// Write what has been sent and end.
+    End,
+}
+
+/// The writer's other end.
 #[derive(Debug)]
 pub struct Writer {
     /// Where workers send batches.
     pub batches: Sender<Vec<u8>>,
-    targets: Sender<Target>,
+    orders: Sender<Order>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -36,41 +43,39 @@ impl Writer {
     /// Starts the thread.
     pub fn start() -> io::Result<Self> {
         let (batches, from_workers) = bounded(LOG_BATCHES_MAX);
-        let (targets, from_control) = bounded(4);
+        let (orders, from_control) = bounded(4);
         let thread = std::thread::Builder::new()
             .name("access-log".into())
             .spawn(move || run(&from_workers, &from_control))?;
-        Ok(Self { batches, targets, thread: Some(thread) })
+        Ok(Self { batches, orders, thread: Some(thread) })
     }
 
     /// Writes elsewhere from now on. The same target again opens its file anew, which is what log rotation wants.
     pub fn retarget(&self, target: Target) {
-        let _ = self.targets.send(target);
+        let _ = self.orders.send(Order::Retarget(target));
     }
 
-    /// Waits until everything is written. The workers must have ended.
+    /// Waits until everything that was sent is written.
     pub fn finish(mut self) {
-        let thread = self.thread.take();
-        drop(self);
-        if let Some(thread) = thread {
+        let _ = self.orders.send(Order::End);
+        if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
 }
 
-fn run(batches: &Receiver<Vec<u8>>, targets: &Receiver<Target>) {
+fn run(batches: &Receiver<Vec<u8>>, orders: &Receiver<Order>) {
     let mut sink: Option<Box<dyn Write>> = None;
     // A disk that is full says so once, not with every batch.
     let mut failing = false;
     loop {
         select! {
-            recv(targets) -> target => match target {
-                Ok(target) => {
+            recv(orders) -> order => match order {
+                Ok(Order::Retarget(target)) => {
                     sink = open(&target);
                     failing = false;
                 }
-                Err(_) => {
-                    // The workers have ended, so what is here is all; a sender that somebody still holds sends nothing.
+                Ok(Order::End) | Err(_) => {
                     while let Ok(batch) = batches.try_recv() {
                         write(&mut sink, &batch, &mut failing);
                     }
