@@ -41,7 +41,7 @@ impl Nginx {
              events {{ worker_connections 256; }}\n\
              http {{\n  access_log off;\n  client_body_temp_path {here}/body;\n  proxy_temp_path {here}/proxy;\n\
              fastcgi_temp_path {here}/fastcgi;\n  uwsgi_temp_path {here}/uwsgi;\n  scgi_temp_path {here}/scgi;\n\
-             gzip on;\n  gzip_min_length 100;\n  gzip_types text/plain;\n  keepalive_requests 7;\n\
+             gzip on;\n  gzip_proxied any;\n  gzip_min_length 100;\n  gzip_types text/plain;\n  keepalive_requests 7;\n\
              server {{ listen unix:{here}/socket; root {here}/files; default_type text/plain;\n\
              location = /moved {{ return 302 /there; }} }}\n}}\n"
         );

@@ -156,7 +156,7 @@ for_each_driver! {
         assert_eq!(response.field("content-length"), Some("4"));
         let response = ask(&proxy, "GET", "secure.example:8080", "/a?b=c", "").expect(308);
         assert_eq!(response.field("location"), Some("https://secure.example/a?b=c"));
-        let response = ask(&proxy, "GET", "t", "/moved/on", "").expect(301);
+        let response = ask(&proxy, "GET", "t", "/moved/on", "").expect(302);
         assert_eq!(response.field("location"), Some("https://elsewhere.example/x"));
         // A body that nobody wants is read past: the connection goes on.
         let mut client = proxy.connect();
