@@ -382,13 +382,38 @@ pub struct Lease<S: Transport> {
     pub reused: bool,
 }
 
+/// What a request needs of its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Any that is likely to live: if it proves dead, the request is sent again.
+    Likely,
+    /// One that is known to live a moment before: the request can't be sent again (RFC 9110 section 9.2.2).
+    Looked,
+    /// A new one: what comes is no HTTP exchange, but everything that follows on the connection.
+    New,
+}
+
 impl<S: Transport> Lease<S> {
     /// Reserves a place at the endpoint and looks for an idle connection: the one used last, as it is the most likely
     /// to live. Counts dead ones met on the way into `stale`.
-    pub fn take(upstream: &Rc<Upstream<S>>, endpoint: &Rc<Endpoint<S>>, now_ms: u64, stale: &mut u64) -> (Self, Found<S>) {
+    pub fn take(
+        upstream: &Rc<Upstream<S>>,
+        endpoint: &Rc<Endpoint<S>>,
+        need: Need,
+        now_ms: u64,
+        stale: &mut u64,
+    ) -> (Self, Found<S>) {
         let found = loop {
+            if need == Need::New && endpoint.open.get() < upstream.settings.get().connections_max {
+                break None;
+            }
             let Some(idle) = endpoint.idle.borrow_mut().pop() else { break None };
-            let fresh = now_ms.saturating_sub(idle.since_ms) <= LOOK_AFTER_IDLE_MS;
+            if need == Need::New {
+                // At the cap an idle one makes room.
+                endpoint.open.set(endpoint.open.get() - 1);
+                break None;
+            }
+            let fresh = need == Need::Likely && now_ms.saturating_sub(idle.since_ms) <= LOOK_AFTER_IDLE_MS;
             if fresh || idle.stream.peek() == Peek::Quiet {
                 break Some(idle.stream);
             }
@@ -399,7 +424,8 @@ impl<S: Transport> Lease<S> {
             Some(stream) => Found::Kept(stream),
             None => {
                 endpoint.open.set(endpoint.open.get() + 1);
-                endpoint.shelf.borrow().map_or(Found::Nothing, Found::Lent)
+                let lent = if need == Need::New { None } else { endpoint.shelf.borrow() };
+                lent.map_or(Found::Nothing, Found::Lent)
             }
         };
         endpoint.active.set(endpoint.active.get() + 1);
