@@ -17,9 +17,18 @@ use crate::net::connect::Address;
 use crate::net::stream::{Peek, Transport};
 use crate::policy::balance::{self, Candidate, Rule};
 
-/// A connection that has been idle for longer than this is looked at before it is used again: one system call that a
-/// busy connection need not pay, because an origin does not close what it has just answered on.
-const LOOK_AFTER_IDLE_MS: u64 = 2;
+/// A request that may be repeated takes a connection unseen if it has been idle for less than this: should the origin
+/// have closed it, the request goes out again. Looking costs a system call, 0.5 µs.
+const LOOK_AFTER_IDLE_MS: u64 = 500;
+
+/// Whether a kept connection is used without a look at it first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// If it was used a moment ago: the request can be repeated.
+    UntilIdle,
+    /// Never: the request can't be repeated once its bytes are out.
+    Never,
+}
 
 /// Idle connections on loan between workers, one shelf for each endpoint of the node.
 #[derive(Debug)]
@@ -385,10 +394,16 @@ pub struct Lease<S: Transport> {
 impl<S: Transport> Lease<S> {
     /// Reserves a place at the endpoint and looks for an idle connection: the one used last, as it is the most likely
     /// to live. Counts dead ones met on the way into `stale`.
-    pub fn take(upstream: &Rc<Upstream<S>>, endpoint: &Rc<Endpoint<S>>, now_ms: u64, stale: &mut u64) -> (Self, Found<S>) {
+    pub fn take(
+        upstream: &Rc<Upstream<S>>,
+        endpoint: &Rc<Endpoint<S>>,
+        now_ms: u64,
+        trust: Trust,
+        stale: &mut u64,
+    ) -> (Self, Found<S>) {
         let found = loop {
             let Some(idle) = endpoint.idle.borrow_mut().pop() else { break None };
-            let fresh = now_ms.saturating_sub(idle.since_ms) <= LOOK_AFTER_IDLE_MS;
+            let fresh = trust == Trust::UntilIdle && now_ms.saturating_sub(idle.since_ms) <= LOOK_AFTER_IDLE_MS;
             if fresh || idle.stream.peek() == Peek::Quiet {
                 break Some(idle.stream);
             }
