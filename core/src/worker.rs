@@ -17,7 +17,8 @@ use crate::base::limits::{ACCEPT_BATCH, MAILBOX_MAX};
 use crate::base::race::{First, race};
 use crate::base::signal::Signal;
 use crate::net::doorbell::{Bell, Doorbell};
-use crate::net::driver::{Driver, Executor, IoMode, pin_to, sleep, spawn, yield_now};
+use crate::net::alarm::Alarm;
+use crate::net::driver::{Driver, Executor, IoMode, pin_to, spawn, yield_now};
 use crate::net::listener::{Listener, Peer, is_exhaustion};
 use crate::net::platform::{Linux, Platform as _};
 use crate::proxy::connection;
@@ -172,14 +173,15 @@ fn run(index: usize, setup: &Setup, clock: Monotonic, peers: Vec<Mailbox>, ready
         LogBuffer::new(setup.log.clone()),
     );
     executor.run(async move {
-        let doorbell = match peers[index].bell.listen() {
-            Ok(doorbell) => doorbell,
+        let (doorbell, alarm) = match peers[index].bell.listen().and_then(|bell| Ok((bell, Alarm::new()?))) {
+            Ok(both) => both,
             Err(error) => {
                 let _ = ready.send(Err(error));
                 return;
             }
         };
         let _ = ready.send(Ok(outcome));
+        spawn(sweep(Rc::clone(&core), alarm));
         Tasks { core, peers: peers.into(), listening: RefCell::default() }.run(doorbell).await;
     });
 }
@@ -198,7 +200,6 @@ enum Flow {
 
 impl Tasks {
     async fn run(self, doorbell: Doorbell) {
-        spawn(sweep(Rc::clone(&self.core)));
         spawn(rounds(Rc::clone(&self.core)));
         loop {
             {
@@ -231,12 +232,15 @@ impl Tasks {
         let until_ms = self.core.now_ms() + STOP_PATIENCE_MS;
         while self.core.connections() > 0 && self.core.now_ms() < until_ms {
             self.core.deadlines.expire_all();
-            sleep(Duration::from_millis(1)).await;
+            // Not a sleep: the alarm's task has ended. The ring is looked at in each turn.
+            yield_now().await;
         }
         self.core.close_idle_upstreams();
         self.core.log.flush();
         // Lets tasks that were woken above run to their end, and the ring take their closes.
-        sleep(Duration::from_millis(1)).await;
+        for _ in 0..16 {
+            yield_now().await;
+        }
     }
 
     fn handle(&self, message: Message) -> Flow {
@@ -315,7 +319,7 @@ async fn accept(core: Rc<Core<Linux>>, peers: Rc<[Mailbox]>, id: ListenerId, lis
                         return;
                     }
                     if is_exhaustion(&error) {
-                        sleep(EXHAUSTED_PAUSE).await;
+                        pause_or_stop(&core, EXHAUSTED_PAUSE).await;
                     }
                     break;
                 }
@@ -356,32 +360,39 @@ fn serve(core: &Rc<Core<Linux>>, id: ListenerId, socket: OwnedFd, peer: Peer) {
     }
 }
 
-/// False once the worker is stopping.
+/// Waits for so long, or until the worker is stopping; then false.
 async fn pause_or_stop(core: &Core<Linux>, pause: Duration) -> bool {
-    let time = std::pin::pin!(sleep(pause));
-    race(time, std::pin::pin!(core.stopping.raised())).await;
+    let deadline = core.deadlines.deadline();
+    deadline.arm(core.platform.now_ms(), pause);
+    let _ = deadline.bound(core.stopping.raised()).await;
     !core.stopping.is_raised()
 }
 
-/// Fires deadlines. Sleeps until the earliest one that is known, or until an earlier one is armed.
-async fn sweep(core: Rc<Core<Linux>>) {
+/// Fires deadlines: the alarm is set to the earliest one, and set anew when an earlier one is armed.
+async fn sweep(core: Rc<Core<Linux>>, alarm: Alarm) {
+    let mut set = None;
     while !core.stopping.is_raised() {
-        let now = core.now_ms();
+        let now = core.platform.now_ms();
         let due = match core.deadlines.next_ms() {
             Some(due) if due <= now => core.deadlines.sweep(now),
             due => due,
         };
-        let rearmed = std::pin::pin!(core.deadlines.rearmed(due));
-        match due {
-            None => {
-                race(rearmed, std::pin::pin!(core.stopping.raised())).await;
-            }
-            Some(due) => {
-                let time = std::pin::pin!(pause_or_stop(&core, Duration::from_millis(due.saturating_sub(now))));
-                race(rearmed, time).await;
-            }
+        if let Some(due) = due
+            && set != Some(due)
+        {
+            alarm.set(due.saturating_sub(now));
+        }
+        set = due;
+        let rang = std::pin::pin!(alarm.rang());
+        let other = std::pin::pin!(race_either(core.deadlines.rearmed(due), core.stopping.raised()));
+        if matches!(race(rang, other).await, First::Left(_)) {
+            set = None;
         }
     }
+}
+
+async fn race_either(left: impl Future<Output = ()>, right: impl Future<Output = ()>) {
+    race(std::pin::pin!(left), std::pin::pin!(right)).await;
 }
 
 /// Looks after pools and log lines.

@@ -4,9 +4,8 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::str::FromStr;
-use std::time::Duration;
 
-use monoio::{IoUringDriver, LegacyDriver, Runtime, RuntimeBuilder, time::TimeDriver};
+use monoio::{IoUringDriver, LegacyDriver, Runtime, RuntimeBuilder};
 
 /// Entries of a submission queue. A loop turn that needs more submits in between.
 const RING_ENTRIES: u32 = 1024;
@@ -106,7 +105,7 @@ impl fmt::Display for Driver {
     }
 }
 
-/// A runtime bound to the thread that made it.
+/// A runtime bound to the thread that made it. It has no timers of its own: see `alarm`.
 pub struct Executor {
     runtime: Inner,
     /// What it runs on.
@@ -116,8 +115,8 @@ pub struct Executor {
 }
 
 enum Inner {
-    Uring(Runtime<TimeDriver<IoUringDriver>>),
-    Epoll(Runtime<TimeDriver<LegacyDriver>>),
+    Uring(Runtime<IoUringDriver>),
+    Epoll(Runtime<LegacyDriver>),
 }
 
 impl fmt::Debug for Executor {
@@ -135,7 +134,6 @@ impl Executor {
                 let built = RuntimeBuilder::<IoUringDriver>::new()
                     .with_entries(RING_ENTRIES)
                     .uring_builder(flags.builder())
-                    .enable_timer()
                     .build();
                 match built {
                     Ok(runtime) => {
@@ -156,7 +154,7 @@ impl Executor {
                 ));
             }
         }
-        let runtime = RuntimeBuilder::<LegacyDriver>::new().enable_timer().build()?;
+        let runtime = RuntimeBuilder::<LegacyDriver>::new().build()?;
         Ok(Self { runtime: Inner::Epoll(runtime), driver: Driver::Epoll, refused })
     }
 
@@ -172,11 +170,6 @@ impl Executor {
 /// Starts a task on this thread's runtime.
 pub fn spawn<F: Future<Output = ()> + 'static>(task: F) {
     drop(monoio::spawn(task));
-}
-
-/// Waits. For rare waits only: each is an entry in the runtime's timer wheel. Requests use `base::deadline`.
-pub async fn sleep(time: Duration) {
-    monoio::time::sleep(time).await;
 }
 
 /// Lets the other tasks of this thread run, and I/O be looked at, before going on.

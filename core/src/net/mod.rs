@@ -5,6 +5,7 @@
 //! owned buffers to the ring, and it takes three kinds of trouble away: a dropped wait loses no bytes, no buffer is
 //! ever owned by the kernel, and splice(2) needs no switch of O_NONBLOCK. Every socket here has O_NONBLOCK set.
 
+pub mod alarm;
 pub mod connect;
 pub mod doorbell;
 pub mod driver;

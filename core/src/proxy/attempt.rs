@@ -15,7 +15,7 @@ use super::exchange;
 use super::pump::{End, PumpError, Pumping};
 use super::record::Record;
 use super::request::{Plan, encode_again};
-use super::upstream::{Endpoint, Found, Lease, Need, Unavailable};
+use super::upstream::{Endpoint, Found, Lease, Trust, Unavailable};
 use crate::base::buffer::Buffer;
 use crate::base::fault::{Fault, Retry};
 use crate::base::limits::ATTEMPTS_MAX;
@@ -92,7 +92,7 @@ async fn choose<P: Platform>(
             Err(Unavailable::Busy) => {}
         }
         if !std::mem::replace(&mut armed, true) {
-            conn.deadline.arm(conn.core.now_ms(), connect);
+            conn.deadline.arm(conn.core.tick_ns() / 1_000_000, connect);
         }
         match conn.deadline.bound(plan.upstream.wait()).await {
             Ok(true) => {}
@@ -131,12 +131,12 @@ pub(super) async fn open<P: Platform>(
     let core = &conn.core;
     let mut stale = 0;
     let now = core.now_ms();
-    let need = match plan.connect {
-        true => Need::New,
-        false if plan.asker.method.is_idempotent() => Need::Likely,
-        false => Need::Looked,
+    let trust = match plan.connect {
+        true => Trust::OnlyNew,
+        false if plan.asker.method.is_idempotent() => Trust::UntilIdle,
+        false => Trust::Never,
     };
-    let (mut lease, found) = Lease::take(&plan.upstream, endpoint, need, now, &mut stale);
+    let (mut lease, found) = Lease::take(&plan.upstream, endpoint, now, trust, &mut stale);
     if stale > 0 {
         core.metrics.add(Counter::UpstreamStale, stale);
     }
@@ -162,6 +162,7 @@ pub(super) async fn open<P: Platform>(
     core.metrics.count(Counter::UpstreamConnects);
     conn.deadline.arm(now, connect_timeout(bound, plan));
     let outcome = conn.deadline.bound(core.platform.connect(&endpoint.address)).await;
+    core.tick_ns();
     match outcome {
         Ok(Ok(stream)) => {
             lease.hold(stream, false);

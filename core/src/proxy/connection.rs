@@ -138,7 +138,7 @@ impl<P: Platform> Downstream<P> {
     async fn idle(&self) -> bool {
         let (head, keep_alive) = self.timeouts();
         if self.requests.get() == 0 {
-            self.deadline.arm(self.core.now_ms(), head);
+            self.deadline.arm(self.core.tick_ns() / 1_000_000, head);
         } else {
             self.deadline.arm_idle(self.core.now_ms(), keep_alive);
         }
@@ -184,7 +184,7 @@ impl<P: Platform> Downstream<P> {
                 Err(error) if would_block(&error) => {
                     // From its first byte on, a head has its own deadline, which later bytes do not move.
                     if !std::mem::replace(&mut armed, true) {
-                        self.deadline.arm(self.core.now_ms(), self.timeouts().0);
+                        self.deadline.arm(self.core.tick_ns() / 1_000_000, self.timeouts().0);
                     }
                     match self.deadline.bound(self.stream.readable()).await {
                         Ok(Ok(())) => continue,
@@ -225,7 +225,7 @@ impl<P: Platform> Downstream<P> {
         let fault = Fault::downstream("request_head_timeout", 408);
         let record = Record::new(self.core.platform.random(), 0);
         let mut out = self.core.take_head();
-        let date = self.core.date(self.core.platform.now_ns());
+        let date = self.core.date(self.core.tick_ns());
         respond::problem(&fault, &record, Asker::UNKNOWN, Persistence::Close, &date, &mut out);
         let _ = self.write(&out).await;
         self.core.give_head(out);
@@ -252,9 +252,9 @@ impl<P: Platform> Downstream<P> {
     async fn linger(&self) {
         self.stream.shutdown_write();
         let mut buffer: Buffer = self.core.buffers.take_for_response();
-        let end_ms = self.core.now_ms() + LINGER_TOTAL_MS;
+        let end_ms = self.core.tick_ns() / 1_000_000 + LINGER_TOTAL_MS;
         let mut bytes = 0;
-        while bytes < LINGER_BYTES_MAX && self.core.now_ms() < end_ms {
+        while bytes < LINGER_BYTES_MAX && self.core.tick_ns() / 1_000_000 < end_ms {
             match self.stream.try_read(buffer.spare()) {
                 Ok(0) => return,
                 Ok(n) => bytes += n,

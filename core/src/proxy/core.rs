@@ -158,6 +158,7 @@ pub struct Core<P: Platform> {
     connections: Cell<u64>,
     by_listener: RefCell<Vec<u32>>,
     active: Cell<u64>,
+    recent_ms: Cell<u64>,
     heads: RefCell<Vec<Vec<u8>>>,
     date: RefCell<Date>,
 }
@@ -195,9 +196,11 @@ impl<P: Platform> Core<P> {
             connections: Cell::new(0),
             by_listener: RefCell::default(),
             active: Cell::new(0),
+            recent_ms: Cell::new(0),
             heads: RefCell::default(),
             date: RefCell::default(),
         });
+        core.tick_ns();
         core.install(install);
         core
     }
@@ -264,9 +267,17 @@ impl<P: Platform> Core<P> {
         Rc::clone(&self.bound.borrow())
     }
 
-    /// Milliseconds on the worker's clock.
+    /// Reads the clock. A request does so twice, at its start and at its end; see [`now_ms`](Self::now_ms).
+    pub fn tick_ns(&self) -> u64 {
+        let now = self.platform.now_ns();
+        self.recent_ms.set(now / 1_000_000);
+        now
+    }
+
+    /// Milliseconds on the worker's clock as of its last reading, which is at most a few requests' work ago. Good for
+    /// arming deadlines right after a reading; whoever has waited reads anew.
     pub fn now_ms(&self) -> u64 {
-        self.platform.now_ms()
+        self.recent_ms.get()
     }
 
     /// Connections of this worker.
@@ -344,7 +355,7 @@ impl<P: Platform> Core<P> {
 
     /// Rounds: closes idle connections that are due, lends surplus ones, gives memory back. Once a second or so.
     pub fn tend(&self) {
-        let now = self.now_ms();
+        let now = self.tick_ns() / 1_000_000;
         let lend = if self.node.workers() > 1 { Lend::Surplus } else { Lend::Nothing };
         for upstream in self.upstreams.borrow().values() {
             let (stale, lent) = upstream.tend(now, |stream| self.platform.detach(stream), lend);

@@ -109,12 +109,12 @@ pub(super) async fn duplex<P: Platform>(
             First::Right(relayed) => Ok(relayed),
             First::Left(Ok(())) => {
                 phase.sent.set(true);
-                conn.deadline.arm(conn.core.now_ms(), response_head);
+                conn.deadline.arm(conn.core.tick_ns() / 1_000_000, response_head);
                 Ok(response.await)
             }
             // The origin reads no further, which is its right if it has answered (RFC 9112 section 9.5).
             First::Left(Err(PumpError::Broken(End::Sink))) => {
-                conn.deadline.arm(conn.core.now_ms(), response_head);
+                conn.deadline.arm(conn.core.tick_ns() / 1_000_000, response_head);
                 Ok(response.await)
             }
             First::Left(Err(error)) => Err(error),

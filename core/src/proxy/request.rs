@@ -68,7 +68,7 @@ pub(super) async fn serve<P: Platform>(conn: &Downstream<P>, buffer: &mut Buffer
     let core = &conn.core;
     // 1 pin the snapshot, take the framed head
     let bound = core.bound();
-    let started_ns = core.platform.now_ns();
+    let started_ns = core.tick_ns();
     let mut record = Record::new(core.platform.random(), started_ns);
     let mut out = core.take_head();
     let decision = decide(conn, &bound, buffer.filled(), &mut record, &mut out);
@@ -389,7 +389,7 @@ async fn refuse<P: Platform>(
     record.status = fault.status;
     record.reason = Some(fault.reason);
     out.clear();
-    let date = conn.core.date(conn.core.platform.now_ns());
+    let date = conn.core.date(conn.core.tick_ns());
     respond::problem(fault, record, asker, persistence, &date, out);
     if conn.write(out).await.is_err() { After::Close } else { after }
 }
@@ -429,7 +429,7 @@ fn after_body(buffer: &mut Buffer, head_bytes: usize, body: BodyLength, keep_ali
 fn finish<P: Platform>(conn: &Downstream<P>, bound: &Bound<P::Stream>, route: Option<usize>, record: &Record) {
     let core = &conn.core;
     core.active(-1);
-    let duration_us = (core.platform.now_ns() - record.started_ns) / 1_000;
+    let duration_us = (core.tick_ns() - record.started_ns) / 1_000;
     core.metrics.finished(record.status, duration_us);
     if let Some(route) = route {
         bound.routes[route].count(record.status);
