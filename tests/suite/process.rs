@@ -65,7 +65,7 @@ for_each_driver! {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap().to_string();
         let arguments = ["proxy", "--listen", &address, "--to", "http://127.0.0.1:1", "--io", driver.name()];
-        failed(&Process::edge(arguments).finish(), &[&address, "in use"]);
+        failed(&Process::edge(arguments).finish(), &[&address, "something else listens there"]);
     }
 
     fn no_permission(driver) within 300 {
@@ -199,18 +199,25 @@ for_each_driver! {
         let _turn = well_known_ports();
         let mut demo = Process::edge(["demo", "--io", driver.name()]);
         let commands = demo.await_output("three curl commands", |text| {
-            let commands: Vec<_> = text
-                .lines()
-                .filter_map(|line| line.find("curl ").map(|at| line[at..].trim().to_owned()))
-                .collect();
-            (commands.len() >= 3).then_some(commands)
+            let commands: Vec<_> =
+                text.lines().map(str::trim).filter(|line| line.starts_with("curl ")).map(str::to_owned).collect();
+            text.contains("Ctrl-C").then_some(commands)
         });
-        assert_eq!(commands.len(), 3, "{commands:?}");
-        for command in &commands {
+        // By path, by host, and to nowhere; what each is said to show.
+        let shows: [(&str, &[&str]); 3] = [
+            ("HTTP/1.1 200", &["origin `users` received", "X-Forwarded-For: 127.0.0.1", "Via: 1.1 ringway"]),
+            ("HTTP/1.1 200", &["origin `orders` received", "X-Forwarded-For: 127.0.0.1"]),
+            ("HTTP/1.1 404", &["application/problem+json", "no_route", "request_id"]),
+        ];
+        assert_eq!(commands.len(), shows.len(), "{commands:?}");
+        for (command, (status, fragments)) in commands.iter().zip(shows) {
             let output = Command::new("sh").args(["-c", command]).output().expect("sh");
             let shown = String::from_utf8_lossy(&output.stdout).into_owned();
-            assert!(output.status.success() && !shown.is_empty(), "{command}: {output:?}");
-            assert!(!shown.contains("problem+json"), "{command}: {shown}");
+            assert!(output.status.success() && shown.starts_with(status), "{command}: {output:?}");
+            for fragment in fragments {
+                assert!(shown.contains(fragment), "{fragment:?} after {command}: {shown}");
+            }
+            assert!(!shown.contains("6.6.6.6"), "a forged address after {command}: {shown}");
         }
         demo.signal("INT");
         let finished = demo.finish();
