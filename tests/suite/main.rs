@@ -1,1 +1,27 @@
-//! Suites.
+//! The end-to-end suites, one module each, in one binary so that they link once. Every test runs on both drivers.
+
+// Counters are whole numbers far below 2^53, which f64 holds exactly: equality is what is meant.
+#![allow(clippy::float_cmp)]
+
+mod access_log;
+mod admin;
+mod balance;
+mod bodies;
+mod drain;
+mod errors;
+mod headers;
+mod http10;
+mod keep_alive;
+mod limits;
+mod memory;
+mod methods;
+mod peers;
+mod pipelining;
+mod pools;
+mod process;
+mod reload;
+mod routing;
+mod slow_and_leaving;
+mod smuggling;
+mod timeouts;
+mod tunnels;

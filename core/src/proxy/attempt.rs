@@ -15,7 +15,7 @@ use super::exchange;
 use super::pump::{End, PumpError, Pumping};
 use super::record::Record;
 use super::request::{Plan, encode_again};
-use super::upstream::{Endpoint, Found, Lease, Trust, Unavailable};
+use super::upstream::{Endpoint, Found, Lease, Need, Unavailable};
 use crate::base::buffer::Buffer;
 use crate::base::fault::{Fault, Retry};
 use crate::base::limits::ATTEMPTS_MAX;
@@ -109,8 +109,12 @@ fn connect_timeout<S>(bound: &Bound<S>, plan: &Plan<S>) -> Duration {
     }
 }
 
-/// The fault of an expired wait: of its own phase, or of the cap on the whole request.
+/// The fault of an expired wait: of its own phase, of the cap on the whole request, or of our own end, at which every
+/// wait is over.
 pub(super) fn elapsed<P: Platform>(conn: &Downstream<P>, reason: &'static str, status: u16) -> Fault {
+    if conn.core.stopping.is_raised() {
+        return Fault::ourselves("stopping", 503);
+    }
     if conn.deadline.cap_was_hit() {
         return Fault::policy("request_timeout", 504);
     }
@@ -127,8 +131,12 @@ pub(super) async fn open<P: Platform>(
     let core = &conn.core;
     let mut stale = 0;
     let now = core.now_ms();
-    let trust = if plan.asker.method.is_idempotent() { Trust::UntilIdle } else { Trust::Never };
-    let (mut lease, found) = Lease::take(&plan.upstream, endpoint, now, trust, &mut stale);
+    let need = match plan.connect {
+        true => Need::New,
+        false if plan.asker.method.is_idempotent() => Need::Likely,
+        false => Need::Looked,
+    };
+    let (mut lease, found) = Lease::take(&plan.upstream, endpoint, need, now, &mut stale);
     if stale > 0 {
         core.metrics.add(Counter::UpstreamStale, stale);
     }

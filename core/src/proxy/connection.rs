@@ -197,7 +197,11 @@ impl<P: Platform> Downstream<P> {
             loop {
                 let from = searched;
                 searched = buffer.filled().len();
-                if head_end_hint(buffer.filled(), from).is_none() && !buffer.is_full() {
+                // A head that is too long is refused at once, not when its time is over.
+                let ended = head_end_hint(buffer.filled(), from).is_some()
+                    || buffer.is_full()
+                    || searched > self.core.bound().head_limits.header_bytes;
+                if !ended {
                     break;
                 }
                 match request::serve(self, &mut buffer).await {

@@ -40,14 +40,27 @@ pub struct Draft {
     pub user_agent: String,
     /// The protocol's version.
     pub version: &'static str,
+    /// Whether the line is written.
+    pub wanted: Wanted,
+}
+
+/// Whether a request's line is written. Decided when its head is there, since that is what the line tells of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Wanted {
+    Never,
+    /// Not of the sample: written if the answer is a 500 or above.
+    IfFailed,
+    #[default]
+    Always,
 }
 
 /// Whether to write a line for this request.
-pub fn wanted(mode: AccessLogMode, sample: f64, random: impl FnOnce() -> u64) -> bool {
+pub fn wanted(mode: AccessLogMode, sample: f64, random: impl FnOnce() -> u64) -> Wanted {
     match mode {
-        AccessLogMode::Off => false,
-        AccessLogMode::All => true,
-        AccessLogMode::Sampled => ((random() >> 11) as f64 / (1_u64 << 53) as f64) < sample,
+        AccessLogMode::Off => Wanted::Never,
+        AccessLogMode::All => Wanted::Always,
+        AccessLogMode::Sampled if ((random() >> 11) as f64 / (1_u64 << 53) as f64) < sample => Wanted::Always,
+        AccessLogMode::Sampled => Wanted::IfFailed,
     }
 }
 
@@ -59,6 +72,9 @@ impl LogBuffer {
 
     /// Adds a line. Returns lines dropped.
     pub(super) fn write(&self, draft: &Draft, record: &Record, unix_ms: u64, duration_us: u64) -> u64 {
+        if draft.wanted == Wanted::IfFailed && record.status < 500 {
+            return 0;
+        }
         let mut lines = self.lines.borrow_mut();
         let line = render(draft, record, unix_ms, duration_us);
         lines.extend_from_slice(line.as_bytes());
@@ -139,7 +155,7 @@ fn field(line: &mut String, name: &str, text: &str) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Draft, LogBuffer, render, wanted};
+    use super::{Draft, LogBuffer, Wanted, render, wanted};
     use crate::config::snapshot::AccessLogMode;
     use crate::proxy::record::Record;
 
@@ -177,10 +193,10 @@ mod tests {
 
     #[test]
     fn sampling() {
-        assert!(!wanted(AccessLogMode::Off, 1.0, || 0));
-        assert!(wanted(AccessLogMode::All, 0.0, || u64::MAX));
-        assert!(wanted(AccessLogMode::Sampled, 0.5, || u64::MAX / 4));
-        assert!(!wanted(AccessLogMode::Sampled, 0.5, || u64::MAX / 4 * 3));
-        assert!(!wanted(AccessLogMode::Sampled, 0.0, || 0));
+        assert_eq!(wanted(AccessLogMode::Off, 1.0, || 0), Wanted::Never);
+        assert_eq!(wanted(AccessLogMode::All, 0.0, || u64::MAX), Wanted::Always);
+        assert_eq!(wanted(AccessLogMode::Sampled, 0.5, || u64::MAX / 4), Wanted::Always);
+        assert_eq!(wanted(AccessLogMode::Sampled, 0.5, || u64::MAX / 4 * 3), Wanted::IfFailed);
+        assert_eq!(wanted(AccessLogMode::Sampled, 0.0, || 0), Wanted::IfFailed);
     }
 }

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use super::attempt;
 use super::connection::{After, Downstream, Progress};
 use super::core::Bound;
-use super::log::{self, Draft};
+use super::log::{self, Draft, Wanted};
 use super::record::Record;
 use super::respond::{self, Asker};
 use super::tunnel;
@@ -134,6 +134,11 @@ fn decide<P: Platform>(
         Ok(Parsed::Partial) => return Decision::NeedMore,
         Ok(Parsed::Complete(head)) => head,
         Err(error) => {
+            // Nothing of such a head is fit to be repeated, but that it came, and why it was refused, is.
+            let wanted = wanted(conn, bound);
+            if wanted != Wanted::Never {
+                record.draft = Some(Box::new(Draft { client: conn.peer.ip(), wanted, ..Draft::default() }));
+            }
             return Decision::Refuse {
                 fault: Fault::downstream(error.reason(), error.status()),
                 asker: Asker::UNKNOWN,
@@ -145,8 +150,9 @@ fn decide<P: Platform>(
     };
     let snapshot = &bound.snapshot;
     let client = client_ip(conn, bound, &head);
-    if log::wanted(snapshot.access_log.mode, snapshot.access_log.sample, || conn.core.platform.random()) {
-        record.draft = Some(Box::new(draft(&head, client)));
+    let wanted = wanted(conn, bound);
+    if wanted != Wanted::Never {
+        record.draft = Some(Box::new(draft(&head, client, wanted)));
     }
     let asker = Asker { version: head.version, method: head.method };
     let keep_alive = head.keep_alive && conn.may_serve_more(bound);
@@ -344,7 +350,12 @@ fn client_ip<P: Platform>(conn: &Downstream<P>, bound: &Bound<P::Stream>, head: 
     if client.is_unspecified() { peer } else { Some(client) }
 }
 
-fn draft(head: &RequestHead<'_, '_>, client: Option<IpAddr>) -> Draft {
+fn wanted<P: Platform>(conn: &Downstream<P>, bound: &Bound<P::Stream>) -> Wanted {
+    let log = &bound.snapshot.access_log;
+    log::wanted(log.mode, log.sample, || conn.core.platform.random())
+}
+
+fn draft(head: &RequestHead<'_, '_>, client: Option<IpAddr>, wanted: Wanted) -> Draft {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Draft {
         method: text(head.method_text),
@@ -356,6 +367,7 @@ fn draft(head: &RequestHead<'_, '_>, client: Option<IpAddr>) -> Draft {
             Version::Http10 => "HTTP/1.0",
             Version::Http11 => "HTTP/1.1",
         },
+        wanted,
     }
 }
 
