@@ -1,0 +1,7 @@
+//! The parts of the load harness; `main.rs` puts them on the command line.
+
+pub mod floor;
+pub mod http1;
+pub mod net;
+pub mod origin;
+pub mod runtime;
