@@ -385,9 +385,9 @@ impl ResponseReader {
         matches!(self.state, ReaderState::ExpectBody(Body::ExpectClose))
     }
 
-    /// True if nothing of the response has arrived.
-    pub fn is_untouched(&self) -> bool {
-        matches!(self.state, ReaderState::ExpectHead) && self.partial_head.is_empty()
+    /// True once the final head has been read.
+    pub fn is_in_body(&self) -> bool {
+        matches!(self.state, ReaderState::ExpectBody(_))
     }
 
     pub fn feed(&mut self, data: &[u8], mut sink: impl FnMut(&[u8])) -> Result<Progress, Malformed> {

@@ -2,6 +2,9 @@
 
 pub mod floor;
 pub mod http1;
+pub mod load;
 pub mod net;
 pub mod origin;
+pub mod report;
 pub mod runtime;
+pub mod usage;

@@ -249,12 +249,18 @@ impl Timer {
         Ok(Self(Socket::adopt(rustix::time::timerfd_create(TimerfdClockId::Monotonic, flags)?)?))
     }
 
-    pub async fn sleep(&self, duration: Duration) -> io::Result<()> {
+    /// Sets the only expiry there is, in place of one set before, also while somebody awaits it.
+    pub fn arm(&self, after: Duration) -> io::Result<()> {
         // Zero would disarm the timer. Setting it also clears an expiry that was not read.
-        let nanos = i64::try_from(duration.as_nanos().max(1)).unwrap_or(i64::MAX);
+        let nanos = i64::try_from(after.as_nanos().max(1)).unwrap_or(i64::MAX);
         let value = Timespec { tv_sec: nanos / 1_000_000_000, tv_nsec: nanos % 1_000_000_000 };
         let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: value };
         rustix::time::timerfd_settime(&self.0, TimerfdTimerFlags::empty(), &once)?;
+        Ok(())
+    }
+
+    /// Completes once the expiry last armed has passed.
+    pub async fn expired(&self) -> io::Result<()> {
         self.0.readable().await
     }
 }
