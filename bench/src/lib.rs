@@ -1,5 +1,7 @@
 //! The parts of the load harness; `main.rs` puts them on the command line.
 
+pub mod compare;
+pub mod duration;
 pub mod floor;
 pub mod http1;
 pub mod load;

@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context, bail};
 use clap::{ArgGroup, Args};
 use ringway_bench::{
+    duration,
     load::{
         self, Arrivals, Check, Config, Digest, Extent, Observer, Pace, Request, Target,
         stats::{Second, Totals},
@@ -19,9 +20,6 @@ use ringway_bench::{
     report,
     runtime::Io,
 };
-
-/// What a duration may be: a longer run's nanoseconds would still fit, but nobody meant it.
-const DURATION_S_MAX: f64 = 365.0 * 86_400.0;
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("extent").args(["duration", "requests"]))]
@@ -36,7 +34,7 @@ pub(crate) struct LoadArgs {
     #[arg(short, long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     connections: u32,
     /// Measured time: 10, 10s, 500ms, 2m
-    #[arg(short, long, default_value = "10s", value_parser = parse_duration)]
+    #[arg(short, long, default_value = "10s", value_parser = duration::parse)]
     duration: Duration,
     /// Ends after so many requests instead
     #[arg(short = 'n', long, value_parser = clap::value_parser!(u64).range(1..))]
@@ -51,10 +49,10 @@ pub(crate) struct LoadArgs {
     #[arg(short, long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     threads: u16,
     /// Load before the measurement
-    #[arg(long, default_value = "500ms", value_parser = parse_duration)]
+    #[arg(long, default_value = "500ms", value_parser = duration::parse)]
     warm_up: Duration,
     /// A response that takes longer is an error
-    #[arg(long, default_value = "10s", value_parser = parse_duration)]
+    #[arg(long, default_value = "10s", value_parser = duration::parse)]
     timeout: Duration,
     #[arg(short = 'm', long = "method", default_value = "GET", value_parser = parse_method)]
     method: String,
@@ -190,23 +188,6 @@ impl Progress {
     }
 }
 
-pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let scale = match &text[digits.len()..] {
-        "us" => 1e-6,
-        "ms" => 1e-3,
-        "" | "s" => 1.0,
-        "m" | "min" => 60.0,
-        "h" => 3600.0,
-        unit => return Err(format!("{unit:?} is no unit: us, ms, s, m or h")),
-    };
-    let seconds = digits.parse::<f64>().map_err(|_| format!("{digits:?} is no number"))? * scale;
-    match seconds {
-        s if (0.0..=DURATION_S_MAX).contains(&s) => Ok(Duration::from_secs_f64(s)),
-        _ => Err("out of range".to_owned()),
-    }
-}
-
 fn parse_rate(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(rate) if (0.001..=1e8).contains(&rate) => Ok(rate),
@@ -246,19 +227,7 @@ fn parse_digest(text: &str) -> Result<Digest, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use super::{Digest, parse_digest, parse_duration, parse_header, parse_method, parse_rate};
-
-    #[test]
-    fn durations_have_units() {
-        for (text, ms) in [("10", 10_000), ("1.5s", 1500), ("250ms", 250), ("2m", 120_000), ("0", 0)] {
-            assert_eq!(parse_duration(text), Ok(Duration::from_millis(ms)), "{text}");
-        }
-        for bad in ["", "s", "-1", "1 s", "1x", "inf", "NaN", "1e30"] {
-            assert!(parse_duration(bad).is_err(), "{bad}");
-        }
-    }
+    use super::{Digest, parse_digest, parse_header, parse_method, parse_rate};
 
     #[test]
     fn what_would_break_the_wire_is_refused() {

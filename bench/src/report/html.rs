@@ -98,8 +98,7 @@ fn percentile_plot(report: &Report) -> String {
         .collect();
     let ticks =
         [(0.0, "0 %"), (0.5, ""), (0.9, "90 %"), (0.99, "99 %"), (0.999, "99.9 %"), (0.9999, "99.99 %")];
-    let ticks: Vec<(f64, String)> =
-        ticks.iter().map(|(q, text)| (nines(*q), (*text).to_owned())).collect();
+    let ticks: Vec<(f64, String)> = ticks.iter().map(|(q, text)| (nines(*q), (*text).to_owned())).collect();
     let top = points.iter().fold(1.0, |top: f64, point| top.max(point.1));
     Plot { x_max: NINES_MAX, y_max: top, y_text: duration }.draw(&ticks, &[(BLUE, points)])
 }
