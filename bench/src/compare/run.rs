@@ -4,7 +4,7 @@ use std::{
     fmt,
     io::{self, Read, Write},
     net::TcpStream,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -161,8 +161,7 @@ pub fn run(
         let stage = Stage::set(suite, options, workers, cores, stop)?;
         let mut contenders = Vec::new();
         for (peer, version, program) in &found {
-            (options.progress)(&format!("starting {}", peer.name));
-            match stage.enter(peer, version, program.clone()) {
+            match stage.audition(peer, version, program) {
                 Ok(contender) => contenders.push(contender),
                 Err(why) => outcome.absent.push((peer.name.clone(), why)),
             }
@@ -242,10 +241,10 @@ impl<'a> Stage<'a> {
     }
 
     /// Starts a contender and sees that it answers as the origin would.
-    fn enter(&self, peer: &Peer, version: &str, program: PathBuf) -> Result<Contender, String> {
+    fn enter(&self, peer: &Peer, version: &str, program: &Path) -> Result<Contender, String> {
         let port = free_port().map_err(|e| e.to_string())?;
         let settings = Settings {
-            program,
+            program: program.to_owned(),
             directory: scratch_directory(&peer.name),
             listen_port: port,
             origin_port: self.origin_port,
@@ -268,14 +267,23 @@ impl<'a> Stage<'a> {
         Ok(Contender { process, port, row })
     }
 
-    fn play(&self, contenders: &mut [Contender]) -> Result<(), Error> {
-        // Before any load: what load leaves behind in allocators would be counted as idle connections' need.
-        if let Some(idle) = &self.suite.idle {
-            for contender in contenders.iter_mut().take_while(|_| !self.is_stopped()) {
-                (self.options.progress)(&format!("{} connections: {}", idle.connections, contender.row.name));
-                contender.row.idle = Some(self.hold_idle(contender, idle.connections)?);
-            }
+    /// Starts a contender for the rounds, after its memory has been measured in a process of its own: what load
+    /// leaves behind in an allocator is not what idle connections need, nor the other way round.
+    fn audition(&self, peer: &Peer, version: &str, program: &Path) -> Result<Contender, String> {
+        let progress = self.options.progress;
+        let mut measured = None;
+        if let Some(idle) = self.suite.idle.as_ref().filter(|_| !self.is_stopped()) {
+            progress(&format!("{}: {} idle connections", peer.name, idle.connections));
+            let contender = self.enter(peer, version, program)?;
+            measured = Some(self.hold_idle(&contender, idle.connections).map_err(|e| e.to_string())?);
         }
+        progress(&format!("{}: starting", peer.name));
+        let mut contender = self.enter(peer, version, program)?;
+        contender.row.idle = measured;
+        Ok(contender)
+    }
+
+    fn play(&self, contenders: &mut [Contender]) -> Result<(), Error> {
         let rounds = self.options.rounds.unwrap_or(self.suite.rounds);
         for round in 1..=rounds {
             for contender in contenders.iter_mut() {

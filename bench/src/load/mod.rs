@@ -176,7 +176,6 @@ pub fn run(config: &Config, stop: &Arc<AtomicBool>, observer: &mut dyn Observer)
     }
     drop(sender);
     let report = Gathering::new(&plan, threads).until_the_end(&receiver, observer);
-    // Only now: a thread that failed has closed its channel by then.
     match plan.failed.get() {
         Some((kind, message)) => Err(Error::Start(io::Error::new(*kind, message.clone()))),
         None => Ok(report),
@@ -213,13 +212,15 @@ fn run_thread(plan: &Arc<Plan>, index: usize, threads: usize, sender: mpsc::Send
     let cores = &plan.config.cores;
     let core = if cores.is_empty() { vec![] } else { vec![cores[index % cores.len()]] };
     let outcome = net::pin_thread(&core).and_then(|()| {
-        let run = || worker::run(plan.clone(), worker::Share { index, threads }, sender);
+        let run = || worker::run(plan.clone(), worker::Share { index, threads }, sender.clone());
         runtime::block_on(plan.config.io, run)?
     });
     if let Err(e) = outcome {
         let _ = plan.failed.set((e.kind(), e.to_string()));
         plan.stop.store(true, Ordering::Relaxed);
     }
+    // Last: the run is over when all senders are gone, and then it looks whether one has failed.
+    drop(sender);
 }
 
 /// Puts the threads' intervals together.

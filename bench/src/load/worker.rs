@@ -267,6 +267,8 @@ impl Worker {
                 self.end_ns.set(now.min(self.end_ns.get()));
                 self.stop_sending(Phase::Abandoned);
             } else if now >= self.end_ns.get() && self.phase.get() == Phase::Sending {
+                // What became due since the last look and has a free connection is late, not unsent.
+                self.grant_due(now);
                 self.stop_sending(Phase::Draining);
             } else {
                 self.grant_due(now);
@@ -338,7 +340,7 @@ impl Worker {
                 let unsent = schedule.borrow_mut().drop_due(self.end_ns.get());
                 self.interval.borrow_mut().counts.unsent += unsent;
             }
-            for slot in lane.idle.borrow_mut().drain(..) {
+            for slot in lane.idle.take() {
                 wake(&slot);
             }
         }

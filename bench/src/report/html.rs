@@ -17,7 +17,7 @@ body{font:15px/1.5 system-ui,sans-serif;color:#1a1a1a;background:#fff;max-width:
 h1{font-size:1.4em;margin-bottom:.2em}h2{font-size:1.1em;margin:1.8em 0 .4em}table{border-collapse:collapse}\
 td,th{padding:.15em 1.2em .15em 0;text-align:left;font-weight:normal}td.n{text-align:right;font-variant-numeric:tabular-nums}\
 th{color:#555}svg{display:block;max-width:100%;height:auto}svg text{font:12px system-ui,sans-serif;fill:#555}\
-.two{display:flex;gap:4em;flex-wrap:wrap}.note{color:#555}.key{display:inline-block;width:1.6em;height:3px;\
+.two{display:flex;gap:4em;flex-wrap:wrap;align-items:flex-start}.note{color:#555}.key{display:inline-block;width:1.6em;height:3px;\
 vertical-align:middle;margin:0 .4em 0 1em}";
 
 const BLUE: &str = "#1f5fbf";
@@ -65,7 +65,7 @@ pub fn page(report: &Report) -> String {
     format!(
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content=\"width=device-width\">\
          <title>ringway-bench</title><style>{STYLE}</style>\n\
-         <h1>{}</h1><p class=note>{} connections · {} threads · {} loop{rate}{interrupted}</p>\n\
+         <h1>{}</h1><p class=note>{} connections · {} thread{} · {} loop{rate}{interrupted}</p>\n\
          <div class=two><table>{rows}</table><table>{head}{percentiles}</table></div>\n\
          <h2>Latency by percentile</h2>{}\n\
          <h2>Requests a second</h2>{}\n\
@@ -75,6 +75,7 @@ pub fn page(report: &Report) -> String {
         targets.join("<br>"),
         report.connections,
         report.threads,
+        if report.threads == 1 { "" } else { "s" },
         report.pace,
         percentile_plot(report),
         rate_plot(report),
@@ -97,10 +98,10 @@ fn percentile_plot(report: &Report) -> String {
         })
         .collect();
     let ticks =
-        [(0.0, "0 %"), (0.5, ""), (0.9, "90 %"), (0.99, "99 %"), (0.999, "99.9 %"), (0.9999, "99.99 %")];
+        [(0.0, "0 %"), (0.5, "50 %"), (0.9, "90 %"), (0.99, "99 %"), (0.999, "99.9 %"), (0.9999, "99.99 %")];
     let ticks: Vec<(f64, String)> = ticks.iter().map(|(q, text)| (nines(*q), (*text).to_owned())).collect();
-    let top = points.iter().fold(1.0, |top: f64, point| top.max(point.1));
-    Plot { x_max: NINES_MAX, y_max: top, y_text: duration }.draw(&ticks, &[(BLUE, points)])
+    Plot { x_max: NINES_MAX, scale: Scale::Logarithmic, y_text: tick_duration }
+        .draw(&ticks, &[(BLUE, points)])
 }
 
 fn rate_plot(report: &Report) -> String {
@@ -109,11 +110,10 @@ fn rate_plot(report: &Report) -> String {
     let points: Vec<(f64, f64)> = report
         .seconds
         .iter()
-        .filter(|s| length(s.second) > 0.2)
-        .map(|s| (s.second as f64 + length(s.second) / 2.0, s.requests as f64 / length(s.second)))
+        .filter(|s| length(s.second) > 0.2 || report.seconds.len() == 1)
+        .map(|s| (s.second as f64 + length(s.second) / 2.0, s.requests as f64 / length(s.second).max(1e-6)))
         .collect();
-    let top = points.iter().fold(1.0, |top: f64, point| top.max(point.1));
-    time_plot(report, top, number, &[(BLUE, points)])
+    time_plot(report, Scale::Linear, number, &[(BLUE, points)])
 }
 
 fn latency_plot(report: &Report) -> String {
@@ -121,13 +121,12 @@ fn latency_plot(report: &Report) -> String {
         report.seconds.iter().filter(|s| s.requests > 0).map(|s| (s.second as f64 + 0.5, of(s))).collect()
     };
     let lines = [(GREY, line(|s| s.max_us)), (ORANGE, line(|s| s.p99_us)), (BLUE, line(|s| s.p50_us))];
-    let top = lines[0].1.iter().fold(1.0, |top: f64, point| top.max(point.1));
-    time_plot(report, top, duration, &lines)
+    time_plot(report, Scale::Logarithmic, tick_duration, &lines)
 }
 
 type Line = (&'static str, Vec<(f64, f64)>);
 
-fn time_plot(report: &Report, y_max: f64, y_text: fn(f64) -> String, lines: &[Line]) -> String {
+fn time_plot(report: &Report, scale: Scale, y_text: fn(f64) -> String, lines: &[Line]) -> String {
     if lines.iter().all(|(_, points)| points.is_empty()) {
         return NO_DATA.to_owned();
     }
@@ -137,27 +136,71 @@ fn time_plot(report: &Report, y_max: f64, y_text: fn(f64) -> String, lines: &[Li
         .map(|tick| f64::from(tick) * step)
         .map(|at| (at, format!("{at:.0} s")))
         .collect();
-    Plot { x_max, y_max, y_text }.draw(&ticks, lines)
+    Plot { x_max, scale, y_text }.draw(&ticks, lines)
 }
 
 const NO_DATA: &str = "<p class=note>nothing was measured</p>";
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scale {
+    /// From zero.
+    Linear,
+    /// Whole decades: medians of microseconds and stalls of seconds stand on one page.
+    Logarithmic,
+}
+
+impl Scale {
+    /// Where values up to `max` and down to `min` are written: from the bottom to the top of the plot.
+    fn ticks(self, min: f64, max: f64) -> Vec<f64> {
+        match self {
+            Self::Linear => {
+                let step = nice_step(max / 4.0);
+                (0..=(max / step).ceil() as u32).map(|tick| f64::from(tick) * step).collect()
+            }
+            Self::Logarithmic => {
+                let (low, high) = (min.max(0.1).log10().floor() as i32, max.max(0.1).log10().ceil() as i32);
+                (low..=high.max(low + 1)).map(|decade| 10_f64.powi(decade)).collect()
+            }
+        }
+    }
+
+    /// Height of `value` as a part of the whole.
+    fn place(self, value: f64, bottom: f64, top: f64) -> f64 {
+        match self {
+            Self::Linear => value / top,
+            Self::Logarithmic => (value.max(bottom) / bottom).log10() / (top / bottom).log10(),
+        }
+    }
+}
+
+/// A decade in the unit that reads best.
+fn tick_duration(us: f64) -> String {
+    match us {
+        us if us < 1.0 => format!("{us:.1} us"),
+        us if us < 1000.0 => format!("{us:.0} us"),
+        us if us < 1_000_000.0 => format!("{:.0} ms", us / 1000.0),
+        us => format!("{:.0} s", us / 1_000_000.0),
+    }
+}
+
 struct Plot {
     x_max: f64,
-    y_max: f64,
+    scale: Scale,
     y_text: fn(f64) -> String,
 }
 
 impl Plot {
     fn draw(&self, x_ticks: &[(f64, String)], lines: &[Line]) -> String {
-        let step = nice_step(self.y_max / 4.0);
-        let y_max = (self.y_max / step).ceil() * step;
+        let values = || lines.iter().flat_map(|(_, points)| points.iter().map(|point| point.1));
+        let y_ticks = self
+            .scale
+            .ticks(values().fold(f64::INFINITY, f64::min), values().fold(f64::MIN_POSITIVE, f64::max));
+        let (bottom, top) = (y_ticks[0], y_ticks[y_ticks.len() - 1]);
         let x = |value: f64| LEFT + value / self.x_max * (WIDTH - LEFT - RIGHT);
-        let y = |value: f64| HEIGHT - BOTTOM - value / y_max * (HEIGHT - BOTTOM - TOP);
+        let y = |value: f64| HEIGHT - BOTTOM - self.scale.place(value, bottom, top) * (HEIGHT - BOTTOM - TOP);
         let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=img>");
         let mut put = |args: std::fmt::Arguments<'_>| svg.write_fmt(args).expect("a String takes all");
-        for tick in 0..=(y_max / step).round() as u32 {
-            let value = f64::from(tick) * step;
+        for value in y_ticks {
             let (at, text) = (y(value), (self.y_text)(value));
             put(format_args!("<path d=\"M{LEFT} {at:.1}H{:.1}\" stroke=\"#e4e4e4\"/>", WIDTH - RIGHT));
             put(format_args!(
@@ -183,7 +226,7 @@ impl Plot {
             let path: Vec<String> =
                 points.iter().map(|&(px, py)| format!("{:.1} {:.1}", x(px), y(py))).collect();
             put(format_args!(
-                "<path d=\"M{}\" fill=none stroke=\"{colour}\" stroke-width=2 stroke-linejoin=round/>",
+                "<path d=\"M{}\" fill=none stroke=\"{colour}\" stroke-width=2 stroke-linejoin=\"round\"/>",
                 path.join("L")
             ));
             // A line of one point shows nothing; its dot does.
@@ -208,7 +251,22 @@ fn escape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{escape, nice_step};
+    use super::{Scale, escape, nice_step};
+
+    #[test]
+    fn every_value_has_its_place_within_the_plot() {
+        for scale in [Scale::Linear, Scale::Logarithmic] {
+            for (min, max) in [(15.0, 302_250.0), (100.0, 100.0), (0.0, 0.5), (7.0, 9_999.0)] {
+                let ticks = scale.ticks(min, max);
+                let (bottom, top) = (ticks[0], ticks[ticks.len() - 1]);
+                assert!(ticks.len() >= 2 && ticks.windows(2).all(|w| w[0] < w[1]), "{ticks:?}");
+                for value in [min, max] {
+                    let place = scale.place(value, bottom, top);
+                    assert!((0.0..=1.0).contains(&place), "{value} of {min} to {max}: {place}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn steps_are_round() {
