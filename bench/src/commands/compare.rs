@@ -13,7 +13,7 @@ use clap::{Args, Subcommand};
 use ringway_bench::{
     compare::{
         self,
-        peer::{self, Peer, Places},
+        peer::{self, End, Peer, Places},
         run::{self, Options},
         suite::{self, Suite},
         table,
@@ -85,6 +85,8 @@ pub(crate) struct LaunchArgs {
     cores: Vec<usize>,
     #[arg(long)]
     parent: u32,
+    #[arg(long, value_enum)]
+    end: End,
     #[arg(last = true, required = true)]
     command: Vec<OsString>,
 }
@@ -163,7 +165,7 @@ fn install(venv: &Path) -> anyhow::Result<()> {
 }
 
 pub(crate) fn launch(args: &LaunchArgs) -> anyhow::Result<ExitCode> {
-    let error = compare::launch(&args.cores, args.parent, &args.command);
+    let error = compare::launch(&args.cores, args.parent, args.end, &args.command);
     Err(error).with_context(|| format!("{} does not start", args.command[0].display()))
 }
 

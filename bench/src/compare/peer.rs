@@ -1,6 +1,7 @@
 //! The contenders: how each is found, configured and started. Definitions and templates live under `bench/peers/`.
 //!
-//! In a template `@LISTEN_PORT@`, `@ORIGIN_PORT@`, `@WORKERS@`, `@DIR@` and `@PROGRAM@` stand for what a run fills in.
+//! In a template `@LISTEN_PORT@`, `@ORIGIN_PORT@`, `@WORKERS@`, `@DIR@` and `@PROGRAM@` stand for what a run fills in;
+//! `@IF_ROOT@` makes its line a comment for other users.
 
 use std::{
     collections::BTreeMap,
@@ -61,6 +62,19 @@ pub struct Definition {
     pub run: Vec<String>,
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// What ends it when we die first.
+    #[serde(default)]
+    pub end: End,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum End {
+    /// It ends its own children when asked.
+    #[default]
+    Term,
+    /// It would wait for its connections, and has no children that outlive it.
+    Kill,
 }
 
 #[derive(Debug)]
@@ -216,7 +230,9 @@ pub struct Settings {
 
 impl Settings {
     pub fn fill(&self, template: &str) -> String {
+        let if_root = if rustix::process::geteuid().is_root() { "" } else { "# " };
         template
+            .replace("@IF_ROOT@", if_root)
             .replace("@PROGRAM@", &self.program.to_string_lossy())
             .replace("@DIR@", &self.directory.to_string_lossy())
             .replace("@LISTEN_PORT@", &self.listen_port.to_string())

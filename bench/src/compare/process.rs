@@ -16,7 +16,7 @@ use std::{
 
 use rustix::process::{Pid, Signal};
 
-use super::peer::{Peer, Settings};
+use super::peer::{End, Peer, Settings};
 use crate::{net, usage};
 
 /// From SIGTERM to SIGKILL.
@@ -39,7 +39,7 @@ impl Process {
         }
         let run = peer.definition.run.iter().map(|argument| settings.fill(argument));
         let env = peer.definition.env.iter().map(|(name, value)| (name.clone(), settings.fill(value)));
-        Self::start_command(run, env, &settings.directory, cores)
+        Self::start_command(run, env, &settings.directory, cores, peer.definition.end)
     }
 
     pub(super) fn start_command(
@@ -47,12 +47,14 @@ impl Process {
         env: impl Iterator<Item = (String, String)>,
         directory: &Path,
         cores: &[usize],
+        end: End,
     ) -> io::Result<Self> {
         fs::create_dir_all(directory)?;
         let output = fs::File::create(directory.join(OUTPUT))?;
         let cores: Vec<String> = cores.iter().map(usize::to_string).collect();
         let child = Command::new(std::env::current_exe()?)
-            .args(["launch", "--cores", &cores.join(","), "--parent", &std::process::id().to_string(), "--"])
+            .args(["launch", "--cores", &cores.join(","), "--parent", &std::process::id().to_string()])
+            .args(["--end", if end == End::Kill { "kill" } else { "term" }, "--"])
             .args(run)
             .envs(env)
             .current_dir(directory)
@@ -110,12 +112,13 @@ fn signal(pid: u32, signal: Signal) {
 }
 
 /// The child's side: pins itself and becomes `command`. Returns only when that failed.
-pub fn launch(cores: &[usize], parent: u32, command: &[OsString]) -> io::Error {
+pub fn launch(cores: &[usize], parent: u32, end: End, command: &[OsString]) -> io::Error {
     let prepare = || {
         net::pin_thread(cores)?;
         // A proxy takes as many descriptors as it may.
         let _ = net::ensure_descriptors(u64::MAX);
-        rustix::process::set_parent_process_death_signal(Some(Signal::TERM))?;
+        let signal = if end == End::Kill { Signal::KILL } else { Signal::TERM };
+        rustix::process::set_parent_process_death_signal(Some(signal))?;
         let parent_lives =
             rustix::process::getppid().is_some_and(|ppid| ppid.as_raw_pid().unsigned_abs() == parent);
         if parent_lives { Ok(()) } else { Err(io::Error::other("the parent has ended")) }

@@ -16,7 +16,7 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    peer::{Peer, Places, Settings},
+    peer::{End, Peer, Places, Settings},
     process::{Process, free_port},
     suite::{Closed, FixedRate, LoadCores, Suite},
 };
@@ -160,9 +160,10 @@ pub fn run(
         }
         let stage = Stage::set(suite, options, workers, cores, stop)?;
         let mut contenders = Vec::new();
-        for (peer, version, program) in &found {
+        for (peer, version, program) in found.iter().take_while(|_| !stop.load(Ordering::Relaxed)) {
             match stage.audition(peer, version, program) {
                 Ok(contender) => contenders.push(contender),
+                Err(_) if stop.load(Ordering::Relaxed) => {}
                 Err(why) => outcome.absent.push((peer.name.clone(), why)),
             }
         }
@@ -224,7 +225,8 @@ impl<'a> Stage<'a> {
             load_threads.to_string(),
         ];
         let directory = scratch_directory("origin");
-        let origin = Process::start_command(run.into_iter(), std::iter::empty(), &directory, &load_cores)?;
+        let origin =
+            Process::start_command(run.into_iter(), std::iter::empty(), &directory, &load_cores, End::Kill)?;
         let mut stage = Self {
             suite,
             options,
