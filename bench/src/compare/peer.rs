@@ -34,6 +34,8 @@ built_in! {
     "caddy" ["Caddyfile"],
     "traefik" ["static.yaml", "dynamic.yaml"],
     "h2o" ["h2o.conf"],
+    "nghttpx" ["nghttpx.conf"],
+    "varnish" ["pass.vcl"],
     "trafficserver" ["runroot.yaml", "records.config", "remap.config", "storage.config", "ip_allow.yaml"],
 }
 
@@ -179,7 +181,7 @@ impl Peer {
 /// A dotted number with what belongs to it: `nginx/1.22.1` and `v2.11` give 1.22.1 and 2.11.
 fn version_in(word: &str) -> Option<String> {
     // Envoy: commit/1.36.2/Clean/RELEASE/BoringSSL.
-    let piece = word.split(['/', ',', '(', ')']).find(|piece| {
+    let piece = word.split(['/', ',', '(', ')', '-']).find(|piece| {
         let digits = piece.trim_start_matches(['v', 'V']);
         digits.starts_with(|c: char| c.is_ascii_digit()) && digits.contains('.')
     })?;
@@ -279,6 +281,7 @@ mod tests {
             ("2.6.12-1+deb12u4", Some("2.6.12")),
             ("v2.10.2", Some("2.10.2")),
             ("3d7a/1.36.2/Clean/RELEASE/BoringSSL", Some("1.36.2")),
+            ("(varnish-7.1.1", Some("7.1.1")),
             ("version:", None),
             ("2024", None),
         ];

@@ -69,7 +69,8 @@ impl Connection<'_> {
                     interval.counts.body_bytes += complete.body_bytes;
                     interval.counts.requests += u64::from(verdict.is_ok());
                 });
-                if !complete.head.keep_alive {
+                // A deadline that fell on the last byte has shut the socket down all the same.
+                if !complete.head.keep_alive || timed_out {
                     self.close();
                 }
                 verdict
@@ -106,18 +107,18 @@ impl Connection<'_> {
         let is_new = self.served == 0;
         self.served += 1;
         let failed = if is_new { ErrorKind::Connect } else { ErrorKind::Reset };
-        match send(&socket, wire).await {
-            Ok(()) => {}
+        let sent_all = match send(&socket, wire).await {
+            Ok(()) => true,
             // The server may have answered before it had read everything: what it said is still there.
-            Err((sent, _)) if sent > 0 => {}
+            Err((sent, _)) if sent > 0 => false,
             Err(_) => return Err(failed),
-        }
+        };
         self.reader.start(target.body_expected);
         let complete = match self.worker.plan.config.check.digest {
             Digest::Unchecked => self.receive(&socket).await?,
             _ => self.receive_hashing(&socket).await?,
         };
-        if last_of_connection {
+        if last_of_connection || !sent_all {
             self.close();
         }
         Ok(complete)

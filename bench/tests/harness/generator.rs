@@ -215,6 +215,25 @@ fn a_target_that_goes_away_is_an_error_of_its_own() {
 }
 
 #[test]
+fn a_server_that_never_accepts_runs_into_the_deadline() {
+    // Some connections wait in the backlog for an answer, the rest for their handshake.
+    let listener =
+        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a port");
+    listener.listen(1).expect("a listener");
+    let address = listener.local_addr().expect("an address").as_socket().expect("an IP address");
+    let mut config = config(address, "/", 0);
+    config.extent = Extent::For(ms(200));
+    config.timeout = ms(50);
+    config.connections = 8;
+    let since = Instant::now();
+    let report = load(&config);
+    assert!(since.elapsed() < Duration::from_secs(10), "{:?}", since.elapsed());
+    assert!(report.errors["timeout"] >= 8 && report.errors["timeout"] == report.errors_sum(), "{report:?}");
+    assert!(report.latency.min_us >= 50_000.0, "{:?}", report.latency);
+}
+
+#[test]
 fn what_cannot_be_run_is_refused() {
     let run = |config: &load::Config| load::run(config, &Arc::new(AtomicBool::new(false)), &mut Unobserved);
     let (_bound, dead) = dead_address();
