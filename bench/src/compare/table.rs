@@ -36,7 +36,7 @@ fn ratio<T>(of: &[T], base: &[T], figure: fn(&T) -> f64) -> Option<Spread> {
 type Cell = fn(&Row, &Row) -> Option<String>;
 
 /// Heading, and what stands below it given the row and the one it is compared with.
-const COLUMNS: [(&str, Cell); 13] = [
+const COLUMNS: [(&str, Cell); 14] = [
     ("version", |row, _| Some(row.version.clone())),
     ("workers", |row, _| Some(row.workers.to_string())),
     ("CPU us/request", |row, _| {
@@ -73,8 +73,12 @@ const COLUMNS: [(&str, Cell); 13] = [
     }),
     ("errors", |row, _| {
         let closed: u64 = row.closed.iter().map(|s| s.errors).sum();
-        let fixed: u64 = row.fixed_rate.iter().map(|s| s.errors + s.unsent).sum();
+        let fixed: u64 = row.fixed_rate.iter().map(|s| s.errors).sum();
         Some((closed + fixed).to_string())
+    }),
+    ("due, not sent", |row, _| {
+        let unsent: u64 = row.fixed_rate.iter().map(|s| s.unsent).sum();
+        (unsent > 0).then(|| unsent.to_string())
     }),
 ];
 
