@@ -15,7 +15,7 @@ use super::exchange;
 use super::pump::{End, PumpError, Pumping};
 use super::record::Record;
 use super::request::{Plan, encode_again};
-use super::upstream::{Endpoint, Found, Lease, Trust, Unavailable};
+use super::upstream::{Endpoint, Found, Lease, Need, Unavailable};
 use crate::base::buffer::Buffer;
 use crate::base::fault::{Fault, Retry};
 use crate::base::limits::ATTEMPTS_MAX;
@@ -131,12 +131,12 @@ pub(super) async fn open<P: Platform>(
     let core = &conn.core;
     let mut stale = 0;
     let now = core.now_ms();
-    let trust = match plan.connect {
-        true => Trust::OnlyNew,
-        false if plan.asker.method.is_idempotent() => Trust::UntilIdle,
-        false => Trust::Never,
+    let need = match plan.connect {
+        true => Need::New,
+        false if plan.asker.method.is_idempotent() => Need::Likely,
+        false => Need::Looked,
     };
-    let (mut lease, found) = Lease::take(&plan.upstream, endpoint, now, trust, &mut stale);
+    let (mut lease, found) = Lease::take(&plan.upstream, endpoint, need, now, &mut stale);
     if stale > 0 {
         core.metrics.add(Counter::UpstreamStale, stale);
     }

@@ -224,7 +224,7 @@ fn decide<P: Platform>(
                 route: index,
                 upstream: Rc::clone(state),
                 endpoint,
-                names_endpoint: names_endpoint(bound, index),
+                names_endpoint: names_endpoint(bound, index, &head),
                 asker,
                 body: head.body,
                 head_bytes: head.head_bytes,
@@ -295,6 +295,8 @@ fn encode<P: Platform>(
         (Some(host), _) => Some(host.as_bytes()),
         (None, Some(UpstreamHost::Literal(host))) => Some(host.as_bytes()),
         (None, Some(UpstreamHost::Endpoint)) => endpoint.map(|e| e.authority.as_bytes()),
+        // HTTP/1.0 needs no Host, but what we send is HTTP/1.1, which does: the origin is told its own name.
+        (None, Some(UpstreamHost::Client) | None) if head.host.is_empty() => endpoint.map(|e| e.authority.as_bytes()),
         (None, Some(UpstreamHost::Client) | None) => None,
     };
     let client_text = client.filter(|ip| Some(*ip) != conn.peer.ip()).map(|ip| ip.to_string());
@@ -325,9 +327,13 @@ fn upstream_host<S>(bound: &Bound<S>, route: usize) -> Option<&UpstreamHost> {
     }
 }
 
-fn names_endpoint<S>(bound: &Bound<S>, route: usize) -> bool {
+fn names_endpoint<S>(bound: &Bound<S>, route: usize, head: &RequestHead<'_, '_>) -> bool {
     bound.snapshot.routes[route].rewrite_host.is_none()
-        && upstream_host(bound, route) == Some(&UpstreamHost::Endpoint)
+        && match upstream_host(bound, route) {
+            Some(UpstreamHost::Endpoint) => true,
+            Some(UpstreamHost::Client) => head.host.is_empty(),
+            Some(UpstreamHost::Literal(_)) | None => false,
+        }
 }
 
 /// The protocol to offer upstream: the first of the client's that the route allows.

@@ -21,17 +21,6 @@ use crate::policy::balance::{self, Candidate, Rule};
 /// have closed it, the request goes out again. Looking costs a system call, 0.5 µs.
 const LOOK_AFTER_IDLE_MS: u64 = 500;
 
-/// Whether a kept connection is used without a look at it first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Trust {
-    /// If it was used a moment ago: the request can be repeated.
-    UntilIdle,
-    /// Never: the request can't be repeated once its bytes are out.
-    Never,
-    /// Not even after a look: what comes is no exchange, but everything that follows on the connection.
-    OnlyNew,
-}
-
 /// Idle connections on loan between workers, one shelf for each endpoint of the node.
 #[derive(Debug)]
 pub struct Shelf {
@@ -393,27 +382,38 @@ pub struct Lease<S: Transport> {
     pub reused: bool,
 }
 
+/// What a request needs of its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Any that is likely to live: if it proves dead, the request is sent again.
+    Likely,
+    /// One that is known to live a moment before: the request can't be sent again (RFC 9110 section 9.2.2).
+    Looked,
+    /// A new one: what comes is no HTTP exchange, but everything that follows on the connection.
+    New,
+}
+
 impl<S: Transport> Lease<S> {
     /// Reserves a place at the endpoint and looks for an idle connection: the one used last, as it is the most likely
     /// to live. Counts dead ones met on the way into `stale`.
     pub fn take(
         upstream: &Rc<Upstream<S>>,
         endpoint: &Rc<Endpoint<S>>,
+        need: Need,
         now_ms: u64,
-        trust: Trust,
         stale: &mut u64,
     ) -> (Self, Found<S>) {
         let found = loop {
-            if trust == Trust::OnlyNew && endpoint.open.get() < upstream.settings.get().connections_max {
+            if need == Need::New && endpoint.open.get() < upstream.settings.get().connections_max {
                 break None;
             }
             let Some(idle) = endpoint.idle.borrow_mut().pop() else { break None };
-            if trust == Trust::OnlyNew {
+            if need == Need::New {
                 // At the cap an idle one makes room.
                 endpoint.open.set(endpoint.open.get() - 1);
                 break None;
             }
-            let fresh = trust == Trust::UntilIdle && now_ms.saturating_sub(idle.since_ms) <= LOOK_AFTER_IDLE_MS;
+            let fresh = need == Need::Likely && now_ms.saturating_sub(idle.since_ms) <= LOOK_AFTER_IDLE_MS;
             if fresh || idle.stream.peek() == Peek::Quiet {
                 break Some(idle.stream);
             }
@@ -424,7 +424,7 @@ impl<S: Transport> Lease<S> {
             Some(stream) => Found::Kept(stream),
             None => {
                 endpoint.open.set(endpoint.open.get() + 1);
-                let lent = if trust == Trust::OnlyNew { None } else { endpoint.shelf.borrow() };
+                let lent = if need == Need::New { None } else { endpoint.shelf.borrow() };
                 lent.map_or(Found::Nothing, Found::Lent)
             }
         };

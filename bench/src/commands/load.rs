@@ -1,0 +1,248 @@
+//! `load`: flags as users of wrk, oha and h2load know them.
+
+use std::{
+    fs,
+    io::{IsTerminal, Write},
+    path::PathBuf,
+    process::ExitCode,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use clap::{ArgGroup, Args};
+use ringway_bench::{
+    duration,
+    load::{
+        self, Arrivals, Check, Config, Digest, Extent, Observer, Pace, Request, Target,
+        stats::{Second, Totals},
+    },
+    report,
+    runtime::Io,
+};
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("extent").args(["duration", "requests"]))]
+pub(crate) struct LoadArgs {
+    /// One or more URLs, http://host:port/path
+    #[arg(required = true, value_name = "URL")]
+    urls: Vec<String>,
+    /// How often each URL gets its turn, in the order of the URLs: 3,1
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=1000))]
+    weights: Vec<u32>,
+    /// Connections
+    #[arg(short, long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    connections: u32,
+    /// Measured time: 10, 10s, 500ms, 2m
+    #[arg(short, long, default_value = "10s", value_parser = duration::parse)]
+    duration: Duration,
+    /// Ends after so many requests instead
+    #[arg(short = 'n', long, value_parser = clap::value_parser!(u64).range(1..))]
+    requests: Option<u64>,
+    /// Open loop: requests a second, whether or not responses come back; latency counts from when each was due
+    #[arg(short, long, value_name = "PER_SECOND", value_parser = parse_rate)]
+    rate: Option<f64>,
+    /// How arrivals are spaced in the open loop
+    #[arg(long, value_enum, default_value_t, requires = "rate")]
+    arrivals: Arrivals,
+    /// Threads, each with its own ring and its part of the connections
+    #[arg(short, long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    threads: u16,
+    /// Load before the measurement
+    #[arg(long, default_value = "500ms", value_parser = duration::parse)]
+    warm_up: Duration,
+    /// A response that takes longer is an error
+    #[arg(long, default_value = "10s", value_parser = duration::parse)]
+    timeout: Duration,
+    #[arg(short = 'm', long = "method", default_value = "GET", value_parser = parse_method)]
+    method: String,
+    /// Additional field, "Name: value". May be repeated
+    #[arg(short = 'H', long = "header", value_name = "FIELD", value_parser = parse_header)]
+    headers: Vec<(String, String)>,
+    /// Request body
+    #[arg(short = 'b', long, conflicts_with = "body_file")]
+    body: Option<String>,
+    /// Request body from a file
+    #[arg(long, value_name = "PATH")]
+    body_file: Option<PathBuf>,
+    /// A new connection after so many requests
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    requests_per_connection: Option<u64>,
+    /// Status that each response must have; otherwise any below 400
+    #[arg(long, value_name = "CODE")]
+    expect_status: Option<u16>,
+    /// Length that each body must have
+    #[arg(long, value_name = "BYTES")]
+    expect_length: Option<u64>,
+    /// Check each body's XXH3-64 digest: the one given, or that of the URL's first body
+    #[arg(long, value_name = "DIGEST", num_args = 0..=1, default_missing_value = "first", require_equals = true,
+          value_parser = parse_digest)]
+    verify: Option<Digest>,
+    /// Pin the threads to these cores, in turn: 1,2
+    #[arg(long, value_delimiter = ',')]
+    cores: Vec<usize>,
+    #[arg(long, value_enum, default_value_t)]
+    io: Io,
+    /// Print the report as JSON
+    #[arg(long)]
+    json: bool,
+    /// Write the percentile distribution, for `HdrHistogram`'s plotter
+    #[arg(long, value_name = "PATH")]
+    hgrm: Option<PathBuf>,
+    /// Write the report as one HTML page
+    #[arg(long, value_name = "PATH")]
+    html: Option<PathBuf>,
+    /// No progress line, even on a terminal
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<ExitCode> {
+    let config = config(args)?;
+    let stop = stop_at_interrupt()?;
+    let mut progress = Progress { shown: !args.quiet && std::io::stderr().is_terminal() };
+    let outcome = load::run(&config, &stop, &mut progress);
+    progress.clear();
+    let report = outcome?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        print!("{}", report::table(&report));
+    }
+    if let Some(path) = &args.hgrm {
+        fs::write(path, report::hgrm(&report.histogram)).with_context(|| path.display().to_string())?;
+    }
+    if let Some(path) = &args.html {
+        fs::write(path, report::html::page(&report)).with_context(|| path.display().to_string())?;
+    }
+    if report.is_empty() && !report.interrupted {
+        bail!("no request succeeded");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The first Ctrl-C ends the run and prints the report; a second one ends the process at once.
+pub(crate) fn stop_at_interrupt() -> anyhow::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        // The order counts: the conditional default must see the flag as it was before this signal.
+        signal_hook::flag::register_conditional_default(signal, stop.clone()).context("signal handler")?;
+        signal_hook::flag::register(signal, stop.clone()).context("signal handler")?;
+    }
+    Ok(stop)
+}
+
+fn config(args: &LoadArgs) -> anyhow::Result<Config> {
+    if !args.weights.is_empty() && args.weights.len() != args.urls.len() {
+        bail!("{} weights for {} URLs", args.weights.len(), args.urls.len());
+    }
+    let weights = args.weights.iter().copied().chain(std::iter::repeat(1));
+    let targets: Result<Vec<Target>, _> =
+        args.urls.iter().zip(weights).map(|(url, weight)| Target::parse(url, weight)).collect();
+    let body = match (&args.body, &args.body_file) {
+        (Some(body), _) => body.clone().into_bytes(),
+        (None, Some(path)) => fs::read(path).with_context(|| path.display().to_string())?,
+        (None, None) => Vec::new(),
+    };
+    Ok(Config {
+        targets: targets?,
+        request: Request { method: args.method.clone(), headers: args.headers.clone(), body },
+        connections: args.connections as usize,
+        threads: usize::from(args.threads),
+        pace: args.rate.map_or(Pace::Closed, |rate_per_s| Pace::Open { rate_per_s, arrivals: args.arrivals }),
+        extent: args.requests.map_or(Extent::For(args.duration), Extent::Requests),
+        // When requests are counted, all of them count.
+        warm_up: if args.requests.is_some() { Duration::ZERO } else { args.warm_up },
+        timeout: args.timeout,
+        requests_per_connection: args.requests_per_connection,
+        check: Check {
+            status: args.expect_status,
+            body_bytes: args.expect_length,
+            digest: args.verify.unwrap_or(Digest::Unchecked),
+        },
+        io: args.io,
+        cores: args.cores.clone(),
+    })
+}
+
+struct Progress {
+    shown: bool,
+}
+
+impl Observer for Progress {
+    fn second(&mut self, second: &Second, totals: &Totals) {
+        if self.shown {
+            let mut terminal = std::io::stderr().lock();
+            // A terminal that has gone takes no progress; the report is what counts.
+            let _ = write!(terminal, "\r\x1b[2K{}", report::progress(second, totals));
+            let _ = terminal.flush();
+        }
+    }
+}
+
+impl Progress {
+    fn clear(&self) {
+        if self.shown {
+            eprint!("\r\x1b[2K");
+        }
+    }
+}
+
+fn parse_rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if (0.001..=1e8).contains(&rate) => Ok(rate),
+        _ => Err("a rate is a number from 0.001 to 100,000,000".to_owned()),
+    }
+}
+
+fn parse_method(text: &str) -> Result<String, String> {
+    let is_token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    match !text.is_empty() && text.bytes().all(is_token) {
+        true if text == "CONNECT" => Err("CONNECT makes a tunnel, not a response".to_owned()),
+        true => Ok(text.to_owned()),
+        false => Err("a method is a token such as POST".to_owned()),
+    }
+}
+
+fn parse_header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once(':').ok_or("a field is \"Name: value\"")?;
+    let (name, value) = (name.trim(), value.trim());
+    let name_is_token = !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic() && b != b':');
+    if !name_is_token || value.bytes().any(|b| b.is_ascii_control() && b != b'\t') {
+        return Err("a field has a name, and no control characters".to_owned());
+    }
+    if name.eq_ignore_ascii_case("transfer-encoding") {
+        return Err("the body's length is known and sent as Content-Length".to_owned());
+    }
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+fn parse_digest(text: &str) -> Result<Digest, String> {
+    if text == "first" {
+        return Ok(Digest::SameAsFirst);
+    }
+    let digest = u64::from_str_radix(text, 16).ok().filter(|_| text.len() == 16);
+    digest.map(Digest::Exactly).ok_or_else(|| "a digest is the 16 hex digits of XXH3-64".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Digest, parse_digest, parse_header, parse_method, parse_rate};
+
+    #[test]
+    fn what_would_break_the_wire_is_refused() {
+        assert_eq!(parse_header("A:  b c "), Ok(("A".to_owned(), "b c".to_owned())));
+        for bad in ["A", ": b", "A: b\r\nC: d", "A B: c", "Transfer-Encoding: chunked"] {
+            assert!(parse_header(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_method("PATCH"), Ok("PATCH".to_owned()));
+        for bad in ["", "G ET", "GET\r\n", "CONNECT"] {
+            assert!(parse_method(bad).is_err(), "{bad}");
+        }
+        for bad in ["0", "-1", "x", "NaN", "inf"] {
+            assert!(parse_rate(bad).is_err(), "{bad}");
+        }
+        assert_eq!(parse_digest("00000000000000ff"), Ok(Digest::Exactly(255)));
+        assert!(parse_digest("ff").is_err());
+    }
+}

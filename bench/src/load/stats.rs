@@ -1,0 +1,310 @@
+//! What a run counts, per second while it lasts and in sum at its end.
+
+use std::collections::BTreeMap;
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+use super::{Arrivals, Config, Extent, Pace};
+
+/// Latencies are recorded in nanoseconds, from this to an hour, with three significant digits.
+const LATENCY_NS_MIN: u64 = 100;
+const LATENCY_NS_MAX: u64 = 3_600_000_000_000;
+
+pub fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(LATENCY_NS_MIN, LATENCY_NS_MAX, 3).expect("the bounds are valid constants")
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ErrorKind {
+    /// No connection came about.
+    Connect,
+    /// The last byte did not come in time.
+    Timeout,
+    /// The connection ended or was reset before a response began, or within its head.
+    Reset,
+    /// A complete response with a status that was not asked for.
+    Status,
+    /// The body ended early, or is not as long as asked for.
+    WrongLength,
+    WrongDigest,
+    /// What came is not HTTP/1.1 that can be framed, or belongs to no request.
+    Malformed,
+}
+
+impl ErrorKind {
+    pub const ALL: [Self; 7] = [
+        Self::Connect,
+        Self::Timeout,
+        Self::Reset,
+        Self::Status,
+        Self::WrongLength,
+        Self::WrongDigest,
+        Self::Malformed,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Timeout => "timeout",
+            Self::Reset => "reset",
+            Self::Status => "status",
+            Self::WrongLength => "wrong_length",
+            Self::WrongDigest => "wrong_digest",
+            Self::Malformed => "malformed",
+        }
+    }
+}
+
+/// One thread's counts of one second.
+#[derive(Debug)]
+pub(super) struct Interval {
+    /// Since the start of the window.
+    pub(super) second: u64,
+    /// From the intended send to the last byte: complete responses, right or wrong, and time-outs.
+    pub(super) latency: Histogram<u64>,
+    /// From the actual send; kept in the open loop only.
+    pub(super) service: Option<Histogram<u64>>,
+    pub(super) counts: Counts,
+    pub(super) cpu_ns: u64,
+    /// End of what was counted, from the start of the window.
+    pub(super) until_ns: u64,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Counts {
+    /// Complete responses that passed every check.
+    pub requests: u64,
+    /// By `ErrorKind`.
+    pub errors: [u64; ErrorKind::ALL.len()],
+    /// By the status's first digit; 0 for none of 1 to 5.
+    pub statuses: [u64; 6],
+    pub body_bytes: u64,
+    pub connections: u64,
+    /// Due in the open loop and not sent before the end.
+    pub unsent: u64,
+}
+
+impl Counts {
+    pub fn errors_sum(&self) -> u64 {
+        self.errors.iter().sum()
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.requests += other.requests;
+        self.body_bytes += other.body_bytes;
+        self.connections += other.connections;
+        self.unsent += other.unsent;
+        for (sum, more) in self.errors.iter_mut().zip(other.errors) {
+            *sum += more;
+        }
+        for (sum, more) in self.statuses.iter_mut().zip(other.statuses) {
+            *sum += more;
+        }
+    }
+}
+
+impl Interval {
+    pub(super) fn new(second: u64, pace: Pace) -> Self {
+        let service = matches!(pace, Pace::Open { .. }).then(histogram);
+        Self { second, latency: histogram(), service, counts: Counts::default(), cpu_ns: 0, until_ns: 0 }
+    }
+
+    pub(super) fn add(&mut self, other: &Self) {
+        add_histogram(&mut self.latency, &other.latency);
+        if let (Some(sum), Some(more)) = (&mut self.service, &other.service) {
+            add_histogram(sum, more);
+        }
+        self.counts.add(&other.counts);
+        self.cpu_ns += other.cpu_ns;
+        self.until_ns = self.until_ns.max(other.until_ns);
+    }
+}
+
+fn add_histogram(sum: &mut Histogram<u64>, more: &Histogram<u64>) {
+    sum.add(more).expect("all histograms have the same bounds");
+}
+
+/// All that was counted so far.
+#[derive(Debug)]
+pub struct Totals {
+    pub latency: Histogram<u64>,
+    pub service: Histogram<u64>,
+    pub counts: Counts,
+    cpu_ns: u64,
+    until_ns: u64,
+}
+
+impl Totals {
+    pub(super) fn new() -> Self {
+        Self { latency: histogram(), service: histogram(), counts: Counts::default(), cpu_ns: 0, until_ns: 0 }
+    }
+
+    pub(super) fn add(&mut self, interval: &Interval) {
+        add_histogram(&mut self.latency, &interval.latency);
+        if let Some(service) = &interval.service {
+            add_histogram(&mut self.service, service);
+        }
+        self.counts.add(&interval.counts);
+        self.cpu_ns += interval.cpu_ns;
+        self.until_ns = self.until_ns.max(interval.until_ns);
+    }
+}
+
+/// One second of all threads.
+#[derive(Debug, Clone, Serialize)]
+pub struct Second {
+    pub second: u64,
+    /// The last one of a run may be shorter than a second.
+    pub requests: u64,
+    pub errors: u64,
+    pub p50_us: f64,
+    pub p99_us: f64,
+    pub max_us: f64,
+}
+
+impl Second {
+    pub(super) fn new(interval: &Interval) -> Self {
+        let at = |quantile| micros(interval.latency.value_at_quantile(quantile));
+        Self {
+            second: interval.second,
+            requests: interval.counts.requests,
+            errors: interval.counts.errors_sum(),
+            p50_us: at(0.5),
+            p99_us: at(0.99),
+            max_us: micros(interval.latency.max()),
+        }
+    }
+}
+
+pub fn micros(nanos: u64) -> f64 {
+    nanos as f64 / 1000.0
+}
+
+/// Latency in microseconds.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Latency {
+    pub min_us: f64,
+    pub mean_us: f64,
+    pub stdev_us: f64,
+    pub p50_us: f64,
+    pub p75_us: f64,
+    pub p90_us: f64,
+    pub p95_us: f64,
+    pub p99_us: f64,
+    #[serde(rename = "p99.9_us")]
+    pub p999_us: f64,
+    #[serde(rename = "p99.99_us")]
+    pub p9999_us: f64,
+    pub max_us: f64,
+}
+
+impl Latency {
+    pub fn of(histogram: &Histogram<u64>) -> Self {
+        let at = |quantile| micros(histogram.value_at_quantile(quantile).min(histogram.max()));
+        let empty = histogram.is_empty();
+        Self {
+            min_us: if empty { 0.0 } else { micros(histogram.min()) },
+            mean_us: histogram.mean() / 1000.0,
+            stdev_us: histogram.stdev() / 1000.0,
+            p50_us: at(0.5),
+            p75_us: at(0.75),
+            p90_us: at(0.9),
+            p95_us: at(0.95),
+            p99_us: at(0.99),
+            p999_us: at(0.999),
+            p9999_us: at(0.9999),
+            max_us: micros(histogram.max()),
+        }
+    }
+}
+
+/// The outcome of a run, as printed and as JSON.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    pub targets: Vec<String>,
+    pub method: String,
+    pub connections: usize,
+    pub threads: usize,
+    /// "closed", "open constant" or "open poisson".
+    pub pace: &'static str,
+    pub rate_asked_per_s: Option<f64>,
+    /// Ended by hand before its time.
+    pub interrupted: bool,
+    pub elapsed_s: f64,
+    /// Complete responses that passed every check.
+    pub requests: u64,
+    pub requests_per_s: f64,
+    pub body_bytes: u64,
+    pub body_bytes_per_s: f64,
+    pub connections_opened: u64,
+    /// In the open loop from the intended send time.
+    pub latency: Latency,
+    /// In the open loop: from the actual send time, which a stall can hide.
+    pub service: Option<Latency>,
+    pub statuses: BTreeMap<&'static str, u64>,
+    pub errors: BTreeMap<&'static str, u64>,
+    /// Due before the end and not sent: the target, or the generator, did not keep up.
+    pub unsent: u64,
+    /// The generator's own price.
+    pub generator_cpu_us_per_request: f64,
+    pub seconds: Vec<Second>,
+    #[serde(skip)]
+    pub histogram: Histogram<u64>,
+}
+
+impl Report {
+    pub(super) fn new(config: &Config, totals: &Totals, seconds: Vec<Second>, interrupted: bool) -> Self {
+        const CLASSES: [&str; 6] = ["other", "1xx", "2xx", "3xx", "4xx", "5xx"];
+        let counts = &totals.counts;
+        let elapsed_s = totals.until_ns as f64 / 1e9;
+        let per_s = |n: u64| if elapsed_s > 0.0 { n as f64 / elapsed_s } else { 0.0 };
+        let (pace, rate_asked_per_s) = match config.pace {
+            Pace::Closed => ("closed", None),
+            Pace::Open { rate_per_s, arrivals: Arrivals::Constant } => ("open constant", Some(rate_per_s)),
+            Pace::Open { rate_per_s, arrivals: Arrivals::Poisson } => ("open poisson", Some(rate_per_s)),
+        };
+        let sent = (counts.requests + counts.errors_sum()).max(1);
+        Self {
+            targets: config.targets.iter().map(|t| format!("http://{}{}", t.authority, t.path)).collect(),
+            method: config.request.method.clone(),
+            connections: config.connections,
+            threads: config.threads,
+            pace,
+            rate_asked_per_s,
+            interrupted,
+            elapsed_s,
+            requests: counts.requests,
+            requests_per_s: per_s(counts.requests),
+            body_bytes: counts.body_bytes,
+            body_bytes_per_s: per_s(counts.body_bytes),
+            connections_opened: counts.connections,
+            latency: Latency::of(&totals.latency),
+            service: rate_asked_per_s.map(|_| Latency::of(&totals.service)),
+            statuses: CLASSES.into_iter().zip(counts.statuses).filter(|&(_, n)| n > 0).collect(),
+            errors: ErrorKind::ALL.iter().map(|k| (k.name(), counts.errors[*k as usize])).collect(),
+            unsent: counts.unsent,
+            generator_cpu_us_per_request: totals.cpu_ns as f64 / 1000.0 / sent as f64,
+            seconds,
+            histogram: totals.latency.clone(),
+        }
+    }
+
+    pub fn errors_sum(&self) -> u64 {
+        self.errors.values().sum()
+    }
+
+    /// Whether the extent asked for was measured at all.
+    pub fn is_empty(&self) -> bool {
+        self.requests == 0
+    }
+}
+
+impl Extent {
+    pub(super) fn requests(self) -> Option<u64> {
+        match self {
+            Self::For(_) => None,
+            Self::Requests(n) => Some(n),
+        }
+    }
+}

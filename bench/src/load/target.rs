@@ -1,0 +1,231 @@
+//! From URLs to bytes that are ready to be sent, grouped by the address they go to.
+
+use std::{fmt, io, sync::OnceLock};
+
+use super::{Check, Digest, resolve};
+use crate::{
+    http1::{self, BodyExpected},
+    net::Address,
+};
+
+/// One URL of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    pub address: Address,
+    /// For the Host field.
+    pub authority: String,
+    /// Path and query, never empty.
+    pub path: String,
+    /// Its part of the requests, relative to the others'.
+    pub weight: u32,
+}
+
+#[derive(Debug)]
+pub enum BadTarget {
+    NotAUrl(String),
+    /// A scheme that this build does not speak.
+    Scheme(String),
+    Name(String, io::Error),
+}
+
+impl fmt::Display for BadTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotAUrl(url) => write!(f, "{url:?} is no URL like http://host:port/path"),
+            Self::Scheme(scheme) => write!(f, "the scheme {scheme:?} is not spoken here, only http"),
+            Self::Name(name, cause) => write!(f, "no address for {name:?}: {cause}"),
+        }
+    }
+}
+
+impl std::error::Error for BadTarget {}
+
+impl Target {
+    pub fn parse(url: &str, weight: u32) -> Result<Self, BadTarget> {
+        let parts = http1::split_url(url).ok_or_else(|| BadTarget::NotAUrl(url.to_owned()))?;
+        if parts.scheme != "http" {
+            return Err(BadTarget::Scheme(parts.scheme));
+        }
+        let authority = url[parts.authority].to_owned();
+        let path = match &url[parts.path] {
+            "" => "/".to_owned(),
+            query if query.starts_with('?') => format!("/{query}"),
+            path => path.to_owned(),
+        };
+        let address = resolve(&authority, 80).map_err(|e| BadTarget::Name(authority.clone(), e))?;
+        Ok(Self { address, authority, path, weight })
+    }
+}
+
+/// What is sent to every target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    pub method: String,
+    /// In addition to Host, User-Agent and Content-Length; one of these names replaces ours.
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Default for Request {
+    fn default() -> Self {
+        Self { method: "GET".to_owned(), headers: Vec::new(), body: Vec::new() }
+    }
+}
+
+impl Request {
+    /// The whole request on the wire.
+    fn encode(&self, target: &Target, close: Close) -> Vec<u8> {
+        let given = |name: &str| self.headers.iter().any(|(n, _)| n.eq_ignore_ascii_case(name));
+        let mut wire = format!("{} {} HTTP/1.1\r\n", self.method, target.path);
+        let mut field = |name: &str, value: &str| wire.extend([name, ": ", value, "\r\n"]);
+        if !given("host") {
+            field("Host", &target.authority);
+        }
+        if !given("user-agent") {
+            field("User-Agent", "ringway-bench");
+        }
+        let has_body = !self.body.is_empty() || matches!(self.method.as_str(), "POST" | "PUT" | "PATCH");
+        if has_body && !given("content-length") {
+            field("Content-Length", &self.body.len().to_string());
+        }
+        for (name, value) in &self.headers {
+            field(name, value);
+        }
+        if close == Close::Yes && !given("connection") {
+            field("Connection", "close");
+        }
+        wire += "\r\n";
+        let mut wire = wire.into_bytes();
+        wire.extend_from_slice(&self.body);
+        wire
+    }
+
+    fn body_expected(&self) -> BodyExpected {
+        if self.method == "HEAD" { BodyExpected::Never } else { BodyExpected::AsFramed }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Close {
+    Yes,
+    No,
+}
+
+/// All that goes to one address, and so over the same connections.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) address: Address,
+    pub(super) weight: u64,
+    pub(super) encoded: Vec<Encoded>,
+    /// Order in which the targets take turns: indices into `encoded`, evenly mixed by weight.
+    pub(super) turns: Vec<usize>,
+}
+
+#[derive(Debug)]
+pub(super) struct Encoded {
+    pub(super) wire: Vec<u8>,
+    /// The same, for the last request of a connection.
+    pub(super) wire_close: Vec<u8>,
+    pub(super) body_expected: BodyExpected,
+    /// What the digest must be, once known.
+    pub(super) digest: OnceLock<u64>,
+}
+
+pub(super) fn lanes(targets: &[Target], request: &Request, check: &Check) -> Vec<Lane> {
+    let mut lanes: Vec<(Lane, Vec<u32>)> = Vec::new();
+    for target in targets {
+        let digest = OnceLock::new();
+        if let Digest::Exactly(expected) = check.digest {
+            let _ = digest.set(expected);
+        }
+        let encoded = Encoded {
+            wire: request.encode(target, Close::No),
+            wire_close: request.encode(target, Close::Yes),
+            body_expected: request.body_expected(),
+            digest,
+        };
+        if let Some((lane, weights)) = lanes.iter_mut().find(|(lane, _)| lane.address == target.address) {
+            lane.encoded.push(encoded);
+            lane.weight += u64::from(target.weight);
+            weights.push(target.weight);
+        } else {
+            let (address, weight) = (target.address.clone(), u64::from(target.weight));
+            let lane = Lane { address, weight, encoded: vec![encoded], turns: Vec::new() };
+            lanes.push((lane, vec![target.weight]));
+        }
+    }
+    let with_turns = |(lane, weights): (Lane, Vec<u32>)| Lane { turns: turns(&weights), ..lane };
+    lanes.into_iter().map(with_turns).collect()
+}
+
+/// Smooth weighted round-robin, as nginx balances: 2,1 gives 0 1 0, not 0 0 1.
+pub(super) fn turns(weights: &[u32]) -> Vec<usize> {
+    let total: i64 = weights.iter().map(|&w| i64::from(w)).sum();
+    let mut credit = vec![0_i64; weights.len()];
+    let turn = |_| {
+        for (credit, &weight) in credit.iter_mut().zip(weights) {
+            *credit += i64::from(weight);
+        }
+        // The first of equals: max_by_key would take the last.
+        let best = (0..credit.len()).rev().max_by_key(|&i| credit[i]).unwrap_or(0);
+        credit[best] -= total;
+        best
+    };
+    (0..total).map(turn).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BadTarget, Check, Digest, Request, Target, lanes, turns};
+
+    const UNCHECKED: Check = Check { status: None, body_bytes: None, digest: Digest::Unchecked };
+
+    #[test]
+    fn urls_become_targets() {
+        let target = Target::parse("http://127.0.0.1:81/a?b", 1).expect("a good URL");
+        assert_eq!((target.address.to_string(), target.path), ("127.0.0.1:81".to_owned(), "/a?b".to_owned()));
+        let target = Target::parse("http://127.0.0.1", 1).expect("a good URL");
+        assert_eq!((target.address.to_string(), target.path), ("127.0.0.1:80".to_owned(), "/".to_owned()));
+        let target = Target::parse("http://[::1]?x", 1).expect("a good URL");
+        assert_eq!((target.address.to_string(), target.path), ("[::1]:80".to_owned(), "/?x".to_owned()));
+        assert!(matches!(Target::parse("gopher://x/", 1), Err(BadTarget::Scheme(_))));
+        assert!(matches!(Target::parse("nonsense", 1), Err(BadTarget::NotAUrl(_))));
+        assert!(matches!(Target::parse("http://127.0.0.1:notaport/", 1), Err(BadTarget::Name(..))));
+    }
+
+    #[test]
+    fn requests_are_encoded_once() {
+        let target = Target::parse("http://127.0.0.1:81/x", 1).expect("a good URL");
+        let lane = &lanes(std::slice::from_ref(&target), &Request::default(), &UNCHECKED)[0];
+        assert_eq!(
+            String::from_utf8_lossy(&lane.encoded[0].wire),
+            "GET /x HTTP/1.1\r\nHost: 127.0.0.1:81\r\nUser-Agent: ringway-bench\r\n\r\n"
+        );
+        let request = Request {
+            method: "POST".to_owned(),
+            headers: vec![("host".to_owned(), "other".to_owned()), ("X-A".to_owned(), "b".to_owned())],
+            body: b"body".to_vec(),
+        };
+        let lane = &lanes(&[target], &request, &UNCHECKED)[0];
+        assert_eq!(
+            String::from_utf8_lossy(&lane.encoded[0].wire_close),
+            "POST /x HTTP/1.1\r\nUser-Agent: ringway-bench\r\nContent-Length: 4\r\nhost: other\r\nX-A: b\r\n\
+             Connection: close\r\n\r\nbody"
+        );
+    }
+
+    #[test]
+    fn targets_share_a_lane_by_address_and_take_turns_by_weight() {
+        let target = |url, weight| Target::parse(url, weight).expect("a good URL");
+        let targets = [
+            target("http://127.0.0.1:1/a", 2),
+            target("http://127.0.0.1:2/", 5),
+            target("http://127.0.0.1:1/b", 1),
+        ];
+        let lanes = lanes(&targets, &Request::default(), &UNCHECKED);
+        assert_eq!(lanes.len(), 2);
+        assert_eq!((lanes[0].weight, lanes[1].weight), (3, 5));
+        assert_eq!(lanes[0].turns, [0, 1, 0]);
+        assert_eq!(turns(&[3, 1]), [0, 0, 1, 0]);
+    }
+}

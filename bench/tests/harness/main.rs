@@ -1,0 +1,6 @@
+//! The load harness against itself: its origin, its generator, its comparison, over real sockets.
+
+mod command_line;
+mod generator;
+mod origin;
+mod support;

@@ -1,0 +1,31 @@
+# What CI runs.
+check: fmt clippy test doc
+
+fmt:
+    cargo fmt --all --check
+
+clippy:
+    cargo clippy --workspace --all-targets -- -D warnings
+
+test:
+    cargo test --workspace
+
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+# Licences, duplicates, sources. Needs `cargo install cargo-deny`.
+deny:
+    cargo deny check
+
+bench:
+    cargo bench
+
+# Ten minutes each. Needs `cargo install cargo-fuzz`.
+fuzz seconds="600":
+    RUSTC_BOOTSTRAP=1 cargo fuzz run head -- -max_total_time={{seconds}}
+    RUSTC_BOOTSTRAP=1 cargo fuzz run chunked -- -max_total_time={{seconds}}
+    RUSTC_BOOTSTRAP=1 cargo fuzz run connection -- -max_total_time={{seconds}}
+
+compare suite="h1-small":
+    cargo build --release
+    target/release/ringway-bench compare {{suite}}
