@@ -229,8 +229,10 @@ impl Tasks {
         }
         self.core.draining.raise();
         self.core.stopping.raise();
-        let until_ms = self.core.now_ms() + STOP_PATIENCE_MS;
-        while self.core.connections() > 0 && self.core.now_ms() < until_ms {
+        // Not the core's clock, which stands still between requests.
+        let now_ms = || self.core.platform.now_ms();
+        let until_ms = now_ms() + STOP_PATIENCE_MS;
+        while self.core.connections() > 0 && now_ms() < until_ms {
             self.core.deadlines.expire_all();
             // Not a sleep: the alarm's task has ended. The ring is looked at in each turn.
             yield_now().await;

@@ -174,12 +174,15 @@ pub fn spawn<F: Future<Output = ()> + 'static>(task: F) {
 
 /// Lets the other tasks of this thread run, and I/O be looked at, before going on.
 pub async fn yield_now() {
-    let mut yielded = false;
+    let mut asked = false;
     std::future::poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
+        if std::mem::replace(&mut asked, true) {
             return std::task::Poll::Ready(());
         }
-        cx.waker().wake_by_ref();
+        // monoio puts a task that wakes itself at the front of its queue, where it runs again before all others. Woken
+        // by another task it goes to the back, behind everybody who is ready now.
+        let waker = cx.waker().clone();
+        spawn(async move { waker.wake() });
         std::task::Poll::Pending
     })
     .await;
