@@ -306,6 +306,7 @@ async fn accept(core: Rc<Core<Linux>>, peers: Rc<[Mailbox]>, id: ListenerId, lis
             let ready = std::pin::pin!(listener.ready());
             race(ready, std::pin::pin!(closing.raised())).await;
         }
+        let mut more = true;
         for _ in 0..ACCEPT_BATCH {
             match listener.try_accept() {
                 Ok((socket, peer)) => admit(&core, &peers, id, socket, peer),
@@ -313,6 +314,7 @@ async fn accept(core: Rc<Core<Linux>>, peers: Rc<[Mailbox]>, id: ListenerId, lis
                     if last {
                         return;
                     }
+                    more = false;
                     break;
                 }
                 Err(error) => {
@@ -330,7 +332,9 @@ async fn accept(core: Rc<Core<Linux>>, peers: Rc<[Mailbox]>, id: ListenerId, lis
                 break;
             }
         }
-        yield_now().await;
+        if more {
+            yield_now().await;
+        }
     }
 }
 

@@ -126,3 +126,6 @@ pub const RESOLVE_TIMEOUT_MS: u64 = 5_000;
 
 /// Addresses taken of one name.
 pub const ADDRESSES_PER_NAME_MAX: usize = 256;
+
+/// A body at hand with its head, up to this, is copied behind the head instead of being a second piece of the write.
+pub const COPIED_BODY_BYTES_MAX: usize = 4 * 1024;

@@ -102,6 +102,16 @@ impl Batch {
         self.pieces.is_empty()
     }
 
+    /// Appends what the pieces say to `out`.
+    pub fn copy(&self, input: &[u8], out: &mut Vec<u8>) {
+        for piece in &self.pieces {
+            out.extend_from_slice(match piece {
+                Piece::Input(range) => &input[range.clone()],
+                Piece::Own(range) => &self.own[range.clone()],
+            });
+        }
+    }
+
     /// The pieces over the input that the step was given, appended to `slices` as far as there is room: room for
     /// [`PIECES_MAX`] is enough. Returns how many.
     pub fn slices<'a>(&'a self, input: &'a [u8], slices: &mut [IoSlice<'a>]) -> usize {

@@ -205,11 +205,14 @@ async fn once<P: Platform>(
                 return Err(Fault::policy("body_too_large", 413));
             }
         }
+        let head_bytes = out.len();
         let mut slices = [IoSlice::new(b""); PIECES_MAX + 1];
-        slices[0] = IoSlice::new(out);
-        let count = 1 + batch.slices(body, &mut slices[1..]);
+        let count = exchange::join(out, &batch, body, &mut slices);
         let mut sent = 0;
-        if let Err(error) = pumping.write_all(lease.stream(), &mut slices[..count], &mut sent).await {
+        let wrote = pumping.write_all(lease.stream(), &mut slices[..count], &mut sent).await;
+        // The head alone stays, should there be another attempt.
+        out.truncate(head_bytes);
+        if let Err(error) = wrote {
             return Err(not_sent(conn, &lease, error, sent));
         }
         batch.consumed

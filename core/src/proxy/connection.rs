@@ -99,7 +99,10 @@ pub async fn serve<P: Platform>(core: Rc<Core<P>>, stream: P::Stream, peer: Peer
         requests: Cell::new(0),
         peer_text: PeerText::new(peer.ip()),
     };
-    while conn.idle().await {
+    // A client that speaks first has mostly spoken by the time it is accepted: look before waiting.
+    let head = conn.timeouts().0;
+    conn.deadline.arm(conn.core.tick_ns() / 1_000_000, head);
+    loop {
         match Box::pin(conn.burst()).await {
             Next::Wait => {}
             Next::End(After::Linger) => {
@@ -107,6 +110,9 @@ pub async fn serve<P: Platform>(core: Rc<Core<P>>, stream: P::Stream, peer: Peer
                 return;
             }
             Next::End(_) => return,
+        }
+        if !conn.idle().await {
+            return;
         }
     }
 }
@@ -136,11 +142,9 @@ impl<P: Platform> Downstream<P> {
 
     /// Waits for the first byte of a request without holding anything. False: the connection is over.
     async fn idle(&self) -> bool {
-        let (head, keep_alive) = self.timeouts();
-        if self.requests.get() == 0 {
-            self.deadline.arm(self.core.tick_ns() / 1_000_000, head);
-        } else {
-            self.deadline.arm_idle(self.core.now_ms(), keep_alive);
+        // Before the first request the deadline of its head is running already.
+        if self.requests.get() > 0 {
+            self.deadline.arm_idle(self.core.now_ms(), self.timeouts().1);
         }
         match self.deadline.bound(self.stream.readable()).await {
             Ok(ready) => ready.is_ok(),

@@ -16,7 +16,7 @@ use super::request::Plan;
 use super::upstream::Lease;
 use crate::base::buffer::Buffer;
 use crate::base::fault::{Fault, Retry};
-use crate::base::limits::{INTERIM_RESPONSES_MAX, WATCH_CLIENT_AFTER_MS};
+use crate::base::limits::{COPIED_BODY_BYTES_MAX, INTERIM_RESPONSES_MAX, WATCH_CLIENT_AFTER_MS};
 use crate::base::race::{First, race};
 use crate::http::flow::{Batch, Flow, FlowError, PIECES_MAX};
 use crate::http::framing::{BodyLength, relay};
@@ -378,7 +378,7 @@ async fn relay_response<P: Platform>(
     mut buffer: Buffer,
     shaped: &Shaped,
     record: &mut Record,
-    out: &[u8],
+    out: &mut Vec<u8>,
 ) -> Result<Relayed, Fault> {
     let pumping = Pumping { content_max: u64::MAX, ..*pumping };
     let mut flow = Flow::new(shaped.from, shaped.to);
@@ -390,8 +390,7 @@ async fn relay_response<P: Platform>(
             flow.step(body, &mut batch).map_err(|error| body_fault(conn, lease, PumpError::Malformed(error)))?;
         }
         let mut slices = [IoSlice::new(b""); PIECES_MAX + 1];
-        slices[0] = IoSlice::new(out);
-        let count = 1 + batch.slices(body, &mut slices[1..]);
+        let count = join(out, &batch, body, &mut slices);
         // The common exchange ends here: one write of head and body together.
         let wrote = pumping.write_all(&conn.stream, &mut slices[..count], &mut 0).await;
         wrote.map_err(|error| body_fault(conn, lease, error))?;
@@ -415,6 +414,23 @@ async fn relay_response<P: Platform>(
         (false, false) => After::Linger,
     };
     Ok(Relayed { after, reusable, switched: None })
+}
+
+/// A head and what of its body is at hand, as pieces of one write. A small body is copied behind the head: that is
+/// cheaper than the second piece, which turns send(2) into sendmsg(2) (docs/performance.md).
+pub(super) fn join<'a>(
+    head: &'a mut Vec<u8>,
+    batch: &'a Batch,
+    body: &'a [u8],
+    slices: &mut [IoSlice<'a>; PIECES_MAX + 1],
+) -> usize {
+    if batch.consumed <= COPIED_BODY_BYTES_MAX {
+        batch.copy(body, head);
+        slices[0] = IoSlice::new(head);
+        return 1;
+    }
+    slices[0] = IoSlice::new(head);
+    1 + batch.slices(body, &mut slices[1..])
 }
 
 /// Whose fault it is that the response's body did not get through.
