@@ -5,8 +5,8 @@ use std::thread::JoinHandle;
 
 use tokio::sync::{mpsc, oneshot};
 
-pub use crate::control::plane::{Overrides, ReloadError, Running, Source as ConfigSource, StartError};
 use crate::control::plane::{self, Order};
+pub use crate::control::plane::{Overrides, ReloadError, Running, Source as ConfigSource, StartError};
 use crate::net::listener::BindAddress;
 
 /// Orders that may wait for the control thread.
@@ -45,7 +45,9 @@ impl Server {
                 let _ = control.join();
                 Err(error)
             }
-            Err(_) => Err(StartError::Worker(std::io::Error::other("the control thread ended while it started"))),
+            Err(_) => {
+                Err(StartError::Worker(std::io::Error::other("the control thread ended while it started")))
+            }
         }
     }
 

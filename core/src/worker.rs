@@ -16,8 +16,8 @@ use crate::base::clock::Monotonic;
 use crate::base::limits::{ACCEPT_BATCH, MAILBOX_MAX};
 use crate::base::race::{First, race};
 use crate::base::signal::Signal;
-use crate::net::doorbell::{Bell, Doorbell};
 use crate::net::alarm::Alarm;
+use crate::net::doorbell::{Bell, Doorbell};
 use crate::net::driver::{Driver, Executor, IoMode, pin_to, spawn, yield_now};
 use crate::net::listener::{Listener, Peer, is_exhaustion};
 use crate::net::platform::{Linux, Platform as _};
@@ -31,7 +31,7 @@ const ROUND: Duration = Duration::from_secs(1);
 
 /// After a drain has begun, idle clients keep their connection for so long: whoever sends a request in that time is
 /// told `Connection: close` with the answer, which loses nothing. The rest is then closed.
-const DRAIN_IDLE_GRACE: Duration = Duration::from_millis(1_000);
+const DRAIN_IDLE_GRACE: Duration = Duration::from_secs(1);
 
 /// How long a worker that was told to end waits for its tasks to notice.
 const STOP_PATIENCE_MS: u64 = 1_000;
@@ -87,7 +87,7 @@ pub struct Worker {
     pub mailbox: Mailbox,
     /// What it runs on.
     pub driver: Driver,
-    /// Why it does not run on io_uring although it might have, if so.
+    /// Why it does not run on `io_uring` although it might have, if so.
     pub refused: Option<String>,
     thread: JoinHandle<()>,
 }
@@ -130,7 +130,8 @@ pub fn start_all(setup: &Setup, count: usize) -> io::Result<Vec<Worker>> {
         let thread = std::thread::Builder::new()
             .name(format!("worker-{index}"))
             .spawn(move || run(index, &setup, clock, peers, &ready))?;
-        let started = is_ready.recv().unwrap_or_else(|_| Err(io::Error::other("a worker ended while it started")));
+        let started =
+            is_ready.recv().unwrap_or_else(|_| Err(io::Error::other("a worker ended while it started")));
         match started {
             Ok((driver, refused)) => {
                 workers.push(Worker { mailbox: mailboxes[index].clone(), driver, refused, thread });
@@ -164,7 +165,9 @@ fn run(index: usize, setup: &Setup, clock: Monotonic, peers: Vec<Mailbox>, ready
         }
     };
     let outcome = (executor.driver, executor.refused.as_ref().map(ToString::to_string));
-    let seed = u64::from(std::process::id()) << 32 ^ Linux::new(clock, index as u64).unix_time().as_nanos() as u64 ^ index as u64;
+    let seed = u64::from(std::process::id()) << 32
+        ^ Linux::new(clock, index as u64).unix_time().as_nanos() as u64
+        ^ index as u64;
     let core = Core::new(
         index,
         Linux::new(clock, seed),
@@ -292,7 +295,13 @@ impl Tasks {
 }
 
 /// Accepts until told to close; then takes what is queued already, so that closing the socket resets nobody.
-async fn accept(core: Rc<Core<Linux>>, peers: Rc<[Mailbox]>, id: ListenerId, listener: Listener, closing: Rc<Signal>) {
+async fn accept(
+    core: Rc<Core<Linux>>,
+    peers: Rc<[Mailbox]>,
+    id: ListenerId,
+    listener: Listener,
+    closing: Rc<Signal>,
+) {
     loop {
         let last = closing.is_raised();
         let full = is_full(&core, id);

@@ -12,7 +12,14 @@ struct Room {
 }
 
 const CONTROL_CRATES: &[&str] = &[
-    "tokio", "hyper", "hyper_util", "http_body_util", "bytes", "serde_json", "crossbeam_channel", "crossbeam_queue",
+    "tokio",
+    "hyper",
+    "hyper_util",
+    "http_body_util",
+    "bytes",
+    "serde_json",
+    "crossbeam_channel",
+    "crossbeam_queue",
     "rustix",
 ];
 
@@ -21,7 +28,11 @@ const ROOMS: &[Room] = &[
     Room { name: "http", may_import: &["base"], crates: &["httparse", "memchr"] },
     Room { name: "telemetry", may_import: &["base"], crates: &["hdrhistogram", "crossbeam_channel"] },
     Room { name: "policy", may_import: &["base", "http"], crates: &["regex"] },
-    Room { name: "net", may_import: &["base", "http", "telemetry"], crates: &["monoio", "io_uring", "rustix"] },
+    Room {
+        name: "net",
+        may_import: &["base", "http", "telemetry"],
+        crates: &["monoio", "io_uring", "rustix"],
+    },
     Room {
         name: "config",
         may_import: &["base", "http", "policy"],
@@ -44,9 +55,27 @@ const ROOMS: &[Room] = &[
 
 /// Crates whose names may only stand in some rooms; any other word before `::` is a module or type of ours or std's.
 const WATCHED: &[&str] = &[
-    "tokio", "hyper", "hyper_util", "http_body_util", "bytes", "serde", "serde_json", "schemars", "saphyr_parser",
-    "regex", "crossbeam_channel", "crossbeam_queue", "crossbeam_utils", "rustix", "monoio", "io_uring", "libc",
-    "hdrhistogram", "httparse", "memchr", "pin_project_lite",
+    "tokio",
+    "hyper",
+    "hyper_util",
+    "http_body_util",
+    "bytes",
+    "serde",
+    "serde_json",
+    "schemars",
+    "saphyr_parser",
+    "regex",
+    "crossbeam_channel",
+    "crossbeam_queue",
+    "crossbeam_utils",
+    "rustix",
+    "monoio",
+    "io_uring",
+    "libc",
+    "hdrhistogram",
+    "httparse",
+    "memchr",
+    "pin_project_lite",
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

@@ -34,10 +34,12 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let to = format!("http://127.0.0.1:{}", arguments.app_port);
-    let mut raw = RawConfig::proxy(&[&arguments.inbound], &[&to], Workers::Count(arguments.workers), Io::Auto);
+    let mut raw =
+        RawConfig::proxy(&[&arguments.inbound], &[&to], Workers::Count(arguments.workers), Io::Auto);
     raw.admin.address = arguments.admin;
     // A sidecar shares its machine with the application: it pins nothing.
-    let overrides = Overrides { io: Some(arguments.io), pin: Some(false), signals: true, ..Overrides::default() };
+    let overrides =
+        Overrides { io: Some(arguments.io), pin: Some(false), signals: true, ..Overrides::default() };
     match Server::start(ConfigSource::Raw(Box::new(raw)), overrides) {
         Ok(server) => {
             server.wait();

@@ -25,7 +25,7 @@ pub mod wire;
 
 /// Makes two tests of each function, `name::uring` and `name::epoll`, each under the watchdog:
 ///
-/// ```ignore
+/// ```text
 /// for_each_driver! {
 ///     fn answers(driver) { … }
 ///     fn answers_at_length(driver) within 90 { … }

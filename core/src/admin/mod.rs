@@ -98,8 +98,12 @@ async fn answer(
     match (method, path) {
         (&Method::GET | &Method::HEAD, "/") => reply(StatusCode::OK, TEXT, INDEX),
         (&Method::GET | &Method::HEAD, "/live") => reply(StatusCode::OK, TEXT, "live\n"),
-        (&Method::GET | &Method::HEAD, "/ready") if readiness.is_ready() => reply(StatusCode::OK, TEXT, "ready\n"),
-        (&Method::GET | &Method::HEAD, "/ready") => reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not ready\n"),
+        (&Method::GET | &Method::HEAD, "/ready") if readiness.is_ready() => {
+            reply(StatusCode::OK, TEXT, "ready\n")
+        }
+        (&Method::GET | &Method::HEAD, "/ready") => {
+            reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, "not ready\n")
+        }
         (&Method::GET | &Method::HEAD, "/metrics") => {
             ask(orders, Order::Metrics, "text/plain; version=0.0.4; charset=utf-8").await
         }

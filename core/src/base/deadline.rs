@@ -149,7 +149,8 @@ pub struct Deadline {
 impl Deadline {
     /// Starts a phase that may last `timeout`; zero means without a bound of its own.
     pub fn arm(&self, now_ms: u64, timeout: Duration) {
-        let phase = if timeout.is_zero() { NEVER } else { now_ms.saturating_add(timeout.as_millis() as u64).max(1) };
+        let phase =
+            if timeout.is_zero() { NEVER } else { now_ms.saturating_add(timeout.as_millis() as u64).max(1) };
         let cap = self.cap_ms.get();
         self.capped.set(cap < phase);
         self.table.set(self.index, phase.min(cap), false);
@@ -168,7 +169,8 @@ impl Deadline {
 
     /// Caps everything from now on at `now_ms + timeout`; zero takes the cap away.
     pub fn cap(&self, now_ms: u64, timeout: Duration) {
-        let cap = if timeout.is_zero() { NEVER } else { now_ms.saturating_add(timeout.as_millis() as u64).max(1) };
+        let cap =
+            if timeout.is_zero() { NEVER } else { now_ms.saturating_add(timeout.as_millis() as u64).max(1) };
         self.cap_ms.set(cap);
     }
 

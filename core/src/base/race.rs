@@ -14,7 +14,10 @@ pub enum First<A, B> {
 }
 
 /// Polls both, the left one first, and returns the one that is ready.
-pub async fn race<A: Future, B: Future>(mut left: Pin<&mut A>, mut right: Pin<&mut B>) -> First<A::Output, B::Output> {
+pub async fn race<A: Future, B: Future>(
+    mut left: Pin<&mut A>,
+    mut right: Pin<&mut B>,
+) -> First<A::Output, B::Output> {
     poll_fn(|cx| {
         if let Poll::Ready(a) = left.as_mut().poll(cx) {
             return Poll::Ready(First::Left(a));

@@ -83,14 +83,17 @@ mod tests {
         let found = block_on(resolve(&("localhost".into(), 80))).unwrap();
         assert!(found.iter().all(|a| a.ip().is_loopback() && a.port() == 80) && !found.is_empty());
         let (name, _) =
-            block_on(resolve_all([("no-such-host.invalid".into(), 1)].into_iter(), &Addresses::new())).unwrap_err();
+            block_on(resolve_all([("no-such-host.invalid".into(), 1)].into_iter(), &Addresses::new()))
+                .unwrap_err();
         assert_eq!(&*name.0, "no-such-host.invalid");
     }
 
     #[test]
     fn known_names_are_not_asked_for_again() {
-        let known = Addresses::from([(("no-such-host.invalid".into(), 1), vec!["127.0.0.1:1".parse().unwrap()])]);
-        let all = block_on(resolve_all(known.keys().cloned().collect::<Vec<_>>().into_iter(), &known)).unwrap();
+        let known =
+            Addresses::from([(("no-such-host.invalid".into(), 1), vec!["127.0.0.1:1".parse().unwrap()])]);
+        let all =
+            block_on(resolve_all(known.keys().cloned().collect::<Vec<_>>().into_iter(), &known)).unwrap();
         assert_eq!(all, known);
     }
 }

@@ -115,7 +115,9 @@ impl fmt::Display for StartError {
                     write!(f, "can't listen on {address}{hint}")
                 }
             }
-            Self::UnknownHost { host, error } => write!(f, "can't resolve the upstream host `{host}`: {error}"),
+            Self::UnknownHost { host, error } => {
+                write!(f, "can't resolve the upstream host `{host}`: {error}")
+            }
             Self::AccessLog { path, error } => write!(f, "can't open the access log {path}: {error}"),
             Self::Worker(error) => write!(f, "can't start a worker: {error}"),
         }
@@ -253,7 +255,12 @@ impl Signals {
         if !wanted {
             return Ok(Self { all: None });
         }
-        let kinds = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup(), SignalKind::user_defined1()];
+        let kinds = [
+            SignalKind::terminate(),
+            SignalKind::interrupt(),
+            SignalKind::hangup(),
+            SignalKind::user_defined1(),
+        ];
         let [term, int, hup, usr1] = kinds.map(signal);
         Ok(Self { all: Some([term?, int?, hup?, usr1?]) })
     }
@@ -345,9 +352,12 @@ fn announce(running: &Running, refused: Option<&str>) {
     if let Some(address) = &running.admin {
         journal::info(format_args!("admin on {address}"));
     }
-    let workers = if running.workers == 1 { "1 worker".to_owned() } else { format!("{} workers", running.workers) };
+    let workers =
+        if running.workers == 1 { "1 worker".to_owned() } else { format!("{} workers", running.workers) };
     match refused {
-        Some(reason) => journal::warn(format_args!("{workers} on epoll, because io_uring is refused here: {reason}")),
+        Some(reason) => {
+            journal::warn(format_args!("{workers} on epoll, because io_uring is refused here: {reason}"));
+        }
         None => journal::info(format_args!("{workers} on {}", running.driver)),
     }
 }
@@ -570,7 +580,10 @@ impl Plane {
                     self.addresses.insert(name, found);
                 }
                 Ok((name, Err(error))) => {
-                    journal::warn(format_args!("can't resolve `{}`: {error}; its last addresses stay", name.0));
+                    journal::warn(format_args!(
+                        "can't resolve `{}`: {error}; its last addresses stay",
+                        name.0
+                    ));
                 }
                 Err(_) => {}
             }
@@ -628,7 +641,9 @@ impl Plane {
     fn refuse(&mut self, error: &StartError) {
         self.reloads_refused += 1;
         let version = self.version;
-        journal::warn(format_args!("reload refused, configuration version {version} stays in force: {error}"));
+        journal::warn(format_args!(
+            "reload refused, configuration version {version} stays in force: {error}"
+        ));
         self.last_refusal = Some(error.to_string());
     }
 
@@ -724,7 +739,9 @@ impl Plane {
         for worker in 0..self.workers.len() {
             match listening.sockets[worker].try_clone() {
                 Ok(socket) => self.post(worker, Message::Listen(listening.id, socket)).await,
-                Err(error) => journal::warn(format_args!("can't pass {} to a worker: {error}", listening.bound)),
+                Err(error) => {
+                    journal::warn(format_args!("can't pass {} to a worker: {error}", listening.bound));
+                }
             }
         }
     }
@@ -826,7 +843,9 @@ impl Plane {
         let addresses: BTreeMap<String, Vec<String>> = self
             .addresses
             .iter()
-            .map(|((host, port), all)| (format!("{host}:{port}"), all.iter().map(ToString::to_string).collect()))
+            .map(|((host, port), all)| {
+                (format!("{host}:{port}"), all.iter().map(ToString::to_string).collect())
+            })
             .collect();
         let value = serde_json::json!({
             "version": snapshot.version,

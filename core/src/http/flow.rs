@@ -7,7 +7,9 @@
 use std::io::IoSlice;
 use std::ops::Range;
 
-use super::chunked::{ChunkError, ChunkEvent, ChunkedDecoder, TrailerSlots, encode_chunk_size, encode_trailers, parse_trailers};
+use super::chunked::{
+    ChunkError, ChunkEvent, ChunkedDecoder, TrailerSlots, encode_chunk_size, encode_trailers, parse_trailers,
+};
 use super::framing::BodyLength;
 
 /// Pieces that one step makes at the most; what is left of the input waits for the next step.
@@ -283,7 +285,12 @@ mod tests {
     use crate::http::framing::BodyLength;
 
     /// Feeds `input` in pieces of `cut` bytes; returns what was sent, what was left, and the content's size.
-    fn run(from: BodyLength, to: BodyLength, input: &[u8], cut: usize) -> Result<(Vec<u8>, Vec<u8>, u64), FlowError> {
+    fn run(
+        from: BodyLength,
+        to: BodyLength,
+        input: &[u8],
+        cut: usize,
+    ) -> Result<(Vec<u8>, Vec<u8>, u64), FlowError> {
         let mut flow = Flow::new(from, to);
         let mut batch = Batch::default();
         let mut sent = Vec::new();
@@ -313,13 +320,15 @@ mod tests {
         Ok((sent, held, flow.content_bytes()))
     }
 
+    /// From, to, input; sent, left over, content bytes.
+    type Row<'a> = (BodyLength, BodyLength, &'a [u8], &'a [u8], &'a [u8], u64);
+
     #[test]
     fn every_pair_at_every_cut() {
         use BodyLength::{Chunked, Length, None, UntilClose};
         let chunked: &[u8] = b"5\r\nhello\r\n1;x=y\r\n!\r\n0\r\n\r\nGET";
         let clean: &[u8] = b"5\r\nhello\r\n1\r\n!\r\n0\r\n\r\n";
         let trailers: &[u8] = b"2\r\nhi\r\n0\r\nX-Sum: 1\r\nContent-Length: 3\r\n\r\n";
-        type Row<'a> = (BodyLength, BodyLength, &'a [u8], &'a [u8], &'a [u8], u64);
         let table: &[Row<'_>] = &[
             (None, None, b"next", b"", b"next", 0),
             (Length(0), Length(0), b"next", b"", b"next", 0),
@@ -361,7 +370,8 @@ mod tests {
             input.extend_from_slice(b"1;e\r\nx\r\n");
         }
         input.extend_from_slice(b"0\r\n\r\n");
-        let (sent, left, content) = run(BodyLength::Chunked, BodyLength::Chunked, &input, input.len()).unwrap();
+        let (sent, left, content) =
+            run(BodyLength::Chunked, BodyLength::Chunked, &input, input.len()).unwrap();
         assert_eq!((content, left.len()), (100, 0));
         assert_eq!(sent, b"1\r\nx\r\n".repeat(100).into_iter().chain(*b"0\r\n\r\n").collect::<Vec<_>>());
     }

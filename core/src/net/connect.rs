@@ -38,7 +38,7 @@ pub async fn open(address: &Address) -> io::Result<Stream> {
     }
 }
 
-/// With TCP_NODELAY: a proxy writes whole messages, waiting to fill segments only delays their ends.
+/// With `TCP_NODELAY`: a proxy writes whole messages, waiting to fill segments only delays their ends.
 async fn tcp(address: SocketAddr) -> io::Result<Stream> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = socket_with(family, SocketType::STREAM, FLAGS, None)?;

@@ -8,8 +8,8 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use rustix::net::{
-    AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, bind, getsockname, listen, socket_with,
-    sockopt,
+    AddressFamily, SocketAddrAny, SocketAddrUnix, SocketFlags, SocketType, bind, getsockname, listen,
+    socket_with, sockopt,
 };
 
 use super::stream::Watched;
@@ -41,7 +41,7 @@ fn family(address: &SocketAddr) -> AddressFamily {
 
 /// Binds one socket for each of `workers` workers. Returns them with the address really bound.
 ///
-/// TCP: SO_REUSEPORT, so that the kernel spreads connections. Because that would also let a second process of the same
+/// TCP: `SO_REUSEPORT`, so that the kernel spreads connections. Because that would also let a second process of the same
 /// user share the port unnoticed, the port is first bound without it. Unix: one socket, shared.
 pub fn bind_all(address: &BindAddress, workers: usize) -> io::Result<(Vec<OwnedFd>, BindAddress)> {
     match address {
@@ -71,7 +71,7 @@ pub fn bind_all(address: &BindAddress, workers: usize) -> io::Result<(Vec<OwnedF
     }
 }
 
-/// Fails if anybody listens there already, also with SO_REUSEPORT.
+/// Fails if anybody listens there already, also with `SO_REUSEPORT`.
 fn probe(address: SocketAddr) -> io::Result<()> {
     let socket = socket_with(family(&address), SocketType::STREAM, FLAGS, None)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
@@ -94,7 +94,10 @@ fn bind_tcp(address: SocketAddr) -> io::Result<OwnedFd> {
 fn remove_stale(path: &Path) -> io::Result<()> {
     let Ok(meta) = fs::symlink_metadata(path) else { return Ok(()) };
     if !meta.file_type().is_socket() {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is not a socket is in the way"));
+        return Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "a file that is not a socket is in the way",
+        ));
     }
     match std::os::unix::net::UnixStream::connect(path) {
         Ok(_) => Err(io::ErrorKind::AddrInUse.into()),

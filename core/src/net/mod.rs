@@ -3,7 +3,7 @@
 //! The engine waits on the ring (or on epoll) for readiness and then reads, writes and splices with direct
 //! non-blocking calls. Measured on this engine's first exchange (docs/performance.md), that costs the same as handing
 //! owned buffers to the ring, and it takes three kinds of trouble away: a dropped wait loses no bytes, no buffer is
-//! ever owned by the kernel, and splice(2) needs no switch of O_NONBLOCK. Every socket here has O_NONBLOCK set.
+//! ever owned by the kernel, and splice(2) needs no switch of `O_NONBLOCK`. Every socket here has `O_NONBLOCK` set.
 
 pub mod alarm;
 pub mod connect;

@@ -1,6 +1,6 @@
 //! splice(2) through a pipe: bytes move from socket to socket inside the kernel.
 //!
-//! The calls are direct and non-blocking, on readiness; IORING_OP_SPLICE would hand each one to a kernel worker thread.
+//! The calls are direct and non-blocking, on readiness; `IORING_OP_SPLICE` would hand each one to a kernel worker thread.
 
 use std::cell::RefCell;
 use std::io;
@@ -40,7 +40,7 @@ impl Pipe {
 
     /// Moves what the pipe holds into a socket, as far as it takes it.
     ///
-    /// Without SPLICE_F_MORE, though more may follow: on a source that trickles it would hold each piece back for 200 ms.
+    /// Without `SPLICE_F_MORE`, though more may follow: on a source that trickles it would hold each piece back for 200 ms.
     pub fn drain_to(&mut self, to: BorrowedFd<'_>) -> io::Result<usize> {
         let n = splice(&self.reader, None, to, None, self.held, SpliceFlags::MOVE | SpliceFlags::NONBLOCK)?;
         self.held -= n;

@@ -83,7 +83,7 @@ impl std::fmt::Debug for Stream {
 }
 
 impl Stream {
-    /// Takes over a connected socket, which must have O_NONBLOCK set. Fails outside a worker's runtime.
+    /// Takes over a connected socket, which must have `O_NONBLOCK` set. Fails outside a worker's runtime.
     pub fn new(socket: OwnedFd) -> io::Result<Self> {
         Watched::new(socket).map(Self)
     }

@@ -99,9 +99,12 @@ mod tests {
         (0..n).filter_map(|_| state.pick(rule, weights.len(), candidate)).collect()
     }
 
+    /// Rule, weights, active, unusable; the picks.
+    type Row<'a> = (Rule, &'a [u32], &'a [u32], &'a [usize], &'a [usize]);
+
     #[test]
     fn table() {
-        let cases: &[(Rule, &[u32], &[u32], &[usize], &[usize])] = &[
+        let cases: &[Row<'_>] = &[
             (Rule::RoundRobin, &[1, 1, 1], &[0, 0, 0], &[], &[0, 1, 2, 0, 1, 2]),
             (Rule::RoundRobin, &[5, 1, 1], &[0, 0, 0], &[], &[0, 0, 1, 0, 2, 0, 0]),
             (Rule::RoundRobin, &[1, 1, 1], &[0, 0, 0], &[1], &[0, 2, 0, 2]),

@@ -77,7 +77,7 @@ pub(super) async fn forward<P: Platform>(
 const STALE: &str = "upstream_stale";
 
 /// The next endpoint, waiting for one if all are at their cap.
-async fn choose<P: Platform>(
+pub(super) async fn choose<P: Platform>(
     conn: &Downstream<P>,
     bound: &Bound<P::Stream>,
     plan: &Plan<P::Stream>,
@@ -176,7 +176,9 @@ pub(super) async fn open<P: Platform>(
         Err(_) => {
             core.metrics.count(Counter::UpstreamConnectErrors);
             lease.failed();
-            Err(Fault { retry: Retry::Safe, ..elapsed(conn, "upstream_connect_timeout", 504) })
+            // Another endpoint may do, unless it is the request's own time that is over.
+            let retry = if conn.deadline.cap_was_hit() { Retry::Never } else { Retry::Safe };
+            Err(Fault { retry, ..elapsed(conn, "upstream_connect_timeout", 504) })
         }
     }
 }
@@ -258,7 +260,12 @@ pub(super) fn pumping<'c, P: Platform>(
 }
 
 /// The head could not be sent.
-fn not_sent<P: Platform>(conn: &Downstream<P>, lease: &Lease<P::Stream>, error: PumpError, sent: usize) -> Fault {
+fn not_sent<P: Platform>(
+    conn: &Downstream<P>,
+    lease: &Lease<P::Stream>,
+    error: PumpError,
+    sent: usize,
+) -> Fault {
     match error {
         PumpError::Elapsed(_) => {
             lease.failed();

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use super::core::{Bound, Core, ListenerId};
 use super::pump::{Pumping, would_block};
+use super::record::Record;
 use super::request;
 use super::respond::{self, Asker};
-use super::record::Record;
 use crate::base::buffer::Buffer;
 use crate::base::deadline::Deadline;
 use crate::base::fault::Fault;
@@ -146,15 +146,14 @@ impl<P: Platform> Downstream<P> {
         if self.requests.get() > 0 {
             self.deadline.arm_idle(self.core.now_ms(), self.timeouts().1);
         }
-        match self.deadline.bound(self.stream.readable()).await {
-            Ok(ready) => ready.is_ok(),
-            Err(_) => {
-                if self.requests.get() == 0 {
-                    self.core.metrics.refused("request_head_timeout");
-                }
-                // A request may have come in the moment that we stopped waiting.
-                self.stream.peek() == crate::net::stream::Peek::Bytes
+        if let Ok(ready) = self.deadline.bound(self.stream.readable()).await {
+            ready.is_ok()
+        } else {
+            if self.requests.get() == 0 {
+                self.core.metrics.refused("request_head_timeout");
             }
+            // A request may have come in the moment that we stopped waiting.
+            self.stream.peek() == crate::net::stream::Peek::Bytes
         }
     }
 
@@ -184,7 +183,9 @@ impl<P: Platform> Downstream<P> {
                     return Next::End(After::Close);
                 }
                 Ok(n) => buffer.fill(n),
-                Err(error) if error.kind() == ErrorKind::WouldBlock && buffer.is_empty() => return Next::Wait,
+                Err(error) if error.kind() == ErrorKind::WouldBlock && buffer.is_empty() => {
+                    return Next::Wait;
+                }
                 Err(error) if would_block(&error) => {
                     // From its first byte on, a head has its own deadline, which later bytes do not move.
                     if !std::mem::replace(&mut armed, true) {
@@ -227,14 +228,18 @@ impl<P: Platform> Downstream<P> {
     /// The head did not come in time.
     async fn too_slow(&self) -> After {
         let fault = Fault::downstream("request_head_timeout", 408);
-        let record = Record::new(self.core.platform.random(), 0);
+        let now = self.core.tick_ns();
+        let mut record = Record::new(self.core.platform.random(), now);
         let mut out = self.core.take_head();
-        let date = self.core.date(self.core.tick_ns());
+        let date = self.core.date(now);
         respond::problem(&fault, &record, Asker::UNKNOWN, Persistence::Close, &date, &mut out);
         let _ = self.write(&out).await;
         self.core.give_head(out);
-        self.core.metrics.refused(fault.reason);
-        self.core.metrics.finished(fault.status, 0);
+        record.status = fault.status;
+        record.reason = Some(fault.reason);
+        self.started();
+        request::log_headless(self, &mut record);
+        request::finish(self, &self.core.bound(), None, &record);
         After::Linger
     }
 

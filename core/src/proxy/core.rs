@@ -67,7 +67,7 @@ impl Node {
             return None;
         }
         let load = |w: &CachePadded<AtomicU64>| w.load(Ordering::Relaxed);
-        let (least, &ref word) = self.connections.iter().enumerate().min_by_key(|(_, w)| load(w))?;
+        let (least, word) = self.connections.iter().enumerate().min_by_key(|(_, w)| load(w))?;
         let theirs = load(word);
         // A quarter more and four besides: small differences are not worth a crossing.
         (least != worker && mine > theirs + theirs / 4 + 4).then_some(least)
@@ -126,6 +126,9 @@ impl RouteCounts {
     }
 }
 
+/// State by its stable id.
+type ByName<T> = HashMap<Arc<str>, Rc<T>>;
+
 /// Everything that one worker owns.
 #[derive(Debug)]
 pub struct Core<P: Platform> {
@@ -153,8 +156,8 @@ pub struct Core<P: Platform> {
     pub room: Signal,
     node: Arc<Node>,
     bound: RefCell<Rc<Bound<P::Stream>>>,
-    upstreams: RefCell<HashMap<Arc<str>, Rc<Upstream<P::Stream>>>>,
-    routes: RefCell<HashMap<Arc<str>, Rc<RouteCounts>>>,
+    upstreams: RefCell<ByName<Upstream<P::Stream>>>,
+    routes: RefCell<ByName<RouteCounts>>,
     connections: Cell<u64>,
     by_listener: RefCell<Vec<u32>>,
     active: Cell<u64>,
@@ -239,13 +242,17 @@ impl<P: Platform> Core<P> {
             stays
         });
         let mut counts = self.routes.borrow_mut();
-        let routes: Box<[_]> =
-            snapshot.routes.iter().map(|r| Rc::clone(counts.entry(Arc::clone(&r.name)).or_default())).collect();
+        let routes: Box<[_]> = snapshot
+            .routes
+            .iter()
+            .map(|r| Rc::clone(counts.entry(Arc::clone(&r.name)).or_default()))
+            .collect();
         // What only the old snapshot knew has one owner left here and one in the snapshot about to go.
         if counts.len() > routes.len() {
             counts.retain(|_, c| Rc::strong_count(c) > 1 && routes.iter().any(|r| Rc::ptr_eq(r, c)));
         }
-        let listeners = install.listeners.iter().map(|index| index.map(|i| bind_listener(snapshot, i))).collect();
+        let listeners =
+            install.listeners.iter().map(|index| index.map(|i| bind_listener(snapshot, i))).collect();
         self.buffers.resize(snapshot.limits.memory_bytes_max);
         *self.bound.borrow_mut() = Rc::new(Bound {
             snapshot: Arc::clone(snapshot),

@@ -124,7 +124,8 @@ pub(super) async fn duplex<P: Platform>(
     let relayed = match outcome {
         Ok(relayed) => relayed?,
         Err(error) => {
-            let waiting_for_origin = plan.expect_continue && flow.content_bytes() == 0 && !phase.continued.get();
+            let waiting_for_origin =
+                plan.expect_continue && flow.content_bytes() == 0 && !phase.continued.get();
             return Err(request_fault(conn, &lease, error, waiting_for_origin));
         }
     };
@@ -147,8 +148,12 @@ fn request_fault<P: Platform>(
         }
         PumpError::Malformed(error) => Fault::downstream(error.reason(), 400),
         PumpError::TooLarge => Fault::policy("body_too_large", 413),
-        PumpError::Elapsed(End::Source) if waiting_for_origin => elapsed(conn, "upstream_continue_timeout", 504),
-        PumpError::Elapsed(End::Source) => Fault { retry: Retry::Never, ..elapsed(conn, "request_body_timeout", 408) },
+        PumpError::Elapsed(End::Source) if waiting_for_origin => {
+            elapsed(conn, "upstream_continue_timeout", 504)
+        }
+        PumpError::Elapsed(End::Source) => {
+            Fault { retry: Retry::Never, ..elapsed(conn, "request_body_timeout", 408) }
+        }
         PumpError::Elapsed(End::Sink) => {
             lease.failed();
             elapsed(conn, "upstream_write_timeout", 504)
@@ -205,7 +210,9 @@ async fn receive<P: Platform>(
             }
             match shape(conn, bound, plan, lease, phase, buffer.filled(), record, out)? {
                 Head::NeedMore => break,
-                Head::Final(shaped) => return relay_response(conn, lease, phase, pumping, buffer, &shaped, record, out).await,
+                Head::Final(shaped) => {
+                    return relay_response(conn, lease, phase, pumping, buffer, &shaped, record, out).await;
+                }
                 Head::Interim { head_bytes, bytes } => {
                     interim += 1;
                     if interim > INTERIM_RESPONSES_MAX {
@@ -296,7 +303,10 @@ async fn gone<S: Transport>(stream: &S) {
 enum Head {
     NeedMore,
     /// A 1xx to pass on, encoded; nothing if the client must not see it.
-    Interim { head_bytes: usize, bytes: Vec<u8> },
+    Interim {
+        head_bytes: usize,
+        bytes: Vec<u8>,
+    },
     Final(Shaped),
 }
 
@@ -347,7 +357,8 @@ fn shape<P: Platform>(
     };
     if !final_head {
         // RFC 9110 section 15.2: never to an HTTP/1.0 client; a 100 only to one that asked for it.
-        let wanted = plan.asker.version == Version::Http11 && (head.status != Status(100) || plan.expect_continue);
+        let wanted =
+            plan.asker.version == Version::Http11 && (head.status != Status(100) || plan.expect_continue);
         let mut bytes = Vec::new();
         if wanted {
             encode_response(&head, &rewrite, &mut bytes);
@@ -387,7 +398,8 @@ async fn relay_response<P: Platform>(
         let mut batch = Batch::default();
         let body = &buffer.filled()[shaped.head_bytes..];
         if !flow.is_ended() {
-            flow.step(body, &mut batch).map_err(|error| body_fault(conn, lease, PumpError::Malformed(error)))?;
+            flow.step(body, &mut batch)
+                .map_err(|error| body_fault(conn, lease, PumpError::Malformed(error)))?;
         }
         let mut slices = [IoSlice::new(b""); PIECES_MAX + 1];
         let count = join(out, &batch, body, &mut slices);
@@ -447,7 +459,9 @@ fn body_fault<P: Platform>(conn: &Downstream<P>, lease: &Lease<P::Stream>, error
             lease.failed();
             elapsed(conn, "upstream_body_timeout", 504)
         }
-        PumpError::Elapsed(End::Sink) => Fault { retry: Retry::Never, ..elapsed(conn, "client_read_timeout", 0) },
+        PumpError::Elapsed(End::Sink) => {
+            Fault { retry: Retry::Never, ..elapsed(conn, "client_read_timeout", 0) }
+        }
         PumpError::Broken(End::Sink) | PumpError::TooLarge => Fault::downstream("client_gone", 0),
     }
 }

@@ -151,7 +151,11 @@ impl<P: Platform> Pumping<'_, P> {
     }
 
     /// Waits for bytes and reads them behind what the buffer holds; 0 at the end of the stream.
-    pub(super) async fn read<S: Transport>(&self, source: &S, buffer: &mut Buffer) -> Result<usize, PumpError> {
+    pub(super) async fn read<S: Transport>(
+        &self,
+        source: &S,
+        buffer: &mut Buffer,
+    ) -> Result<usize, PumpError> {
         if buffer.is_full() {
             // The decoder bounds its lines far below a buffer, so this can't be; but never read into nothing.
             return Err(PumpError::Malformed(FlowError::Truncated));
@@ -165,18 +169,6 @@ impl<P: Platform> Pumping<'_, P> {
                 Err(error) if would_block(&error) => self.wait_readable(source).await?,
                 Err(_) => return Err(PumpError::Broken(End::Source)),
             }
-        }
-    }
-
-    /// Reads once, without waiting: `None` if nothing is there after all.
-    pub(super) fn read_ready<S: Transport>(&self, source: &S, buffer: &mut Buffer) -> Result<Option<usize>, PumpError> {
-        match source.try_read(buffer.spare()) {
-            Ok(n) => {
-                buffer.fill(n);
-                Ok(Some(n))
-            }
-            Err(error) if would_block(&error) => Ok(None),
-            Err(_) => Err(PumpError::Broken(End::Source)),
         }
     }
 
@@ -205,7 +197,12 @@ impl<P: Platform> Pumping<'_, P> {
     }
 
     /// Writes out all that a pipe holds.
-    async fn drain<D: Transport>(&self, pipe: &mut Pipe, sink: &D, to: BorrowedFd<'_>) -> Result<(), PumpError> {
+    async fn drain<D: Transport>(
+        &self,
+        pipe: &mut Pipe,
+        sink: &D,
+        to: BorrowedFd<'_>,
+    ) -> Result<(), PumpError> {
         while pipe.held() > 0 {
             match pipe.drain_to(to) {
                 Ok(_) => {}
@@ -231,7 +228,8 @@ impl<P: Platform> Pumping<'_, P> {
                 return Ok(Spliced::Done);
             }
             let Ok(mut pipe) = self.pipes.take() else { return Ok(Spliced::Done) };
-            match pipe.fill_from(from, usize::try_from(movable).unwrap_or(usize::MAX).min(SPLICE_CALL_BYTES)) {
+            match pipe.fill_from(from, usize::try_from(movable).unwrap_or(usize::MAX).min(SPLICE_CALL_BYTES))
+            {
                 Ok(0) => return Ok(Spliced::SourceEnded),
                 Ok(n) => {
                     flow.moved(n as u64);
@@ -253,6 +251,18 @@ impl<P: Platform> Pumping<'_, P> {
             self.drain(&mut pipe, sink, to).await?;
             self.pipes.give(pipe);
         }
+    }
+}
+
+/// Reads once, without waiting: `None` if nothing is there after all.
+pub(super) fn read_ready<S: Transport>(source: &S, buffer: &mut Buffer) -> Result<Option<usize>, PumpError> {
+    match source.try_read(buffer.spare()) {
+        Ok(n) => {
+            buffer.fill(n);
+            Ok(Some(n))
+        }
+        Err(error) if would_block(&error) => Ok(None),
+        Err(_) => Err(PumpError::Broken(End::Source)),
     }
 }
 

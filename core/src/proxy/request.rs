@@ -18,9 +18,7 @@ use crate::base::buffer::Buffer;
 use crate::base::fault::Fault;
 use crate::config::snapshot::{Action, PathRewrite, Route, UpstreamHost};
 use crate::http::framing::BodyLength;
-use crate::http::http1::encode::{
-    ExpectRelay, Persistence, RequestRewrite, TargetRewrite, encode_request,
-};
+use crate::http::http1::encode::{ExpectRelay, Persistence, RequestRewrite, TargetRewrite, encode_request};
 use crate::http::http1::parse::{Parsed, parse_request};
 use crate::http::message::{HeaderSlots, Method, RequestHead, Scheme, Target, Version};
 use crate::http::rewrite::{ForwardingValues, client_address, normalise_path};
@@ -92,7 +90,10 @@ pub(super) async fn serve<P: Platform>(conn: &Downstream<P>, buffer: &mut Buffer
         Decision::Forward(plan) => {
             conn.started();
             route = Some(plan.route);
-            conn.deadline.cap(started_ns / 1_000_000, bound.snapshot.routes[plan.route].timeouts.request.unwrap_or_default());
+            conn.deadline.cap(
+                started_ns / 1_000_000,
+                bound.snapshot.routes[plan.route].timeouts.request.unwrap_or_default(),
+            );
             // 10 to 12: attempts, the response's shape, its head and body
             let outcome = if plan.connect {
                 tunnel::connect(conn, &bound, &plan, buffer, &mut record, &mut out).await
@@ -109,8 +110,20 @@ pub(super) async fn serve<P: Platform>(conn: &Downstream<P>, buffer: &mut Buffer
                 Err(fault) => {
                     // The request's body may be half read: only what is in hand whole leaves a clean connection.
                     let intact = record.intact;
-                    let (head_bytes, body) = if intact { (plan.head_bytes, plan.body) } else { (0, BodyLength::UntilClose) };
-                    refuse(conn, buffer, &mut record, &mut out, &fault, plan.asker, head_bytes, body, plan.keep_alive && intact).await
+                    let (head_bytes, body) =
+                        if intact { (plan.head_bytes, plan.body) } else { (0, BodyLength::UntilClose) };
+                    refuse(
+                        conn,
+                        buffer,
+                        &mut record,
+                        &mut out,
+                        &fault,
+                        plan.asker,
+                        head_bytes,
+                        body,
+                        plan.keep_alive && intact,
+                    )
+                    .await
                 }
             }
         }
@@ -119,6 +132,15 @@ pub(super) async fn serve<P: Platform>(conn: &Downstream<P>, buffer: &mut Buffer
     // 13 record
     finish(conn, &bound, route, &record);
     Progress::Done(after)
+}
+
+/// Prepares the log line of a request without a head. Nothing of it is fit to be repeated, but that it came, and why
+/// it was refused, is.
+pub(super) fn log_headless<P: Platform>(conn: &Downstream<P>, record: &mut Record) {
+    let wanted = wanted(conn, &conn.core.bound());
+    if wanted != Wanted::Never {
+        record.draft = Some(Box::new(Draft { client: conn.peer.ip(), wanted, ..Draft::default() }));
+    }
 }
 
 /// Everything up to the first wait. Appends the encoded head (or answer) to `out`.
@@ -134,11 +156,7 @@ fn decide<P: Platform>(
         Ok(Parsed::Partial) => return Decision::NeedMore,
         Ok(Parsed::Complete(head)) => head,
         Err(error) => {
-            // Nothing of such a head is fit to be repeated, but that it came, and why it was refused, is.
-            let wanted = wanted(conn, bound);
-            if wanted != Wanted::Never {
-                record.draft = Some(Box::new(Draft { client: conn.peer.ip(), wanted, ..Draft::default() }));
-            }
+            log_headless(conn, record);
             return Decision::Refuse {
                 fault: Fault::downstream(error.reason(), error.status()),
                 asker: Asker::UNKNOWN,
@@ -166,10 +184,12 @@ fn decide<P: Platform>(
     // 2 strip and normalise
     let mut scratch = Vec::new();
     let path = match head.target {
-        Target::Origin { .. } | Target::Absolute { .. } => match normalise_path(head.target.path(), &mut scratch) {
-            Ok(path) => path,
-            Err(error) => return refuse(Fault::downstream(error.reason(), 400)),
-        },
+        Target::Origin { .. } | Target::Absolute { .. } => {
+            match normalise_path(head.target.path(), &mut scratch) {
+                Ok(path) => path,
+                Err(error) => return refuse(Fault::downstream(error.reason(), 400)),
+            }
+        }
         Target::Authority { .. } | Target::Asterisk => head.target.path(),
     };
     // 3 match the route
@@ -195,7 +215,13 @@ fn decide<P: Platform>(
     }
     let persistence = if keep_alive { Persistence::KeepAlive } else { Persistence::Close };
     let date = conn.core.date(record.started_ns);
-    let answer = |status| Decision::Answer { route: index, status, head_bytes: head.head_bytes, body: head.body, persistence };
+    let answer = |status| Decision::Answer {
+        route: index,
+        status,
+        head_bytes: head.head_bytes,
+        body: head.body,
+        persistence,
+    };
     match &route.action {
         Action::Respond(respond) => {
             respond::configured(respond, asker, persistence, &date, out);
@@ -217,7 +243,9 @@ fn decide<P: Platform>(
             };
             // 8 shape the request
             let offered = offer(&head, route);
-            if let Err(fault) = encode(conn, bound, index, &head, path, client, offered, endpoint.as_deref(), out) {
+            if let Err(fault) =
+                encode(conn, bound, index, &head, path, client, offered, endpoint.as_deref(), out)
+            {
                 return refuse(fault);
             }
             Decision::Forward(Plan {
@@ -248,7 +276,9 @@ pub(super) fn encode_again<P: Platform>(
 ) -> Result<(), Fault> {
     const CHANGED: Fault = Fault::ourselves("head_changed", 500);
     let mut slots = HeaderSlots::new();
-    let Ok(Parsed::Complete(head)) = parse_request(filled, &mut slots, &bound.head_limits) else { return Err(CHANGED) };
+    let Ok(Parsed::Complete(head)) = parse_request(filled, &mut slots, &bound.head_limits) else {
+        return Err(CHANGED);
+    };
     let mut scratch = Vec::new();
     let path = match head.target {
         Target::Origin { .. } | Target::Absolute { .. } => {
@@ -292,11 +322,12 @@ fn encode<P: Platform>(
         (None, _) => TargetRewrite::Path(path),
     };
     let host = match (&route.rewrite_host, upstream_host(bound, index)) {
-        (Some(host), _) => Some(host.as_bytes()),
-        (None, Some(UpstreamHost::Literal(host))) => Some(host.as_bytes()),
+        (Some(host), _) | (None, Some(UpstreamHost::Literal(host))) => Some(host.as_bytes()),
         (None, Some(UpstreamHost::Endpoint)) => endpoint.map(|e| e.authority.as_bytes()),
         // HTTP/1.0 needs no Host, but what we send is HTTP/1.1, which does: the origin is told its own name.
-        (None, Some(UpstreamHost::Client) | None) if head.host.is_empty() => endpoint.map(|e| e.authority.as_bytes()),
+        (None, Some(UpstreamHost::Client) | None) if head.host.is_empty() => {
+            endpoint.map(|e| e.authority.as_bytes())
+        }
         (None, Some(UpstreamHost::Client) | None) => None,
     };
     let client_text = client.filter(|ip| Some(*ip) != conn.peer.ip()).map(|ip| ip.to_string());
@@ -345,7 +376,11 @@ fn offer<'b>(head: &RequestHead<'_, 'b>, route: &Route) -> Option<&'b [u8]> {
 }
 
 /// The client by the trusted-hops rule.
-fn client_ip<P: Platform>(conn: &Downstream<P>, bound: &Bound<P::Stream>, head: &RequestHead<'_, '_>) -> Option<IpAddr> {
+fn client_ip<P: Platform>(
+    conn: &Downstream<P>,
+    bound: &Bound<P::Stream>,
+    head: &RequestHead<'_, '_>,
+) -> Option<IpAddr> {
     let peer = conn.peer.ip();
     let hops = bound.forwarding(conn.listener).trusted_hops;
     if hops == 0 || head.forwarding.is_empty() {
@@ -432,7 +467,12 @@ fn after_body(buffer: &mut Buffer, head_bytes: usize, body: BodyLength, keep_ali
 }
 
 /// Counts and logs.
-fn finish<P: Platform>(conn: &Downstream<P>, bound: &Bound<P::Stream>, route: Option<usize>, record: &Record) {
+pub(super) fn finish<P: Platform>(
+    conn: &Downstream<P>,
+    bound: &Bound<P::Stream>,
+    route: Option<usize>,
+    record: &Record,
+) {
     let core = &conn.core;
     core.active(-1);
     let duration_us = (core.tick_ns() - record.started_ns) / 1_000;
@@ -450,7 +490,8 @@ fn finish<P: Platform>(conn: &Downstream<P>, bound: &Bound<P::Stream>, route: Op
         core.metrics.add(crate::telemetry::metrics::Counter::ResponseBodyBytes, record.response_bytes);
     }
     if let Some(draft) = &record.draft {
-        let dropped = core.log.write(draft, record, core.platform.unix_time().as_millis() as u64, duration_us);
+        let dropped =
+            core.log.write(draft, record, core.platform.unix_time().as_millis() as u64, duration_us);
         core.metrics.add(crate::telemetry::metrics::Counter::LogLinesDropped, dropped);
     }
 }

@@ -37,9 +37,9 @@ pub(super) fn problem(
 ) {
     let status = Status(fault.status);
     let mut body = String::with_capacity(160);
-    let _ = write!(
+    let _ = writeln!(
         body,
-        "{{\"type\":\"about:blank\",\"title\":\"{}\",\"status\":{},\"reason\":\"{}\",\"request_id\":\"{:016x}\"}}\n",
+        "{{\"type\":\"about:blank\",\"title\":\"{}\",\"status\":{},\"reason\":\"{}\",\"request_id\":\"{:016x}\"}}",
         status.reason(),
         fault.status,
         fault.reason,
@@ -63,7 +63,13 @@ pub(super) fn problem(
 }
 
 /// Appends a configured response.
-pub(super) fn configured(respond: &Respond, asker: Asker, persistence: Persistence, date: &[u8], out: &mut Vec<u8>) {
+pub(super) fn configured(
+    respond: &Respond,
+    asker: Asker,
+    persistence: Persistence,
+    date: &[u8],
+    out: &mut Vec<u8>,
+) {
     let mut extra = Vec::new();
     for (name, value) in &respond.headers {
         line(name, value, &mut extra);
@@ -158,9 +164,13 @@ mod tests {
 
     #[test]
     fn ports() {
-        for (authority, host, port) in
-            [("a:80", "a", ":80"), ("a", "a", ""), ("[::1]:8", "[::1]", ":8"), ("[::1]", "[::1]", ""), ("", "", "")]
-        {
+        for (authority, host, port) in [
+            ("a:80", "a", ":80"),
+            ("a", "a", ""),
+            ("[::1]:8", "[::1]", ":8"),
+            ("[::1]", "[::1]", ""),
+            ("", "", ""),
+        ] {
             assert_eq!(split_port(authority.as_bytes()), (host.as_bytes(), port.as_bytes()));
         }
     }

@@ -10,7 +10,7 @@ use std::pin::pin;
 use super::attempt::{self, elapsed};
 use super::connection::{After, Downstream};
 use super::core::Bound;
-use super::pump::{PumpError, Pumping};
+use super::pump::{PumpError, Pumping, read_ready};
 use super::record::Record;
 use super::request::Plan;
 use super::upstream::Lease;
@@ -35,7 +35,7 @@ pub(super) async fn connect<P: Platform>(
     record.attempts = 1;
     let endpoint = match &plan.endpoint {
         Some(endpoint) => Rc::clone(endpoint),
-        None => return Err(Fault::policy("upstream_busy", 503)),
+        None => attempt::choose(conn, bound, plan, None).await?,
     };
     let lease = attempt::open(conn, bound, plan, &endpoint).await?;
     buffer.consume(plan.head_bytes);
@@ -73,7 +73,8 @@ pub(super) async fn run<P: Platform>(
     let (up, down) = (Cell::new(0), Cell::new(0));
     let pool = &conn.core.buffers;
     let outcome = {
-        let mut upwards = pin!(direction(&pumping, pool, &conn.stream, lease.stream(), from_client.take(), &up));
+        let mut upwards =
+            pin!(direction(&pumping, pool, &conn.stream, lease.stream(), from_client.take(), &up));
         let mut downwards = pin!(direction(&pumping, pool, lease.stream(), &conn.stream, from_origin, &down));
         match race(upwards.as_mut(), downwards.as_mut()).await {
             First::Left(Ok(())) => downwards.await,
@@ -86,7 +87,9 @@ pub(super) async fn run<P: Platform>(
     conn.core.metrics.add(Counter::SplicedBytes, spliced.get());
     match outcome {
         Ok(()) => Ok(After::Close),
-        Err(PumpError::Elapsed(_)) => Err(Fault { retry: Retry::Never, ..elapsed(conn, "tunnel_idle_timeout", 504) }),
+        Err(PumpError::Elapsed(_)) => {
+            Err(Fault { retry: Retry::Never, ..elapsed(conn, "tunnel_idle_timeout", 504) })
+        }
         Err(_) => Err(Fault::upstream("tunnel_reset", 502, Retry::Never)),
     }
 }
@@ -115,7 +118,7 @@ async fn direction<P: Platform, S: Transport, D: Transport>(
         }
         pumping.wait_readable(source).await?;
         let mut buffer = pool.take_for_response();
-        match pumping.read_ready(source, &mut buffer)? {
+        match read_ready(source, &mut buffer)? {
             Some(0) => {
                 sink.shutdown_write();
                 return Ok(());

@@ -194,7 +194,8 @@ impl<S: Transport> Upstream<S> {
                 Candidate {
                     weight: endpoint.weight,
                     active: endpoint.active.get(),
-                    usable: endpoint.has_room(settings.connections_max) && !avoid.is_some_and(|a| Rc::ptr_eq(a, endpoint)),
+                    usable: endpoint.has_room(settings.connections_max)
+                        && !avoid.is_some_and(|a| Rc::ptr_eq(a, endpoint)),
                 }
             })
         };
@@ -258,7 +259,8 @@ impl<S: Transport> Upstream<S> {
             stale += (timely - idle.len()) as u64;
             endpoint.open.set(endpoint.open.get() - (before - idle.len()) as u32);
             // The bottom of the stack has not been needed for a whole round: half of it may help others.
-            let unused = idle.iter().filter(|i| now_ms.saturating_sub(i.since_ms) > LEND_AFTER_IDLE_MS).count();
+            let unused =
+                idle.iter().filter(|i| now_ms.saturating_sub(i.since_ms) > LEND_AFTER_IDLE_MS).count();
             if lend == Lend::Surplus {
                 for _ in 0..unused / 2 {
                     let Some(socket) = detach(idle.remove(0).stream) else { break };
@@ -420,18 +422,21 @@ impl<S: Transport> Lease<S> {
             *stale += 1;
             endpoint.open.set(endpoint.open.get() - 1);
         };
-        let found = match found {
-            Some(stream) => Found::Kept(stream),
-            None => {
-                endpoint.open.set(endpoint.open.get() + 1);
-                let lent = if need == Need::New { None } else { endpoint.shelf.borrow() };
-                lent.map_or(Found::Nothing, Found::Lent)
-            }
+        let found = if let Some(stream) = found {
+            Found::Kept(stream)
+        } else {
+            endpoint.open.set(endpoint.open.get() + 1);
+            let lent = if need == Need::New { None } else { endpoint.shelf.borrow() };
+            lent.map_or(Found::Nothing, Found::Lent)
         };
         endpoint.active.set(endpoint.active.get() + 1);
         endpoint.requests.set(endpoint.requests.get() + 1);
-        let lease =
-            Self { upstream: Rc::clone(upstream), endpoint: Rc::clone(endpoint), stream: None, reused: false };
+        let lease = Self {
+            upstream: Rc::clone(upstream),
+            endpoint: Rc::clone(endpoint),
+            stream: None,
+            reused: false,
+        };
         (lease, found)
     }
 

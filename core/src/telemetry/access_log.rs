@@ -141,7 +141,9 @@ mod tests {
         };
         wait("the file was not opened", &|| path.exists());
         writer.batches.send(b"one\n".to_vec()).unwrap();
-        wait("the first line never came", &|| std::fs::read_to_string(&path).is_ok_and(|text| text == "one\n"));
+        wait("the first line never came", &|| {
+            std::fs::read_to_string(&path).is_ok_and(|text| text == "one\n")
+        });
         std::fs::rename(&path, folder.join("access.log.1")).unwrap();
         writer.retarget(Target::File(path.clone()));
         wait("the file was not opened anew", &|| path.exists());

@@ -15,8 +15,8 @@ const LATENCY_US_MAX: u64 = 600 * 1_000_000;
 
 /// Upper bounds of the exported buckets, in µs.
 const BUCKETS_US: [u64; 16] = [
-    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
-    10_000_000, 60_000_000,
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
+    2_500_000, 10_000_000, 60_000_000,
 ];
 
 macro_rules! counters {
@@ -266,7 +266,8 @@ fn latency(out: &mut String, samples: &[Sample]) {
         let _ = writeln!(out, "{name}_bucket{{le=\"{}\"}} {below}", seconds(bound));
     }
     let _ = writeln!(out, "{name}_bucket{{le=\"+Inf\"}} {}", all.len());
-    let sum: f64 = all.iter_recorded().map(|v| v.value_iterated_to() as f64 * v.count_at_value() as f64).sum();
+    let sum: f64 =
+        all.iter_recorded().map(|v| v.value_iterated_to() as f64 * v.count_at_value() as f64).sum();
     let _ = writeln!(out, "{name}_sum {}", sum / 1e6);
     let _ = writeln!(out, "{name}_count {}", all.len());
     let name = "ringway_request_duration_quantile_seconds";
@@ -297,6 +298,15 @@ fn gauges(out: &mut String, samples: &[Sample]) {
     }
 }
 
+/// What is exported of each endpoint, in the order of `UpstreamSample`.
+const UPSTREAM_ROWS: [(&str, &str, &str); 5] = [
+    ("ringway_upstream_connections", "Upstream connections open, idle ones included.", "gauge"),
+    ("ringway_upstream_connections_idle", "Upstream connections kept for the next request.", "gauge"),
+    ("ringway_upstream_requests_active", "Requests being worked on, by endpoint.", "gauge"),
+    ("ringway_upstream_requests_total", "Requests sent, by endpoint.", "counter"),
+    ("ringway_upstream_failures_total", "Attempts that failed, by endpoint.", "counter"),
+];
+
 fn upstreams(out: &mut String, samples: &[Sample]) {
     let mut sums: BTreeMap<(&str, &str), [u64; 5]> = BTreeMap::new();
     for sample in samples.iter().flat_map(|s| &s.upstreams) {
@@ -306,14 +316,7 @@ fn upstreams(out: &mut String, samples: &[Sample]) {
             *total += n;
         }
     }
-    const ROWS: [(&str, &str, &str); 5] = [
-        ("ringway_upstream_connections", "Upstream connections open, idle ones included.", "gauge"),
-        ("ringway_upstream_connections_idle", "Upstream connections kept for the next request.", "gauge"),
-        ("ringway_upstream_requests_active", "Requests being worked on, by endpoint.", "gauge"),
-        ("ringway_upstream_requests_total", "Requests sent, by endpoint.", "counter"),
-        ("ringway_upstream_failures_total", "Attempts that failed, by endpoint.", "counter"),
-    ];
-    for (index, (name, help, kind)) in ROWS.into_iter().enumerate() {
+    for (index, (name, help, kind)) in UPSTREAM_ROWS.into_iter().enumerate() {
         head(out, name, help, kind);
         for ((upstream, endpoint), row) in &sums {
             let (upstream, endpoint) = (label(upstream), label(endpoint));
@@ -353,7 +356,12 @@ fn this_process(out: &mut String, process: &ProcessInfo) {
         ("ringway_reloads_refused_total", "Reloads refused.", "counter", process.reloads_refused as f64),
         ("ringway_uptime_seconds", "Since the start.", "gauge", process.uptime_ms as f64 / 1e3),
         ("process_resident_memory_bytes", "Resident memory.", "gauge", process.resident_bytes as f64),
-        ("ringway_workers_silent", "Workers missing from this scrape.", "gauge", process.workers_silent as f64),
+        (
+            "ringway_workers_silent",
+            "Workers missing from this scrape.",
+            "gauge",
+            process.workers_silent as f64,
+        ),
     ];
     for (name, help, kind, value) in rows {
         head(out, name, help, kind);

@@ -1,4 +1,4 @@
-//! The path: brought into one spelling before anything is decided on it, and rewritten for the upstream.
+//! The path, brought into one spelling before anything is decided on it.
 //!
 //! The invariant that routing and authorisation rest on: **the path that they saw is the path that is sent**. So the
 //! caller normalises once, decides on the result, and forwards the result (`TargetRewrite::Path`), never the raw text.
@@ -150,67 +150,11 @@ fn remove_dot_segments(path: &mut Vec<u8>) {
     path.truncate(write);
 }
 
-/// A rewrite of the path that keeps the query.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PathRewrite {
-    /// Gateway API `ReplacePrefixMatch`. Both without a trailing slash.
-    Prefix { matched: Box<[u8]>, replacement: Box<[u8]> },
-    /// Gateway API `ReplaceFullPath`.
-    Full(Box<[u8]>),
-}
-
-impl PathRewrite {
-    /// `matched` is the route's own prefix; `replacement` may be empty.
-    pub fn prefix(matched: &str, replacement: &str) -> Result<PathRewrite, PathError> {
-        check_normal(matched)?;
-        if !replacement.is_empty() {
-            check_normal(replacement)?;
-        }
-        let without_slash = |path: &str| path.strip_suffix('/').unwrap_or(path).as_bytes().into();
-        Ok(PathRewrite::Prefix { matched: without_slash(matched), replacement: without_slash(replacement) })
-    }
-
-    pub fn full(path: &str) -> Result<PathRewrite, PathError> {
-        check_normal(path)?;
-        Ok(PathRewrite::Full(path.as_bytes().into()))
-    }
-
-    /// Appends the rewritten path, then the query. A path that doesn't start with the prefix stays as it is; the route
-    /// matched it, so that doesn't happen.
-    pub fn apply(&self, path: &[u8], query: Option<&[u8]>, out: &mut Vec<u8>) {
-        match self {
-            PathRewrite::Full(replacement) => out.extend_from_slice(replacement),
-            PathRewrite::Prefix { matched, replacement } => match path.strip_prefix(&**matched) {
-                Some(b"") if replacement.is_empty() => out.push(b'/'),
-                Some(rest @ ([] | [b'/', ..])) => {
-                    out.extend_from_slice(replacement);
-                    out.extend_from_slice(rest);
-                }
-                _ => out.extend_from_slice(path),
-            },
-        }
-        if let Some(query) = query {
-            out.push(b'?');
-            out.extend_from_slice(query);
-        }
-    }
-}
-
-/// A configured path is written in its one spelling, or matching against normalised ones would silently fail.
-fn check_normal(path: &str) -> Result<(), PathError> {
-    let mut scratch = Vec::new();
-    if normalise_path(path.as_bytes(), &mut scratch)? == path.as_bytes() {
-        Ok(())
-    } else {
-        Err(PathError::Escape)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::{any, prop, prop_assert_eq, proptest};
 
-    use super::{PathError, PathRewrite, normalise_path};
+    use super::{PathError, normalise_path};
 
     #[test]
     fn normalised() {
@@ -273,44 +217,6 @@ mod tests {
         for &(raw, error) in table {
             assert_eq!(normalise_path(raw, &mut Vec::new()), Err(error), "{}", raw.escape_ascii());
         }
-    }
-
-    /// The table of the Gateway API's `HTTPPathModifier`.
-    #[test]
-    fn prefixes() {
-        let table = [
-            ("/foo/bar", "/foo", "/xyz", "/xyz/bar"),
-            ("/foo/bar", "/foo", "/xyz/", "/xyz/bar"),
-            ("/foo/bar", "/foo/", "/xyz", "/xyz/bar"),
-            ("/foo/bar", "/foo/", "/xyz/", "/xyz/bar"),
-            ("/foo", "/foo", "/xyz", "/xyz"),
-            ("/foo/", "/foo", "/xyz", "/xyz/"),
-            ("/foo/bar", "/foo", "", "/bar"),
-            ("/foo/", "/foo", "", "/"),
-            ("/foo", "/foo", "", "/"),
-            ("/foo/", "/foo", "/", "/"),
-            ("/foo", "/foo", "/", "/"),
-            ("/bar", "/", "/xyz", "/xyz/bar"),
-            ("/foobar", "/foo", "/xyz", "/foobar"),
-        ];
-        for (path, matched, replacement, expected) in table {
-            let rewrite = PathRewrite::prefix(matched, replacement).unwrap();
-            for (query, suffix) in [(None, ""), (Some(&b"a=1?"[..]), "?a=1?"), (Some(b""), "?")] {
-                let mut out = Vec::new();
-                rewrite.apply(path.as_bytes(), query, &mut out);
-                assert_eq!(
-                    String::from_utf8(out).unwrap(),
-                    format!("{expected}{suffix}"),
-                    "{path} {matched}"
-                );
-            }
-        }
-        let mut out = Vec::new();
-        PathRewrite::full("/x").unwrap().apply(b"/a/b", Some(b"q"), &mut out);
-        assert_eq!(out, b"/x?q");
-        assert_eq!(PathRewrite::full("x"), Err(PathError::NotAbsolute));
-        assert_eq!(PathRewrite::full("/a/../b"), Err(PathError::Escape));
-        assert_eq!(PathRewrite::prefix("/a", "/b?c"), Err(PathError::Character));
     }
 
     proptest! {
