@@ -32,10 +32,10 @@ enum Command {
     },
     /// Forward everything that comes in on one address to another, without a file.
     Proxy {
-        /// Where to listen: ip:port, [ipv6]:port or <unix:/path>. May be given several times.
+        /// Where to listen: `ip:port`, `[ipv6]:port` or `unix:/path`. May be given several times.
         #[arg(long, required = true, value_name = "ADDR")]
         listen: Vec<String>,
-        /// Where to forward: http://host:port or <unix:/path>. Several are taken in turn.
+        /// Where to forward: `http://host:port` or `unix:/path`. Several are taken in turn.
         #[arg(long, required = true, value_name = "URL")]
         to: Vec<String>,
         /// The admin address; off unless given.
