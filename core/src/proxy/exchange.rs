@@ -211,7 +211,8 @@ async fn receive<P: Platform>(
             match shape(conn, bound, plan, lease, phase, buffer.filled(), record, out)? {
                 Head::NeedMore => break,
                 Head::Final(shaped) => {
-                    return relay_response(conn, lease, phase, pumping, buffer, &shaped, record, out).await;
+                    return relay_response(conn, plan, lease, phase, pumping, buffer, &shaped, record, out)
+                        .await;
                 }
                 Head::Interim { head_bytes, bytes } => {
                     interim += 1;
@@ -383,6 +384,7 @@ fn shape<P: Platform>(
 #[allow(clippy::too_many_arguments)] // The parts of one exchange, each with its own lifetime.
 async fn relay_response<P: Platform>(
     conn: &Downstream<P>,
+    plan: &Plan<P::Stream>,
     lease: &Lease<P::Stream>,
     phase: &Phase,
     pumping: &Pumping<'_, P>,
@@ -422,8 +424,8 @@ async fn relay_response<P: Platform>(
     let reusable = shaped.reusable && shaped.from != BodyLength::UntilClose && buffer.is_empty();
     let after = match (shaped.keep, phase.sent.get()) {
         (true, _) => After::KeepAlive,
-        (false, true) => After::Close,
-        (false, false) => After::Linger,
+        (false, true) if !plan.client_goes_on => After::Close,
+        (false, _) => After::Linger,
     };
     Ok(Relayed { after, reusable, switched: None })
 }

@@ -42,6 +42,8 @@ pub(super) struct Plan<S> {
     /// Where the body starts in the buffer.
     pub(super) head_bytes: usize,
     pub(super) keep_alive: bool,
+    /// The client would go on, whatever we decide: it may have sent its next request already.
+    pub(super) client_goes_on: bool,
     pub(super) expect_continue: bool,
     /// The protocol offered, if an upgrade was asked for and is allowed.
     pub(super) offered: Option<Box<[u8]>>,
@@ -257,6 +259,7 @@ fn decide<P: Platform>(
                 body: head.body,
                 head_bytes: head.head_bytes,
                 keep_alive,
+                client_goes_on: head.keep_alive,
                 expect_continue: head.expect_continue,
                 offered: offered.map(Box::from),
                 connect: head.method == Method::Connect,

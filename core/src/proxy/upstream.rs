@@ -24,7 +24,8 @@ const LOOK_AFTER_IDLE_MS: u64 = 500;
 /// Idle connections on loan between workers, one shelf for each endpoint of the node.
 #[derive(Debug)]
 pub struct Shelf {
-    sockets: ArrayQueue<OwnedFd>,
+    /// With the time since when it has been idle, on the clock that all workers share.
+    sockets: ArrayQueue<(OwnedFd, u64)>,
 }
 
 impl Shelf {
@@ -33,14 +34,24 @@ impl Shelf {
         Arc::new(Self { sockets: ArrayQueue::new(LENT_CONNECTIONS_MAX) })
     }
 
-    /// Puts a socket on the shelf; gives it back if the shelf is full.
-    pub fn lend(&self, socket: OwnedFd) -> Result<(), OwnedFd> {
-        self.sockets.push(socket)
+    /// Puts a socket on the shelf. False, and the socket is closed, if the shelf is full.
+    pub fn lend(&self, socket: OwnedFd, since_ms: u64) -> bool {
+        self.sockets.push((socket, since_ms)).is_ok()
     }
 
     /// Takes one that somebody put there.
     pub fn borrow(&self) -> Option<OwnedFd> {
-        self.sockets.pop()
+        self.sockets.pop().map(|(socket, _)| socket)
+    }
+
+    /// Closes what nobody borrowed while it was idle for `idle_ms`.
+    fn expire(&self, now_ms: u64, idle_ms: u64) {
+        for _ in 0..self.sockets.len() {
+            let Some((socket, since_ms)) = self.sockets.pop() else { return };
+            if now_ms.saturating_sub(since_ms) < idle_ms {
+                let _ = self.sockets.push((socket, since_ms));
+            }
+        }
     }
 
     /// How many lie there.
@@ -263,10 +274,12 @@ impl<S: Transport> Upstream<S> {
                 idle.iter().filter(|i| now_ms.saturating_sub(i.since_ms) > LEND_AFTER_IDLE_MS).count();
             if lend == Lend::Surplus {
                 for _ in 0..unused / 2 {
-                    let Some(socket) = detach(idle.remove(0).stream) else { break };
+                    let Idle { stream, since_ms } = idle.remove(0);
                     endpoint.open.set(endpoint.open.get() - 1);
-                    lent += u64::from(endpoint.shelf.lend(socket).is_ok());
+                    let Some(socket) = detach(stream) else { break };
+                    lent += u64::from(endpoint.shelf.lend(socket, since_ms));
                 }
+                endpoint.shelf.expire(now_ms, settings.idle_ms);
             }
         }
         if stale > 0 {
@@ -476,5 +489,36 @@ impl<S: Transport> Drop for Lease<S> {
         self.endpoint.open.set(self.endpoint.open.get() - 1);
         self.endpoint.active.set(self.endpoint.active.get() - 1);
         self.upstream.call_next();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::OwnedFd;
+
+    use super::Shelf;
+    use crate::base::limits::LENT_CONNECTIONS_MAX;
+
+    fn socket() -> OwnedFd {
+        File::open("/dev/null").unwrap().into()
+    }
+
+    #[test]
+    fn a_shelf_is_bounded_and_closes_what_nobody_borrows() {
+        let shelf = Shelf::new();
+        for at in 0..LENT_CONNECTIONS_MAX as u64 {
+            assert!(shelf.lend(socket(), at));
+        }
+        assert!(!shelf.lend(socket(), 0), "it is full");
+        shelf.expire(100, 90);
+        assert_eq!(
+            shelf.len(),
+            LENT_CONNECTIONS_MAX - 11,
+            "those lent at 0 to 10 have been idle for 90 and more"
+        );
+        assert!(shelf.borrow().is_some());
+        shelf.expire(1_000, 90);
+        assert!(shelf.is_empty() && shelf.borrow().is_none());
     }
 }

@@ -1,0 +1,65 @@
+//! What every exchange pays besides HTTP: buffers, deadlines, counters, the choice of an endpoint.
+
+use std::hint::black_box;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use ringway::base::buffer::BufferPool;
+use ringway::base::deadline::Deadlines;
+use ringway::policy::balance::{Candidate, Rule, State};
+use ringway::telemetry::metrics::{Counter, Metrics};
+
+fn buffers(c: &mut Criterion) {
+    let pool = BufferPool::new(1 << 30);
+    let mut cx = Context::from_waker(Waker::noop());
+    c.bench_function("buffer: take for a request and give back", |b| {
+        b.iter(|| match pin!(pool.take_for_request()).poll(&mut cx) {
+            Poll::Ready(buffer) => drop(black_box(buffer)),
+            Poll::Pending => unreachable!("the pool is not at its ceiling"),
+        });
+    });
+}
+
+fn deadlines(c: &mut Criterion) {
+    let table = Deadlines::new();
+    let held: Vec<_> = (0..10_000).map(|_| table.deadline()).collect();
+    for deadline in &held {
+        deadline.arm(1, Duration::from_secs(3_600));
+    }
+    c.bench_function("deadline: arm", |b| b.iter(|| held[17].arm(black_box(5), Duration::from_secs(60))));
+    c.bench_function("deadline: sweep of 10,000", |b| b.iter(|| table.sweep(black_box(7))));
+}
+
+fn metrics(c: &mut Criterion) {
+    let metrics = Metrics::new();
+    c.bench_function("metrics: count", |b| b.iter(|| metrics.count(black_box(Counter::UpstreamReused))));
+    let mut us = 100;
+    c.bench_function("metrics: record a finished exchange", |b| {
+        b.iter(|| {
+            us = us * 7 % 100_003;
+            metrics.finished(200, black_box(us));
+        });
+    });
+}
+
+fn balance(c: &mut Criterion) {
+    for (name, rule) in [("round robin", Rule::RoundRobin), ("least requests", Rule::LeastRequests)] {
+        for len in [3, 100] {
+            let mut state = State::default();
+            c.bench_function(&format!("balance: {name}, {len} endpoints"), |b| {
+                b.iter(|| {
+                    state.pick(rule, black_box(len), |i| Candidate {
+                        weight: 1,
+                        active: i as u32 % 5,
+                        usable: true,
+                    })
+                });
+            });
+        }
+    }
+}
+
+criterion_group!(benches, buffers, deadlines, metrics, balance);
+criterion_main!(benches);
