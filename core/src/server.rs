@@ -5,8 +5,9 @@ use std::thread::JoinHandle;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::control::plane::{self, Order};
-pub use crate::control::plane::{Overrides, ReloadError, Running, Source as ConfigSource, StartError};
+use crate::control::order::Order;
+pub use crate::control::order::{Overrides, ReloadError, Running, Source as ConfigSource, StartError};
+use crate::control::plane;
 use crate::net::listener::BindAddress;
 
 /// Orders that may wait for the control thread.

@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::base::limits::ADMIN_CONNECTIONS_MAX;
-use crate::control::plane::{Order, Readiness};
+use crate::control::order::{Order, Readiness};
 use crate::net::listener::{BindAddress, bind_all};
 
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);

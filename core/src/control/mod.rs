@@ -3,4 +3,6 @@
 //! It runs a tokio runtime of its own, so that clients of other systems can run here; no worker ever waits for it.
 
 pub mod dns;
+pub mod order;
 pub mod plane;
+mod prepare;

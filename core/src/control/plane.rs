@@ -1,10 +1,8 @@
 //! The control thread's state and its loop: holds the workers, hands them snapshots, takes orders.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,17 +10,20 @@ use tokio::signal::unix::{Signal as UnixSignal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use super::dns::{self, Addresses, Name};
+use super::order::{Order, Overrides, Readiness, ReloadError, Running, Source, StartError};
+use super::prepare::{
+    Listening, bind_address, check_log, install, listen, load, load_first, log_target, resolve_names,
+};
 use crate::admin;
 use crate::base::limits::COLLECT_TIMEOUT_MS;
-use crate::config::snapshot::{AccessLogMode, EndpointAddress, Io, ListenAddress, LogTarget, Snapshot};
+use crate::config::snapshot::{Io, Snapshot};
 use crate::config::source::file::FileSource;
-use crate::config::{self, RawConfig, Report};
 use crate::net::connect::Address;
-use crate::net::driver::{Driver, IoMode, allowed_cpus};
+use crate::net::driver::{IoMode, allowed_cpus};
 use crate::net::listener::{BindAddress, bind_all};
 use crate::proxy::core::{Install, ListenerId, Node};
-use crate::proxy::upstream::{Resolved, Shelf};
-use crate::telemetry::access_log::{self, Target, Writer};
+use crate::proxy::upstream::Shelf;
+use crate::telemetry::access_log::Writer;
 use crate::telemetry::journal;
 use crate::telemetry::metrics::{ProcessInfo, Sample, render};
 use crate::worker::{self, Message, Worker};
@@ -32,156 +33,6 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often names that are due are asked for, and workers are looked after.
 const ROUND: Duration = Duration::from_millis(250);
-
-/// Where a configuration comes from.
-#[derive(Debug)]
-pub enum Source {
-    /// A file, watched.
-    File(std::path::PathBuf),
-    /// A text with a name for its messages.
-    Text {
-        /// For messages.
-        name: String,
-        /// YAML.
-        text: String,
-    },
-    /// Settings made in code.
-    Raw(Box<RawConfig>),
-}
-
-/// What a command line or a test overrides.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Overrides {
-    /// The I/O driver.
-    pub io: Option<IoMode>,
-    /// How many workers.
-    pub workers: Option<usize>,
-    /// Whether they are pinned.
-    pub pin: Option<bool>,
-    /// Whether SIGTERM, SIGINT and SIGHUP are this server's to handle.
-    pub signals: bool,
-}
-
-/// Why a server could not start. Displays as what a person should read.
-#[derive(Debug)]
-pub enum StartError {
-    /// The configuration is wrong.
-    Config(Report),
-    /// The configuration file can't be read.
-    Source(String),
-    /// An address can't be listened on.
-    Bind {
-        /// Which.
-        address: String,
-        /// Why.
-        error: io::Error,
-    },
-    /// The name of an endpoint can't be resolved.
-    UnknownHost {
-        /// Which.
-        host: String,
-        /// Why.
-        error: io::Error,
-    },
-    /// The access log can't be opened.
-    AccessLog {
-        /// Which.
-        path: String,
-        /// Why.
-        error: io::Error,
-    },
-    /// A thread or its runtime could not be made.
-    Worker(io::Error),
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Config(report) => report.fmt(f),
-            Self::Source(text) => f.write_str(text),
-            Self::Bind { address, error } => {
-                let hint = match error.kind() {
-                    io::ErrorKind::AddrInUse => ": something else listens there already",
-                    io::ErrorKind::PermissionDenied => {
-                        ": not permitted (ports below 1024 need CAP_NET_BIND_SERVICE)"
-                    }
-                    io::ErrorKind::AddrNotAvailable => ": this machine has no such address",
-                    io::ErrorKind::NotFound => ": its folder does not exist",
-                    _ => "",
-                };
-                if hint.is_empty() {
-                    write!(f, "can't listen on {address}: {error}")
-                } else {
-                    write!(f, "can't listen on {address}{hint}")
-                }
-            }
-            Self::UnknownHost { host, error } => {
-                write!(f, "can't resolve the upstream host `{host}`: {error}")
-            }
-            Self::AccessLog { path, error } => write!(f, "can't open the access log {path}: {error}"),
-            Self::Worker(error) => write!(f, "can't start a worker: {error}"),
-        }
-    }
-}
-
-impl std::error::Error for StartError {}
-
-/// Why a reload was refused; the configuration in force stays.
-pub type ReloadError = StartError;
-
-/// An order to the control thread.
-#[derive(Debug)]
-pub enum Order {
-    /// Take over this text.
-    Reload(String, oneshot::Sender<Result<u64, ReloadError>>),
-    /// Finish and end.
-    Drain,
-    /// End now.
-    Stop,
-    /// Everybody's numbers, as Prometheus text.
-    Metrics(oneshot::Sender<String>),
-    /// What is configured, as JSON.
-    Config(oneshot::Sender<String>),
-}
-
-/// What is known once a server runs.
-#[derive(Debug, Clone)]
-pub struct Running {
-    /// Name and address of each listener.
-    pub listeners: Vec<(String, BindAddress)>,
-    /// The admin interface's.
-    pub admin: Option<BindAddress>,
-    /// What the workers run on.
-    pub driver: Driver,
-    /// How many there are.
-    pub workers: usize,
-}
-
-/// State that admin answers from without asking the loop.
-#[derive(Debug, Default)]
-pub struct Readiness {
-    ready: std::sync::atomic::AtomicBool,
-}
-
-impl Readiness {
-    /// True while requests are taken.
-    pub fn is_ready(&self) -> bool {
-        self.ready.load(std::sync::atomic::Ordering::Relaxed)
-    }
-
-    fn set(&self, ready: bool) {
-        self.ready.store(ready, std::sync::atomic::Ordering::Relaxed);
-    }
-}
-
-/// Listening sockets are kept by their configured address, so that a listener that is renamed keeps its queue.
-struct Listening {
-    name: Arc<str>,
-    configured: BindAddress,
-    bound: BindAddress,
-    id: ListenerId,
-    sockets: Vec<OwnedFd>,
-}
 
 /// The control thread's state.
 struct Plane {
@@ -360,147 +211,6 @@ fn announce(running: &Running, refused: Option<&str>) {
         }
         None => journal::info(format_args!("{workers} on {}", running.driver)),
     }
-}
-
-fn load_first(source: Source) -> Result<(Snapshot, Option<FileSource>, String), StartError> {
-    match source {
-        Source::File(path) => {
-            let name = path.display().to_string();
-            let mut file = FileSource::new(path);
-            let text = match file.poll() {
-                Some(Ok(text)) => text,
-                Some(Err(error)) => return Err(StartError::Source(error.to_string())),
-                None => return Err(StartError::Source(format!("can't read {name}"))),
-            };
-            let snapshot = load(&text, &name, 1)?;
-            Ok((snapshot, Some(file), name))
-        }
-        Source::Text { name, text } => Ok((load(text.as_bytes(), &name, 1)?, None, name)),
-        Source::Raw(raw) => {
-            let snapshot = config::compile(&raw, 1).map_err(StartError::Config)?;
-            Ok((snapshot, None, "configuration".to_owned()))
-        }
-    }
-}
-
-fn load(text: &[u8], name: &str, version: u64) -> Result<Snapshot, StartError> {
-    let checked = config::check_text(text, name, version).map_err(StartError::Config)?;
-    if !checked.warnings.is_empty() {
-        journal::warn(checked.warnings);
-    }
-    Ok(checked.snapshot)
-}
-
-fn bind_address(address: &ListenAddress) -> BindAddress {
-    match address {
-        ListenAddress::Ip(address) => BindAddress::Tcp(*address),
-        ListenAddress::Unix(path) => BindAddress::Unix(path.clone()),
-    }
-}
-
-async fn resolve_names(snapshot: &Snapshot, known: &Addresses) -> Result<Addresses, StartError> {
-    dns::resolve_all(dns::names(snapshot).into_keys(), known)
-        .await
-        .map_err(|((host, _), error)| StartError::UnknownHost { host: host.to_string(), error })
-}
-
-fn log_target(snapshot: &Snapshot) -> Target {
-    match (&snapshot.access_log.mode, &snapshot.access_log.target) {
-        (AccessLogMode::Off, _) => Target::Nowhere,
-        (_, LogTarget::Stdout) => Target::Stdout,
-        (_, LogTarget::Stderr) => Target::Stderr,
-        (_, LogTarget::File(path)) => Target::File(path.clone()),
-    }
-}
-
-fn check_log(snapshot: &Snapshot) -> Result<(), StartError> {
-    match log_target(snapshot) {
-        Target::File(path) => access_log::append(&path)
-            .map(drop)
-            .map_err(|error| StartError::AccessLog { path: path.display().to_string(), error }),
-        Target::Nowhere | Target::Stdout | Target::Stderr => Ok(()),
-    }
-}
-
-/// Binds what the snapshot names and `old` does not have, and takes over the rest of `old`. On failure nothing that
-/// was bound before is lost: `old` is only drained at the end.
-fn listen(
-    snapshot: &Snapshot,
-    ids: &mut BTreeMap<Arc<str>, ListenerId>,
-    mut old: Vec<Listening>,
-    workers: usize,
-) -> Result<Vec<Listening>, StartError> {
-    let mut new = Vec::new();
-    for listener in &snapshot.listeners {
-        let next = ListenerId(ids.len() as u32);
-        let id = *ids.entry(Arc::clone(&listener.name)).or_insert(next);
-        for address in &listener.addresses {
-            let configured = bind_address(address);
-            if let Some(at) = old.iter().position(|l| l.configured == configured) {
-                let mut kept = old.swap_remove(at);
-                kept.name = Arc::clone(&listener.name);
-                kept.id = id;
-                new.push(kept);
-                continue;
-            }
-            let (sockets, bound) = bind_all(&configured, workers)
-                .map_err(|error| StartError::Bind { address: configured.to_string(), error })?;
-            new.push(Listening { name: Arc::clone(&listener.name), configured, bound, id, sockets });
-        }
-    }
-    Ok(new)
-}
-
-/// A snapshot with its names resolved and its shelves at hand.
-fn install(
-    snapshot: &Arc<Snapshot>,
-    addresses: &Addresses,
-    shelves: &mut HashMap<(Arc<str>, Address), Arc<Shelf>>,
-    ids: &BTreeMap<Arc<str>, ListenerId>,
-) -> Install {
-    let upstreams: Vec<Vec<Resolved>> = snapshot
-        .upstreams
-        .iter()
-        .map(|upstream| {
-            let mut all = Vec::new();
-            for endpoint in &upstream.endpoints {
-                let found: Vec<Address> = match &endpoint.address {
-                    EndpointAddress::Ip(address) => vec![Address::Tcp(*address)],
-                    EndpointAddress::Unix(path) => vec![Address::Unix(Arc::new(path.clone()))],
-                    EndpointAddress::Name { host, port } => addresses
-                        .get(&(Arc::clone(host), *port))
-                        .into_iter()
-                        .flatten()
-                        .map(|address| Address::Tcp(*address))
-                        .collect(),
-                };
-                for address in found {
-                    let key = (Arc::clone(&upstream.name), address.clone());
-                    all.push(Resolved {
-                        shelf: Arc::clone(shelves.entry(key).or_insert_with(Shelf::new)),
-                        address,
-                        authority: Arc::clone(&endpoint.authority),
-                        weight: endpoint.weight.get(),
-                    });
-                }
-            }
-            all
-        })
-        .collect();
-    let live: std::collections::HashSet<_> = snapshot
-        .upstreams
-        .iter()
-        .zip(&upstreams)
-        .flat_map(|(u, all)| all.iter().map(|r| (Arc::clone(&u.name), r.address.clone())))
-        .collect();
-    shelves.retain(|key, _| live.contains(key));
-    let mut listeners = vec![None; ids.len()];
-    for (index, listener) in snapshot.listeners.iter().enumerate() {
-        if let Some(id) = ids.get(&listener.name) {
-            listeners[id.0 as usize] = Some(index);
-        }
-    }
-    Install { snapshot: Arc::clone(snapshot), upstreams, listeners }
 }
 
 impl Plane {

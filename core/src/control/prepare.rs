@@ -1,0 +1,168 @@
+//! From a configuration to what workers are handed: text loaded, names resolved, addresses bound, an install made.
+//! Used at the start and by each reload; changes nothing that is in force.
+
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use super::dns::{self, Addresses};
+use super::order::{Source, StartError};
+use crate::config;
+use crate::config::snapshot::{AccessLogMode, EndpointAddress, ListenAddress, LogTarget, Snapshot};
+use crate::config::source::file::FileSource;
+use crate::net::connect::Address;
+use crate::net::listener::{BindAddress, bind_all};
+use crate::proxy::core::{Install, ListenerId};
+use crate::proxy::upstream::{Resolved, Shelf};
+use crate::telemetry::access_log::{self, Target};
+use crate::telemetry::journal;
+
+/// Listening sockets are kept by their configured address, so that a listener that is renamed keeps its queue.
+pub(super) struct Listening {
+    pub(super) name: Arc<str>,
+    pub(super) configured: BindAddress,
+    pub(super) bound: BindAddress,
+    pub(super) id: ListenerId,
+    pub(super) sockets: Vec<OwnedFd>,
+}
+
+pub(super) fn load_first(source: Source) -> Result<(Snapshot, Option<FileSource>, String), StartError> {
+    match source {
+        Source::File(path) => {
+            let name = path.display().to_string();
+            let mut file = FileSource::new(path);
+            let text = match file.poll() {
+                Some(Ok(text)) => text,
+                Some(Err(error)) => return Err(StartError::Source(error.to_string())),
+                None => return Err(StartError::Source(format!("can't read {name}"))),
+            };
+            let snapshot = load(&text, &name, 1)?;
+            Ok((snapshot, Some(file), name))
+        }
+        Source::Text { name, text } => Ok((load(text.as_bytes(), &name, 1)?, None, name)),
+        Source::Raw(raw) => {
+            let snapshot = config::compile(&raw, 1).map_err(StartError::Config)?;
+            Ok((snapshot, None, "configuration".to_owned()))
+        }
+    }
+}
+
+pub(super) fn load(text: &[u8], name: &str, version: u64) -> Result<Snapshot, StartError> {
+    let checked = config::check_text(text, name, version).map_err(StartError::Config)?;
+    if !checked.warnings.is_empty() {
+        journal::warn(checked.warnings);
+    }
+    Ok(checked.snapshot)
+}
+
+pub(super) fn bind_address(address: &ListenAddress) -> BindAddress {
+    match address {
+        ListenAddress::Ip(address) => BindAddress::Tcp(*address),
+        ListenAddress::Unix(path) => BindAddress::Unix(path.clone()),
+    }
+}
+
+pub(super) async fn resolve_names(snapshot: &Snapshot, known: &Addresses) -> Result<Addresses, StartError> {
+    dns::resolve_all(dns::names(snapshot).into_keys(), known)
+        .await
+        .map_err(|((host, _), error)| StartError::UnknownHost { host: host.to_string(), error })
+}
+
+pub(super) fn log_target(snapshot: &Snapshot) -> Target {
+    match (&snapshot.access_log.mode, &snapshot.access_log.target) {
+        (AccessLogMode::Off, _) => Target::Nowhere,
+        (_, LogTarget::Stdout) => Target::Stdout,
+        (_, LogTarget::Stderr) => Target::Stderr,
+        (_, LogTarget::File(path)) => Target::File(path.clone()),
+    }
+}
+
+pub(super) fn check_log(snapshot: &Snapshot) -> Result<(), StartError> {
+    match log_target(snapshot) {
+        Target::File(path) => access_log::append(&path)
+            .map(drop)
+            .map_err(|error| StartError::AccessLog { path: path.display().to_string(), error }),
+        Target::Nowhere | Target::Stdout | Target::Stderr => Ok(()),
+    }
+}
+
+/// Binds what the snapshot names and `old` does not have, and takes over the rest of `old`. On failure nothing that
+/// was bound before is lost: `old` is only drained at the end.
+pub(super) fn listen(
+    snapshot: &Snapshot,
+    ids: &mut BTreeMap<Arc<str>, ListenerId>,
+    mut old: Vec<Listening>,
+    workers: usize,
+) -> Result<Vec<Listening>, StartError> {
+    let mut new = Vec::new();
+    for listener in &snapshot.listeners {
+        let next = ListenerId(ids.len() as u32);
+        let id = *ids.entry(Arc::clone(&listener.name)).or_insert(next);
+        for address in &listener.addresses {
+            let configured = bind_address(address);
+            if let Some(at) = old.iter().position(|l| l.configured == configured) {
+                let mut kept = old.swap_remove(at);
+                kept.name = Arc::clone(&listener.name);
+                kept.id = id;
+                new.push(kept);
+                continue;
+            }
+            let (sockets, bound) = bind_all(&configured, workers)
+                .map_err(|error| StartError::Bind { address: configured.to_string(), error })?;
+            new.push(Listening { name: Arc::clone(&listener.name), configured, bound, id, sockets });
+        }
+    }
+    Ok(new)
+}
+
+/// A snapshot with its names resolved and its shelves at hand.
+pub(super) fn install(
+    snapshot: &Arc<Snapshot>,
+    addresses: &Addresses,
+    shelves: &mut HashMap<(Arc<str>, Address), Arc<Shelf>>,
+    ids: &BTreeMap<Arc<str>, ListenerId>,
+) -> Install {
+    let upstreams: Vec<Vec<Resolved>> = snapshot
+        .upstreams
+        .iter()
+        .map(|upstream| {
+            let mut all = Vec::new();
+            for endpoint in &upstream.endpoints {
+                let found: Vec<Address> = match &endpoint.address {
+                    EndpointAddress::Ip(address) => vec![Address::Tcp(*address)],
+                    EndpointAddress::Unix(path) => vec![Address::Unix(Arc::new(path.clone()))],
+                    EndpointAddress::Name { host, port } => addresses
+                        .get(&(Arc::clone(host), *port))
+                        .into_iter()
+                        .flatten()
+                        .map(|address| Address::Tcp(*address))
+                        .collect(),
+                };
+                for address in found {
+                    let key = (Arc::clone(&upstream.name), address.clone());
+                    all.push(Resolved {
+                        shelf: Arc::clone(shelves.entry(key).or_insert_with(Shelf::new)),
+                        address,
+                        authority: Arc::clone(&endpoint.authority),
+                        weight: endpoint.weight.get(),
+                    });
+                }
+            }
+            all
+        })
+        .collect();
+    let live: std::collections::HashSet<_> = snapshot
+        .upstreams
+        .iter()
+        .zip(&upstreams)
+        .flat_map(|(u, all)| all.iter().map(|r| (Arc::clone(&u.name), r.address.clone())))
+        .collect();
+    shelves.retain(|key, _| live.contains(key));
+    let mut listeners = vec![None; ids.len()];
+    for (index, listener) in snapshot.listeners.iter().enumerate() {
+        if let Some(id) = ids.get(&listener.name) {
+            listeners[id.0 as usize] = Some(index);
+        }
+    }
+    Install { snapshot: Arc::clone(snapshot), upstreams, listeners }
+}
