@@ -207,7 +207,6 @@ impl Compiler<'_> {
                             .keep_alive_idle
                             .unwrap_or(raw.timeouts.keep_alive_idle)
                             .as_std(),
-                        body_idle: raw.timeouts.body_idle.as_std(),
                     },
                 }
             })
@@ -305,7 +304,6 @@ impl Compiler<'_> {
             header_bytes_max: header_bytes as usize,
             header_count_max: usize::from(raw.header_count),
             uri_bytes_max: raw.uri_bytes.bytes() as usize,
-            body_bytes_max: raw.body_bytes.bytes().unwrap_or(u64::MAX),
             memory_bytes_max: raw.memory_per_worker.bytes(),
         }
     }

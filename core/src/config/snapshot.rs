@@ -63,8 +63,6 @@ pub struct Listener {
 pub struct ListenerTimeouts {
     pub request_head: Duration,
     pub keep_alive_idle: Duration,
-    /// For bodies of requests that no route took.
-    pub body_idle: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,8 +70,6 @@ pub struct Limits {
     pub header_bytes_max: usize,
     pub header_count_max: usize,
     pub uri_bytes_max: usize,
-    /// For requests that no route took; a route has its own.
-    pub body_bytes_max: u64,
     /// Of one worker's buffers.
     pub memory_bytes_max: u64,
 }
