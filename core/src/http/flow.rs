@@ -56,57 +56,79 @@ impl FlowError {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Piece {
     Input(Range<usize>),
     Own(Range<usize>),
 }
 
 /// What one step sends. Reused from step to step.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Batch {
-    pieces: Vec<Piece>,
+    /// In place, so that a small body costs no allocation.
+    all: [Piece; PIECES_MAX],
+    count: usize,
     own: Vec<u8>,
     /// Bytes of the input that are dealt with once the pieces are sent.
     pub consumed: usize,
 }
 
+impl Default for Batch {
+    fn default() -> Self {
+        Self { all: [const { Piece::Own(0..0) }; PIECES_MAX], count: 0, own: Vec::new(), consumed: 0 }
+    }
+}
+
 impl Batch {
+    fn pieces(&self) -> &[Piece] {
+        &self.all[..self.count]
+    }
+
+    fn last_mut(&mut self) -> Option<&mut Piece> {
+        self.all[..self.count].last_mut()
+    }
+
+    /// A step stops before there are too many: see `step_chunked`.
+    fn push(&mut self, piece: Piece) {
+        self.all[self.count] = piece;
+        self.count += 1;
+    }
+
     fn clear(&mut self) {
-        self.pieces.clear();
+        self.count = 0;
         self.own.clear();
         self.consumed = 0;
     }
 
     fn input(&mut self, range: Range<usize>) {
-        if let Some(Piece::Input(last)) = self.pieces.last_mut()
+        if let Some(Piece::Input(last)) = self.last_mut()
             && last.end == range.start
         {
             last.end = range.end;
             return;
         }
-        self.pieces.push(Piece::Input(range));
+        self.push(Piece::Input(range));
     }
 
     fn own(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
         let start = self.own.len();
         encode(&mut self.own);
         let end = self.own.len();
-        if let Some(Piece::Own(last)) = self.pieces.last_mut() {
+        if let Some(Piece::Own(last)) = self.last_mut() {
             last.end = end;
         } else if end > start {
-            self.pieces.push(Piece::Own(start..end));
+            self.push(Piece::Own(start..end));
         }
     }
 
     /// No bytes to send.
     pub fn is_empty(&self) -> bool {
-        self.pieces.is_empty()
+        self.count == 0
     }
 
     /// Appends what the pieces say to `out`.
     pub fn copy(&self, input: &[u8], out: &mut Vec<u8>) {
-        for piece in &self.pieces {
+        for piece in self.pieces() {
             out.extend_from_slice(match piece {
                 Piece::Input(range) => &input[range.clone()],
                 Piece::Own(range) => &self.own[range.clone()],
@@ -118,7 +140,7 @@ impl Batch {
     /// [`PIECES_MAX`] is enough. Returns how many.
     pub fn slices<'a>(&'a self, input: &'a [u8], slices: &mut [IoSlice<'a>]) -> usize {
         let mut count = 0;
-        for (slice, piece) in slices.iter_mut().zip(&self.pieces) {
+        for (slice, piece) in slices.iter_mut().zip(self.pieces()) {
             *slice = IoSlice::new(match piece {
                 Piece::Input(range) => &input[range.clone()],
                 Piece::Own(range) => &self.own[range.clone()],
@@ -215,7 +237,7 @@ impl Flow {
         let verbatim = self.sink == Sink::Chunked;
         let mut at = 0;
         // An event adds at most one piece, and so may what follows the loop.
-        while batch.pieces.len() < PIECES_MAX - 2 {
+        while batch.count < PIECES_MAX - 2 {
             let event = decoder.next(&input[at..])?;
             let bytes = match event {
                 ChunkEvent::NeedMore => break,
