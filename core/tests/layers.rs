@@ -31,7 +31,7 @@ const ROOMS: &[Room] = &[
     Room {
         name: "net",
         may_import: &["base", "http", "telemetry"],
-        crates: &["monoio", "io_uring", "rustix"],
+        crates: &["monoio", "io_uring", "rustix", "rustls", "rustls_native_certs", "ring", "x509_parser"],
     },
     Room {
         name: "config",
@@ -71,6 +71,10 @@ const WATCHED: &[&str] = &[
     "rustix",
     "monoio",
     "io_uring",
+    "rustls",
+    "rustls_native_certs",
+    "ring",
+    "x509_parser",
     "libc",
     "hdrhistogram",
     "httparse",

@@ -131,3 +131,16 @@ pub const ADDRESSES_PER_NAME_MAX: usize = 256;
 
 /// A body at hand with its head, up to this, is copied behind the head instead of being a second piece of the write.
 pub const COPIED_BODY_BYTES_MAX: usize = 4 * 1024;
+
+/// Plaintext bytes that go out with one send(2) of a TLS connection: four records of the largest size.
+pub const TLS_SEND_BYTES: usize = 64 * 1024;
+
+/// Ciphertext bytes that a TLS connection keeps while they are no whole record or handshake message. rustls takes
+/// handshake messages up to this size.
+pub const TLS_HELD_BYTES_MAX: usize = 64 * 1024;
+
+/// Sessions to origins that one worker remembers for one upstream, so as to take them up again.
+pub const TLS_CLIENT_SESSIONS_MAX: usize = 256;
+
+/// Ticket keys that one file may hold: each ticket names its own, so more would cost nothing but a search.
+pub const TICKET_KEYS_MAX: usize = 8;

@@ -4,6 +4,7 @@
 //! Called with settings whose shape and ranges `check.rs` has passed.
 
 mod rules;
+pub(super) mod tls;
 mod values;
 
 use std::collections::HashMap;
@@ -196,6 +197,8 @@ impl Compiler<'_> {
                     trusted_hops: usize::from(listener.trusted_hops),
                     connections_max: listener.connections_max,
                     requests_per_connection_max: NonZeroU32::new(listener.requests_per_connection_max),
+                    tls: self.listener_tls(&item, listener),
+                    redirect_to_https: self.redirect_to_https(&item, listener),
                     timeouts: ListenerTimeouts {
                         request_head: listener
                             .timeouts
@@ -206,6 +209,11 @@ impl Compiler<'_> {
                             .timeouts
                             .keep_alive_idle
                             .unwrap_or(raw.timeouts.keep_alive_idle)
+                            .as_std(),
+                        tls_handshake: listener
+                            .timeouts
+                            .tls_handshake
+                            .unwrap_or(raw.timeouts.tls_handshake)
                             .as_std(),
                     },
                 }
@@ -305,6 +313,7 @@ impl Compiler<'_> {
             header_count_max: usize::from(raw.header_count),
             uri_bytes_max: raw.uri_bytes.bytes() as usize,
             memory_bytes_max: raw.memory_per_worker.bytes(),
+            tls_handshakes_max: raw.tls_handshakes,
         }
     }
 
@@ -360,6 +369,7 @@ impl Compiler<'_> {
                         idle: upstream.timeouts.upstream_idle.unwrap_or(raw.timeouts.upstream_idle).as_std(),
                     },
                     dns_refresh: upstream.dns.refresh.as_std(),
+                    tls: self.upstream_tls(&item, upstream),
                 }
             })
             .collect();
@@ -379,7 +389,7 @@ impl Compiler<'_> {
                     (&weighted.address, entry.field("address"), weighted.weight)
                 }
             };
-            let (address, authority) = match endpoint_address(text) {
+            let parsed = match endpoint_address(text) {
                 Ok(parsed) => parsed,
                 Err(error) => {
                     self.bad_address(&at, text, &error);
@@ -393,6 +403,9 @@ impl Compiler<'_> {
                 );
                 continue;
             };
+            let tls_name = self.tls_name(item, &at, upstream, &parsed);
+            let authority = parsed.authority(if tls_name.is_some() { 443 } else { 80 });
+            let address = parsed.address;
             if let Some(first) = seen.get(&address) {
                 self.errors
                     .add(ProblemKind::Conflict, &at, format_args!("the endpoint `{text}` is there twice"))
@@ -400,7 +413,7 @@ impl Compiler<'_> {
                     .with(&list.index(*first));
             }
             seen.entry(address.clone()).or_insert(index);
-            endpoints.push(Endpoint { address, authority, weight });
+            endpoints.push(Endpoint { address, authority, weight, tls_name });
         }
         endpoints
     }

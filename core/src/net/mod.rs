@@ -13,3 +13,4 @@ pub mod listener;
 pub mod pipe;
 pub mod platform;
 pub mod stream;
+pub mod tls;

@@ -3,10 +3,14 @@
 use std::cell::Cell;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::connect::{self, Address};
-use super::stream::{Stream, Transport};
+use super::stream::{Socket, Stream, Transport};
+use super::tls::client::{Connector, ServerName};
+use super::tls::server::TlsServer;
+use super::tls::{HandshakeError, client, server};
 use crate::base::clock::{Clock, Monotonic};
 
 /// The world as one worker sees it.
@@ -22,7 +26,13 @@ pub trait Platform: 'static {
     /// A random number, not for secrets.
     fn random(&self) -> u64;
     /// Opens a connection; the caller bounds the wait.
-    async fn connect(&self, address: &Address) -> io::Result<Self::Stream>;
+    async fn connect(&self, address: &Address, how: &Dial) -> Result<Self::Stream, ConnectError>;
+    /// Answers a client's TLS handshake; the caller bounds the wait.
+    async fn accept_tls(
+        &self,
+        stream: Self::Stream,
+        server: &TlsServer,
+    ) -> Result<Self::Stream, AcceptError<Self::Stream>>;
     /// Makes a socket of a connection, so that it can cross to another worker; `None` where that can't be.
     fn detach(&self, stream: Self::Stream) -> Option<OwnedFd>;
     /// Takes over a socket that crossed.
@@ -32,6 +42,44 @@ pub trait Platform: 'static {
     fn now_ms(&self) -> u64 {
         self.now_ns() / 1_000_000
     }
+}
+
+/// How a connection to an endpoint is opened.
+#[derive(Debug, Clone, Default)]
+pub struct Dial {
+    /// With TLS, as this worker is configured to, and the name that the endpoint must prove.
+    pub tls: Option<(Rc<Connector>, ServerName<'static>)>,
+}
+
+/// The same connector, not one that is like it.
+impl PartialEq for Dial {
+    fn eq(&self, other: &Self) -> bool {
+        match (&self.tls, &other.tls) {
+            (None, None) => true,
+            (Some((ours, our_name)), Some((theirs, their_name))) => {
+                Rc::ptr_eq(ours, theirs) && our_name == their_name
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Why there is no connection to an endpoint.
+#[derive(Debug)]
+pub enum ConnectError {
+    /// It can't be reached.
+    Io(io::Error),
+    /// It was reached, but TLS failed.
+    Tls(HandshakeError),
+}
+
+/// Why there is no TLS connection to a client.
+#[derive(Debug)]
+pub enum AcceptError<S> {
+    /// It sent a request in the clear, and can be answered so.
+    PlainHttp(S),
+    /// The handshake failed; the client was told, as far as that can be.
+    Failed(&'static str),
 }
 
 /// The real world.
@@ -68,15 +116,28 @@ impl Platform for Linux {
         z ^ (z >> 31)
     }
 
-    async fn connect(&self, address: &Address) -> io::Result<Stream> {
-        connect::open(address).await
+    async fn connect(&self, address: &Address, how: &Dial) -> Result<Stream, ConnectError> {
+        let socket = connect::open(address).await.map_err(ConnectError::Io)?;
+        let Some((connector, name)) = &how.tls else { return Ok(Stream::Socket(socket)) };
+        // Boxed: a handshake's state is large, and the common connection has none.
+        let opened = Box::pin(client::connect(socket, connector, name)).await;
+        opened.map(|stream| Stream::Tls(Box::new(stream))).map_err(ConnectError::Tls)
+    }
+
+    async fn accept_tls(&self, stream: Stream, server: &TlsServer) -> Result<Stream, AcceptError<Stream>> {
+        let Stream::Socket(socket) = stream else { return Err(AcceptError::Failed("tls_malformed")) };
+        match server::accept(socket, server).await {
+            Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
+            Err(HandshakeError::PlainHttp(socket)) => Err(AcceptError::PlainHttp(Stream::Socket(socket))),
+            Err(error) => Err(AcceptError::Failed(error.reason())),
+        }
     }
 
     fn detach(&self, stream: Stream) -> Option<OwnedFd> {
-        stream.into_socket().ok()
+        stream.into_socket()
     }
 
     fn attach(&self, socket: OwnedFd) -> io::Result<Stream> {
-        Stream::new(socket)
+        Socket::new(socket).map(Stream::Socket)
     }
 }

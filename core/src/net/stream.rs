@@ -3,6 +3,7 @@
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use super::tls::{Agreed, TlsStream};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 
 /// A byte stream that tells when it is ready and moves bytes without waiting.
@@ -21,12 +22,20 @@ pub trait Transport: 'static {
     async fn readable(&self) -> io::Result<()>;
     /// Waits until `try_write` can go on.
     async fn writable(&self) -> io::Result<()>;
+    /// Bytes that a `try_` call took are not out yet: whoever has no more to write waits for `writable`.
+    fn has_unsent(&self) -> bool {
+        false
+    }
     /// Looks at the stream without taking anything from it.
     fn peek(&self) -> Peek;
     /// No more bytes from us; the peer reads the end of the stream.
     fn shutdown_write(&self);
     /// The next close sends a reset instead of an orderly end, so that the peer can tell a cut body from a whole one.
     fn abort_on_close(&self);
+    /// What a TLS handshake settled; `None` in the clear.
+    fn tls(&self) -> Option<&Agreed> {
+        None
+    }
     /// The descriptor, if the kernel can move bytes from and to it by itself.
     fn splice_fd(&self) -> Option<BorrowedFd<'_>>;
 }
@@ -74,15 +83,15 @@ impl AsFd for Watched {
 }
 
 /// A connected TCP or Unix socket.
-pub struct Stream(Watched);
+pub struct Socket(Watched);
 
-impl std::fmt::Debug for Stream {
+impl std::fmt::Debug for Socket {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Stream").field(&self.0.as_fd()).finish()
+        f.debug_tuple("Socket").field(&self.0.as_fd()).finish()
     }
 }
 
-impl Stream {
+impl Socket {
     /// Takes over a connected socket, which must have `O_NONBLOCK` set. Fails outside a worker's runtime.
     pub fn new(socket: OwnedFd) -> io::Result<Self> {
         Watched::new(socket).map(Self)
@@ -100,7 +109,7 @@ impl Stream {
     }
 }
 
-impl Transport for Stream {
+impl Transport for Socket {
     fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
         let (_, n) = rustix::net::recv(&self.0, into, RecvFlags::DONTWAIT)?;
         Ok(n)
@@ -143,5 +152,83 @@ impl Transport for Stream {
 
     fn splice_fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.0.as_fd())
+    }
+}
+
+/// A connection as the request path sees it.
+#[derive(Debug)]
+pub enum Stream {
+    /// In the clear.
+    Socket(Socket),
+    /// With TLS. Boxed: the common connection is a descriptor and no more.
+    Tls(Box<TlsStream>),
+}
+
+impl Stream {
+    /// The socket itself, to be handed to another worker; `None` for one whose state can't go with it.
+    pub fn into_socket(self) -> Option<OwnedFd> {
+        match self {
+            Self::Socket(socket) => socket.into_socket().ok(),
+            Self::Tls(_) => None,
+        }
+    }
+}
+
+/// Calls the same method of whichever it is.
+macro_rules! either {
+    ($stream:expr, $inner:ident => $call:expr) => {
+        match $stream {
+            Stream::Socket($inner) => $call,
+            Stream::Tls($inner) => $call,
+        }
+    };
+}
+
+impl Transport for Stream {
+    fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
+        either!(self, stream => stream.try_read(into))
+    }
+
+    fn try_write(&self, from: &[u8]) -> io::Result<usize> {
+        either!(self, stream => stream.try_write(from))
+    }
+
+    fn try_write_vectored(&self, from: &[IoSlice<'_>]) -> io::Result<usize> {
+        either!(self, stream => stream.try_write_vectored(from))
+    }
+
+    async fn readable(&self) -> io::Result<()> {
+        either!(self, stream => stream.readable().await)
+    }
+
+    async fn writable(&self) -> io::Result<()> {
+        either!(self, stream => stream.writable().await)
+    }
+
+    fn has_unsent(&self) -> bool {
+        either!(self, stream => stream.has_unsent())
+    }
+
+    fn peek(&self) -> Peek {
+        either!(self, stream => stream.peek())
+    }
+
+    fn shutdown_write(&self) {
+        either!(self, stream => stream.shutdown_write());
+    }
+
+    fn abort_on_close(&self) {
+        either!(self, stream => stream.abort_on_close());
+    }
+
+    fn splice_fd(&self) -> Option<BorrowedFd<'_>> {
+        either!(self, stream => stream.splice_fd())
+    }
+
+    fn tls(&self) -> Option<&Agreed> {
+        match self {
+            Self::Socket(_) => None,
+            Self::Tls(stream) => Some(stream.agreed()),
+        }
     }
 }

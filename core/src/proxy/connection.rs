@@ -90,15 +90,7 @@ impl<P: Platform> Drop for Downstream<P> {
 
 /// Serves a connection to its end. `Core::opened` has been called for it; its end is counted here.
 pub async fn serve<P: Platform>(core: Rc<Core<P>>, stream: P::Stream, peer: Peer, listener: ListenerId) {
-    let conn = Downstream {
-        deadline: core.deadlines.deadline(),
-        core,
-        stream,
-        peer,
-        listener,
-        requests: Cell::new(0),
-        peer_text: PeerText::new(peer.ip()),
-    };
+    let conn = Downstream::new(core, stream, peer, listener);
     // A client that speaks first has mostly spoken by the time it is accepted: look before waiting.
     let head = conn.timeouts().0;
     conn.deadline.arm(conn.core.tick_ns() / 1_000_000, head);
@@ -118,6 +110,18 @@ pub async fn serve<P: Platform>(core: Rc<Core<P>>, stream: P::Stream, peer: Peer
 }
 
 impl<P: Platform> Downstream<P> {
+    fn new(core: Rc<Core<P>>, stream: P::Stream, peer: Peer, listener: ListenerId) -> Self {
+        Self {
+            deadline: core.deadlines.deadline(),
+            core,
+            stream,
+            peer,
+            listener,
+            requests: Cell::new(0),
+            peer_text: PeerText::new(peer.ip()),
+        }
+    }
+
     /// The address as it is written into heads.
     pub(super) fn peer_text(&self) -> &[u8] {
         &self.peer_text.bytes[..usize::from(self.peer_text.length)]
@@ -227,12 +231,16 @@ impl<P: Platform> Downstream<P> {
 
     /// The head did not come in time.
     async fn too_slow(&self) -> After {
-        let fault = Fault::downstream("request_head_timeout", 408);
+        self.answer_headless(&Fault::downstream("request_head_timeout", 408)).await
+    }
+
+    /// Answers what can't be read as a request.
+    async fn answer_headless(&self, fault: &Fault) -> After {
         let now = self.core.tick_ns();
         let mut record = Record::new(self.core.platform.random(), now);
         let mut out = self.core.take_head();
         let date = self.core.date(now);
-        respond::problem(&fault, &record, Asker::UNKNOWN, Persistence::Close, &date, &mut out);
+        respond::problem(fault, &record, Asker::UNKNOWN, Persistence::Close, &date, &mut out);
         let _ = self.write(&out).await;
         self.core.give_head(out);
         record.status = fault.status;
@@ -278,6 +286,22 @@ impl<P: Platform> Downstream<P> {
         }
     }
 }
+
+/// A client that speaks plain HTTP where TLS is served is told so, in the clear, as far as it can be.
+pub(super) async fn refuse_plain_http<P: Platform>(
+    core: Rc<Core<P>>,
+    stream: P::Stream,
+    peer: Peer,
+    listener: ListenerId,
+) {
+    let conn = Downstream::new(core, stream, peer, listener);
+    conn.core.metrics.handshake_failed(PLAIN_HTTP);
+    conn.answer_headless(&Fault::downstream("plain_http_on_tls_port", 400)).await;
+    conn.linger().await;
+}
+
+/// See [`refuse_plain_http`].
+const PLAIN_HTTP: &str = "plain_http_on_tls_port";
 
 /// A connection that can't be served at all: counts it and closes it.
 pub fn refuse<P: Platform>(core: &Core<P>, listener: ListenerId) {

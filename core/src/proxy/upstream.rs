@@ -14,7 +14,9 @@ use crossbeam_queue::ArrayQueue;
 
 use crate::base::limits::LENT_CONNECTIONS_MAX;
 use crate::net::connect::Address;
+use crate::net::platform::Dial;
 use crate::net::stream::{Peek, Transport};
+use crate::net::tls::client::{Connector, ServerName, TlsClient};
 use crate::policy::balance::{self, Candidate, Rule};
 
 /// A request that may be repeated takes a connection unseen if it has been idle for less than this: should the origin
@@ -76,6 +78,8 @@ pub struct Resolved {
     pub weight: u32,
     /// Its shelf on this node.
     pub shelf: Arc<Shelf>,
+    /// The name that it must prove, if TLS is spoken to it.
+    pub tls_name: Option<ServerName<'static>>,
 }
 
 /// Bounds and choices of one upstream, from the snapshot.
@@ -100,6 +104,8 @@ pub struct Upstream<S> {
     pub name: Arc<str>,
     settings: Cell<Settings>,
     endpoints: RefCell<Rc<[Rc<Endpoint<S>>]>>,
+    /// This worker's way of speaking TLS to the endpoints, and what it was made of.
+    connector: RefCell<Option<(Arc<TlsClient>, Rc<Connector>)>>,
     balance: RefCell<balance::State>,
     waiting: RefCell<VecDeque<Waiting>>,
     wait_ids: Cell<u64>,
@@ -112,6 +118,8 @@ pub struct Endpoint<S> {
     pub address: Address,
     /// What a Host field for it says.
     pub authority: Arc<str>,
+    /// How connections to it are opened. All that it has were opened so.
+    pub dial: Dial,
     weight: u32,
     shelf: Arc<Shelf>,
     idle: RefCell<Vec<Idle<S>>>,
@@ -153,6 +161,7 @@ impl<S: Transport> Upstream<S> {
             name,
             settings: Cell::new(settings),
             endpoints: RefCell::new(Rc::from([])),
+            connector: RefCell::default(),
             balance: RefCell::default(),
             waiting: RefCell::default(),
             wait_ids: Cell::new(0),
@@ -161,16 +170,26 @@ impl<S: Transport> Upstream<S> {
 
     /// Takes over settings and endpoints. Endpoints that stay keep their connections and counts; those that left stop
     /// keeping any.
-    pub fn configure(&self, settings: Settings, resolved: &[Resolved]) {
+    ///
+    /// An endpoint with other TLS settings is another endpoint: what was opened under the old ones must not be used.
+    pub fn configure(&self, settings: Settings, tls: Option<&Arc<TlsClient>>, resolved: &[Resolved]) {
         self.settings.set(settings);
+        let connector = self.connector(tls);
+        let dial = |r: &Resolved| {
+            let tls = connector.as_ref().zip(r.tls_name.as_ref());
+            Dial { tls: tls.map(|(connector, name)| (Rc::clone(connector), name.clone())) }
+        };
         let old = self.endpoints.borrow().clone();
         let new: Rc<[Rc<Endpoint<S>>]> = resolved
             .iter()
             .map(|r| {
                 let same = |e: &&Rc<Endpoint<S>>| {
-                    e.address == r.address && e.weight == r.weight && e.authority == r.authority
+                    e.address == r.address
+                        && e.weight == r.weight
+                        && e.authority == r.authority
+                        && e.dial == dial(r)
                 };
-                old.iter().find(same).map_or_else(|| Rc::new(Endpoint::new(r)), Rc::clone)
+                old.iter().find(same).map_or_else(|| Rc::new(Endpoint::new(r, dial(r))), Rc::clone)
             })
             .collect();
         for gone in old.iter().filter(|e| !new.iter().any(|n| Rc::ptr_eq(n, e))) {
@@ -182,6 +201,16 @@ impl<S: Transport> Upstream<S> {
         }
         *self.endpoints.borrow_mut() = new;
         self.call_all();
+    }
+
+    /// The connector for these settings; the one there is while they are the same.
+    fn connector(&self, tls: Option<&Arc<TlsClient>>) -> Option<Rc<Connector>> {
+        let mut kept = self.connector.borrow_mut();
+        let stays = matches!((&*kept, tls), (Some((old, _)), Some(new)) if Arc::ptr_eq(old, new));
+        if !stays {
+            *kept = tls.map(|tls| (Arc::clone(tls), Rc::new(tls.connector())));
+        }
+        kept.as_ref().map(|(_, connector)| Rc::clone(connector))
     }
 
     /// The upstream has left the configuration.
@@ -272,7 +301,7 @@ impl<S: Transport> Upstream<S> {
             // The bottom of the stack has not been needed for a whole round: half of it may help others.
             let unused =
                 idle.iter().filter(|i| now_ms.saturating_sub(i.since_ms) > LEND_AFTER_IDLE_MS).count();
-            if lend == Lend::Surplus {
+            if lend == Lend::Surplus && endpoint.may_lend() {
                 for _ in 0..unused / 2 {
                     let Idle { stream, since_ms } = idle.remove(0);
                     endpoint.open.set(endpoint.open.get() - 1);
@@ -333,8 +362,9 @@ impl<S: Transport> Drop for Place<'_, S> {
 }
 
 impl<S> Endpoint<S> {
-    fn new(resolved: &Resolved) -> Self {
+    fn new(resolved: &Resolved, dial: Dial) -> Self {
         Self {
+            dial,
             address: resolved.address.clone(),
             authority: Arc::clone(&resolved.authority),
             weight: resolved.weight,
@@ -346,6 +376,11 @@ impl<S> Endpoint<S> {
             requests: Cell::new(0),
             failures: Cell::new(0),
         }
+    }
+
+    /// A TLS connection's keys can't cross to another worker.
+    fn may_lend(&self) -> bool {
+        self.dial.tls.is_none()
     }
 
     fn has_room(&self, connections_max: u32) -> bool {
@@ -439,7 +474,7 @@ impl<S: Transport> Lease<S> {
             Found::Kept(stream)
         } else {
             endpoint.open.set(endpoint.open.get() + 1);
-            let lent = if need == Need::New { None } else { endpoint.shelf.borrow() };
+            let lent = if need == Need::New || !endpoint.may_lend() { None } else { endpoint.shelf.borrow() };
             lent.map_or(Found::Nothing, Found::Lent)
         };
         endpoint.active.set(endpoint.active.get() + 1);
