@@ -374,7 +374,10 @@ fn serve(core: &Rc<Core<Linux>>, id: ListenerId, socket: OwnedFd, peer: Peer) {
     let tls = core.bound().listener(id).and_then(|listener| listener.tls.clone());
     match core.platform.attach(socket) {
         Ok(stream) => match tls {
-            Some(server) => spawn(handshake::serve(Rc::clone(core), stream, peer, id, server)),
+            Some(server) => {
+                core.handshake_began();
+                spawn(handshake::serve(Rc::clone(core), stream, peer, id, server));
+            }
             None => spawn(connection::serve(Rc::clone(core), stream, peer, id)),
         },
         Err(_) => connection::refuse(core, id),

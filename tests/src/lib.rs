@@ -7,6 +7,7 @@
 //! - [`payload`]: bodies of any size, checked without being held.
 //! - [`config`], [`proxy`]: the proxy under test. [`metrics`]: a strict reader of what it counts.
 //! - [`process`]: the real binary. [`folder`]: a place for its files. [`problem`]: what a refusal says.
+//! - [`tls`]: certificates and a client that speaks TLS.
 //! - [`load`]: steady load for claims of "zero failed". [`wait`]: watchdog, conditions, gates.
 
 pub mod client;
@@ -20,6 +21,7 @@ pub mod problem;
 pub mod process;
 pub mod proxy;
 pub mod stream;
+pub mod tls;
 pub mod wait;
 pub mod wire;
 

@@ -24,4 +24,7 @@ mod routing;
 mod slow_and_leaving;
 mod smuggling;
 mod timeouts;
+mod tls;
+mod tls_reload;
+mod tls_sessions;
 mod tunnels;

@@ -29,7 +29,8 @@ impl<P: Platform> Drop for Opening<P> {
     }
 }
 
-/// Leads a connection through its handshake, then serves it. `Core::opened` has been called for it.
+/// Leads a connection through its handshake, then serves it. `Core::opened` and `Core::handshake_began` have been called
+/// for it.
 pub async fn serve<P: Platform>(
     core: Rc<Core<P>>,
     stream: P::Stream,
@@ -59,7 +60,6 @@ async fn accept<P: Platform>(
     listener: ListenerId,
     server: Arc<TlsServer>,
 ) -> Option<Accepted<P::Stream>> {
-    core.handshake_began();
     let mut opening = Opening { core: Rc::clone(core), listener, served: false };
     let timeout = {
         let bound = core.bound();
