@@ -10,7 +10,10 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, 
 use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned,
+    SupportedProtocolVersion,
+};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -284,4 +287,36 @@ pub fn shaken(client: &Client) -> Shaken {
 /// The certificate in PEM as it is sent.
 pub fn der(issued: &Issued) -> Vec<u8> {
     CertificateDer::from_pem_slice(issued.cert.as_bytes()).expect("PEM").to_vec()
+}
+
+/// A server's end of one connection, without HTTP.
+pub type Raw = StreamOwned<ServerConnection, TcpStream>;
+
+/// Serves TLS 1.3 with this certificate on a port of its own, each connection by `serve` on a thread of its own, until
+/// the test's process ends.
+pub fn serve_raw(issued: &Issued, serve: impl Fn(Raw) + Send + Sync + 'static) -> SocketAddr {
+    let provider = rustls::crypto::ring::default_provider();
+    let config = ServerConfig::builder_with_provider(provider.into())
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![CertificateDer::from_pem_slice(issued.cert.as_bytes()).expect("PEM")],
+            PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).expect("PEM"),
+        )
+        .expect("a certificate");
+    let (config, serve) = (Arc::new(config), Arc::new(serve));
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        for socket in listener.incoming().flatten() {
+            let (config, serve) = (Arc::clone(&config), Arc::clone(&serve));
+            std::thread::spawn(move || {
+                socket.set_read_timeout(Some(PATIENCE)).expect("socket options");
+                let connection = ServerConnection::new(config).expect("a connection");
+                serve(StreamOwned::new(connection, socket));
+            });
+        }
+    });
+    address
 }

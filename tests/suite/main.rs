@@ -27,4 +27,5 @@ mod timeouts;
 mod tls;
 mod tls_reload;
 mod tls_sessions;
+mod tls_upstream;
 mod tunnels;
