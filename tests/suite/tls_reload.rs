@@ -8,7 +8,10 @@ use ringway_tests::origin::Origin;
 use ringway_tests::process::Process;
 use ringway_tests::proxy::{Driver, Proxy};
 use ringway_tests::tls::{Authority, Dialer, Leaf, der, listener_tls, shaken};
-use ringway_tests::wait::eventually;
+use ringway_tests::wait::{eventually, watched};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -165,10 +168,7 @@ for_each_driver! {
             "proxy", "--listen", "127.0.0.1:0", "--to", &origin.address().to_string(), "--io", driver.name(),
             "--workers", "1", "--tls-cert", &file("server.pem"), "--tls-key", &file("server.key"),
         ]);
-        let address = process.await_output("its address", |text| {
-            let line = text.lines().find(|line| line.contains("listening on"))?;
-            line.split_whitespace().find_map(|word| word.parse::<std::net::SocketAddr>().ok())
-        });
+        let address = process.await_output("its address", listening);
         let dialer = Dialer::plain(&authority);
         let connect = || {
             let mut client = dialer.connect(address, "localhost");
@@ -197,10 +197,7 @@ for_each_driver! {
             arguments.extend(["--workers", "1", "--tls-cert", &cert, "--tls-key", &key]);
             arguments.extend(trust);
             let mut process = Process::edge(&arguments);
-            let address = process.await_output("its address", |text| {
-                let line = text.lines().find(|line| line.contains("listening on"))?;
-                line.split_whitespace().find_map(|word| word.parse::<std::net::SocketAddr>().ok())
-            });
+            let address = process.await_output("its address", listening);
             let mut client = Dialer::plain(&authority).connect(address, "localhost");
             client.get("/").expect(status);
             if status == 502 {
@@ -208,4 +205,87 @@ for_each_driver! {
             }
         }
     }
+}
+
+/// From nothing to a served request, with the commands that are printed.
+#[test]
+fn a_certificate_for_this_machine() {
+    watched("a_certificate_for_this_machine", 120, || {
+        let folder = Folder::new("tls-dev-cert");
+        let out = folder.path().display().to_string();
+        let made = Process::edge(["dev-cert", "--out", &out]).finish();
+        assert!(made.status.success() && made.stdout.contains("curl --cacert"), "{made:?}");
+        let again = Process::edge(["dev-cert", "--out", &out]).finish();
+        assert!(!again.status.success() && again.stderr.contains("--force"), "{again:?}");
+        let named = Process::edge(["dev-cert", "--out", &out, "--force", "localhost", "*.test", "127.0.0.1"])
+            .finish();
+        assert!(named.status.success(), "{named:?}");
+        let mode = std::fs::metadata(folder.join("key.pem")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let wrong = Process::edge(["dev-cert", "--out", &out, "--force", "a b"]).finish();
+        assert!(!wrong.status.success() && wrong.stderr.contains("`a b`"), "{wrong:?}");
+        let origin = Origin::start();
+        let file = |name: &str| folder.join(name).display().to_string();
+        let (cert, key) = (file("cert.pem"), file("key.pem"));
+        let to = origin.address().to_string();
+        let mut process = Process::edge([
+            "proxy",
+            "--listen",
+            "127.0.0.1:0",
+            "--to",
+            &to,
+            "--tls-cert",
+            &cert,
+            "--tls-key",
+            &key,
+            "--workers",
+            "1",
+        ]);
+        let address = process.await_output("its address", listening);
+        let output =
+            Command::new("curl").args(["-sS", "--cacert", &cert, &format!("https://{address}/")]).output();
+        let output = output.expect("curl runs");
+        assert_eq!(output.stdout, b"GET /", "{output:?}");
+    });
+}
+
+/// `check` reads the files that are named, and says of each what a start would.
+#[test]
+fn check_looks_into_the_files() {
+    watched("check_looks_into_the_files", 120, || {
+        let folder = Folder::new("tls-check");
+        let authority = Authority::new();
+        authority.issue_to(&folder, "old", &Leaf { days: -5, ..Leaf::default() });
+        authority.issue_to(&folder, "new", &Leaf::default());
+        std::fs::set_permissions(folder.join("new.key"), std::fs::Permissions::from_mode(0o644)).unwrap();
+        folder.write("broken.pem", "nothing");
+        let head = "version: 1\nroutes: [{ name: r, respond: {} }]\nlisteners:\n  - name: a\n    address: 127.0.0.1:0\n    ";
+        let check = |names: &[&str]| {
+            let text = format!("{head}{}\n", listener_tls(folder.path(), names, ""));
+            let file = folder.write("ringway.yaml", text).display().to_string();
+            Process::edge(["check", "--config", &file]).finish()
+        };
+        let warned = check(&["old", "new"]);
+        assert!(warned.status.success(), "{warned:?}");
+        for expected in [
+            "old.pem: expired on ",
+            "new.key: every user of this machine may read the key",
+            "certificates[0] has `localhost` too, also with ECDSA",
+        ] {
+            assert!(warned.stderr.contains(expected), "{}", warned.stderr);
+        }
+        let refused = check(&["broken", "missing"]);
+        assert!(!refused.status.success());
+        for expected in
+            ["there is no certificate in it", "missing.pem", "ringway.yaml:6:", "certificates[1].cert"]
+        {
+            assert!(refused.stderr.contains(expected), "{}", refused.stderr);
+        }
+    });
+}
+
+/// The address in the line that says where the process listens.
+fn listening(text: &str) -> Option<SocketAddr> {
+    let line = text.lines().find(|line| line.contains("listening on"))?;
+    line.split_whitespace().find_map(|word| word.parse().ok())
 }
