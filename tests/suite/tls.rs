@@ -249,6 +249,42 @@ for_each_driver! {
         assert!(matches!(client.try_response("GET"), Err(WireError::Reset | WireError::Truncated(_) | WireError::Io(_))));
     }
 
+    /// After an upgrade bytes go both ways through both TLS ends at once, and each direction ends by itself.
+    fn tunnels_go_through(driver) {
+        let origin = Origin::with(|exchange| {
+            exchange.write("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nfirst")?;
+            loop {
+                let now = exchange.wire.buffered().len();
+                let bytes = exchange.wire.exactly(now)?;
+                exchange.write(bytes)?;
+                if exchange.wire.fill()? == 0 {
+                    break;
+                }
+            }
+            exchange.write("bye")?;
+            exchange.wire.stream.shutdown(std::net::Shutdown::Write)?;
+            Ok(ringway_tests::origin::After::Close)
+        });
+        let behind = Served::start("tunnel-behind", driver, &origin, "");
+        let ca = behind.folder.write("ca.pem", behind.authority.pem()).display().to_string();
+        let url = format!("https://localhost:{}", behind.proxy.address().port());
+        let config = Config::to_urls(&[&url]).upstream(&format!("tls: {{ ca: {ca} }}"));
+        let served = Served::configured("tunnel", driver, &config, "");
+        let mut client = served.connect();
+        client.send("GET / HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n");
+        assert_eq!(client.response_head().unwrap().1, 101);
+        assert_eq!(client.wire.exactly(5).unwrap(), b"first");
+        for bytes in [1, 100, 40_000, 3] {
+            let sent = Payload::new(bytes, bytes).to_vec();
+            client.send(&sent);
+            assert!(client.wire.exactly(sent.len()).unwrap() == sent);
+        }
+        let ringway_tests::stream::Stream::Tls(stream) = &mut client.wire.stream else { panic!() };
+        stream.conn.send_close_notify();
+        client.send("");
+        assert_eq!(client.wire.to_end().unwrap(), b"bye");
+    }
+
     /// A client that goes without a word ends its connection, and nothing else.
     fn clients_may_leave_without_close_notify(driver) {
         let origin = Origin::start();

@@ -259,6 +259,7 @@ fn check_looks_into_the_files() {
         authority.issue_to(&folder, "new", &Leaf::default());
         std::fs::set_permissions(folder.join("new.key"), std::fs::Permissions::from_mode(0o644)).unwrap();
         folder.write("broken.pem", "nothing");
+        std::fs::copy(folder.join("old.key"), folder.join("broken.key")).unwrap();
         let head = "version: 1\nroutes: [{ name: r, respond: {} }]\nlisteners:\n  - name: a\n    address: 127.0.0.1:0\n    ";
         let check = |names: &[&str]| {
             let text = format!("{head}{}\n", listener_tls(folder.path(), names, ""));

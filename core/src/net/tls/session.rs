@@ -121,7 +121,9 @@ impl Session {
             Some(length) => 5 + usize::from(u16::from_be_bytes([length[0], length[1]])),
             None => 5,
         };
-        let wanted = (plaintext.min(1 << 14) + overhead).max(record).max(512);
+        // A flight of handshake messages, or a ticket or two.
+        let least = if self.is_handshaking() { 8 * 1024 } else { 512 };
+        let wanted = (plaintext.min(1 << 14) + overhead).max(record).max(least);
         wanted.saturating_sub(self.held.len()).max(overhead)
     }
 

@@ -186,6 +186,19 @@ fn agreed(session: &Session, server_name: Option<Box<str>>, expect: Expect) -> A
     }
 }
 
+/// A close with unread bytes is a reset, which would destroy the alert that was just sent before the peer reads it.
+/// Reads away what is there; whoever sends on after that learns less.
+fn let_it_be_read(socket: &Socket) {
+    socket.shutdown_write();
+    scratch::with(|scratch| {
+        for _ in 0..8 {
+            if !matches!(socket.try_read(&mut scratch.inbound), Ok(n) if n > 0) {
+                return;
+            }
+        }
+    });
+}
+
 /// One TLS connection, handshake and all.
 pub struct TlsStream {
     socket: Socket,
@@ -420,10 +433,11 @@ impl Inner {
         if self.closing != Closing::No {
             return;
         }
-        self.closing = Closing::Said;
         // Fails after a fatal alert, which has said it already.
         let _ = self.session.close_notify(out);
         let _ = self.send(socket, out);
+        // From here on the socket's own end follows as soon as all is out.
+        self.closing = Closing::Said;
         let _ = self.flush(socket);
     }
 }
@@ -459,7 +473,11 @@ impl TlsStream {
                 if inner.expect == Expect::PlainHttp {
                     return Err(HandshakeError::PlainHttp(socket));
                 }
-                if received.map_err(HandshakeError::Tls)?.1 == Received::Drained {
+                let received = received.map_err(|error| {
+                    let_it_be_read(&socket);
+                    HandshakeError::Tls(error)
+                })?;
+                if received.1 == Received::Drained {
                     break;
                 }
             }
