@@ -22,7 +22,7 @@ const NAMES: [&str; 4] = ["localhost", "*.localhost", "127.0.0.1", "::1"];
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct DevCert {
-    /// Host names (`*.` stands for one label) and IP addresses. By default localhost, *.localhost, 127.0.0.1 and ::1.
+    /// Host names (`*.` stands for one label) and IP addresses. By default `localhost`, `*.localhost`, 127.0.0.1 and `::1`.
     #[arg(value_name = "NAME")]
     names: Vec<String>,
     /// The folder for cert.pem and key.pem.

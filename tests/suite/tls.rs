@@ -232,12 +232,12 @@ for_each_driver! {
     }
 
     fn a_body_until_close_ends_with_close_notify_and_a_cut_one_without(driver) {
-        let origin = Origin::with(|exchange| match exchange.target() {
-            "/whole" => exchange.reply_payload(BodyKind::UntilClose, Payload::new(1, 50_000)),
-            _ => {
-                exchange.write("HTTP/1.1 200 OK\r\nContent-Length: 50000\r\n\r\nhello")?;
-                Ok(ringway_tests::origin::After::Close)
+        let origin = Origin::with(|exchange| {
+            if exchange.target() == "/whole" {
+                return exchange.reply_payload(BodyKind::UntilClose, Payload::new(1, 50_000));
             }
+            exchange.write("HTTP/1.1 200 OK\r\nContent-Length: 50000\r\n\r\nhello")?;
+            Ok(ringway_tests::origin::After::Close)
         });
         let served = Served::start("close", driver, &origin, "");
         let mut client = served.connect();

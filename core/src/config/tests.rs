@@ -523,11 +523,11 @@ upstreams:
     );
     let [plain, off, tls] = &snapshot.listeners[..] else { panic!() };
     assert_eq!((plain.redirect_to_https, off.redirect_to_https), (Some(8443), None));
-    assert_eq!(plain.timeouts.tls_handshake, std::time::Duration::from_secs(10));
-    assert_eq!(tls.timeouts.tls_handshake, std::time::Duration::from_secs(3));
+    assert_eq!(plain.timeouts.tls_handshake, Duration::from_secs(10));
+    assert_eq!(tls.timeouts.tls_handshake, Duration::from_secs(3));
     let tls = tls.tls.as_ref().unwrap();
     assert_eq!(tls.certificates[0].ocsp.as_deref(), Some(std::path::Path::new("c.der")));
-    assert_eq!(tls.clients, super::snapshot::ClientCertificates::Required("clients.pem".into()));
+    assert_eq!(tls.clients, ClientCertificates::Required("clients.pem".into()));
     assert_eq!(tls.tickets.as_ref().unwrap().keys.as_deref(), Some(std::path::Path::new("t")));
     assert_eq!(&*tls.hsts, "Strict-Transport-Security: max-age=5; includeSubDomains\r\n");
     let endpoints: Vec<_> = snapshot
