@@ -6,12 +6,12 @@ use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use ringway::http::chunked::{ChunkEvent, ChunkedDecoder, LAST_CHUNK, encode_chunk};
-use ringway::http::framing::relay;
+use ringway::http::framing::{FramingFields, StartLine, body_length, content_length, relay};
 use ringway::http::http1::encode::{
     ExpectRelay, Persistence, RequestRewrite, ResponseRewrite, TargetRewrite, encode_request, encode_response,
 };
 use ringway::http::http1::parse::{HeadLimits, Parsed, head_end_hint, parse_request, parse_response};
-use ringway::http::message::{HeaderSlots, Method, RequestHead, ResponseHead, Scheme, Version};
+use ringway::http::message::{HeaderSlots, Method, RequestHead, ResponseHead, Scheme, Status, Version};
 use ringway::http::rewrite::{Forwarding, ForwardingValues, HeaderOps, normalise_path};
 
 /// Ten fields of about 50 bytes, as a browser sends them.
@@ -215,5 +215,20 @@ fn path(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, parse, encode, exchange, chunked, path);
+/// The decision alone, and with the reading of the field that it mostly hangs on. `parse` includes both.
+fn framing(c: &mut Criterion) {
+    let start = StartLine::Response { to: Method::Get, status: Status(200), version: Version::Http11 };
+    c.bench_function("framing: body length of a response", |b| {
+        let fields = FramingFields { content_length: Some(1024), chunked: false };
+        b.iter(|| body_length(black_box(start), black_box(fields)));
+    });
+    c.bench_function("framing: read Content-Length and decide", |b| {
+        b.iter(|| {
+            let length = content_length(black_box(b"1024")).ok();
+            body_length(black_box(start), FramingFields { content_length: length, chunked: false })
+        });
+    });
+}
+
+criterion_group!(benches, framing, parse, encode, exchange, chunked, path);
 criterion_main!(benches);
