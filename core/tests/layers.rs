@@ -25,7 +25,11 @@ const CONTROL_CRATES: &[&str] = &[
 
 const ROOMS: &[Room] = &[
     Room { name: "base", may_import: &[], crates: &["pin_project_lite"] },
-    Room { name: "http", may_import: &["base"], crates: &["httparse", "memchr"] },
+    Room {
+        name: "http",
+        may_import: &["base"],
+        crates: &["httparse", "memchr", "bytes", "http", "base64", "ring"],
+    },
     Room { name: "telemetry", may_import: &["base"], crates: &["hdrhistogram", "crossbeam_channel"] },
     Room { name: "policy", may_import: &["base", "http"], crates: &["regex"] },
     Room {
@@ -75,6 +79,8 @@ const WATCHED: &[&str] = &[
     "hdrhistogram",
     "httparse",
     "memchr",
+    "base64",
+    "ring",
     "pin_project_lite",
 ];
 

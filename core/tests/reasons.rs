@@ -42,7 +42,9 @@ fn in_code(folder: &Path, found: &mut BTreeSet<String>) {
             let words = body.split("=> \"").skip(1).filter_map(|rest| rest.split('"').next());
             // `Status::reason` gives phrases, with capitals and spaces.
             found.extend(
-                words.filter(|w| w.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')).map(str::to_owned),
+                words
+                    .filter(|w| w.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'))
+                    .map(str::to_owned),
             );
         }
     }

@@ -131,3 +131,8 @@ pub const ADDRESSES_PER_NAME_MAX: usize = 256;
 
 /// A body at hand with its head, up to this, is copied behind the head instead of being a second piece of the write.
 pub const COPIED_BODY_BYTES_MAX: usize = 4 * 1024;
+
+/// Bytes of a head in HTTP/1.1 form that is collected to be sent by HTTP/2, from the first to the empty line. Our own
+/// encoders wrote it: 16 KiB of the peer's and all that 64 operations may add.
+pub const RENDERED_HEAD_BYTES_MAX: usize =
+    HEADER_BYTES_DEFAULT + HEADER_OPS_MAX * (HEADER_VALUE_BYTES_MAX + 256);

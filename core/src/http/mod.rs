@@ -7,6 +7,7 @@ pub mod flow;
 pub mod framing;
 pub mod grammar;
 pub mod http1;
+pub mod http2;
 pub mod message;
 pub mod rewrite;
 pub mod upgrade;
