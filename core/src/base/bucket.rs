@@ -38,6 +38,12 @@ impl Bucket {
         granted
     }
 
+    /// Adds tokens that were earned otherwise than by waiting, up to the burst.
+    #[inline]
+    pub fn put(&mut self, rate: Rate, tokens: u32) {
+        self.level = self.level.saturating_add(u64::from(tokens) * TOKEN).min(u64::from(rate.burst) * TOKEN);
+    }
+
     /// Whole tokens there are.
     pub fn tokens(&self) -> u32 {
         (self.level / TOKEN) as u32

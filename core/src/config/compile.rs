@@ -16,7 +16,7 @@ use super::address::{AddressError, endpoint_address, host_field, listen_address}
 use super::raw::{self, RawConfig};
 use super::report::{At, Findings, ProblemKind, nearest};
 use super::snapshot::{
-    AccessLog, Action, Endpoint, EndpointAddress, Forwarding, Limits, ListenAddress, Listener,
+    AccessLog, Action, Endpoint, EndpointAddress, Forwarding, Http2, Limits, ListenAddress, Listener,
     ListenerTimeouts, LogTarget, Route, RouteTimeouts, Snapshot, Upstream, UpstreamHost, UpstreamTimeouts,
 };
 use crate::base::limits;
@@ -196,6 +196,7 @@ impl Compiler<'_> {
                     trusted_hops: usize::from(listener.trusted_hops),
                     connections_max: listener.connections_max,
                     requests_per_connection_max: NonZeroU32::new(listener.requests_per_connection_max),
+                    http2: self.listener_http2(&item, &listener.http2),
                     timeouts: ListenerTimeouts {
                         request_head: listener
                             .timeouts
@@ -207,11 +208,39 @@ impl Compiler<'_> {
                             .keep_alive_idle
                             .unwrap_or(raw.timeouts.keep_alive_idle)
                             .as_std(),
+                        connection_age: listener.timeouts.connection_age.and_then(raw::Timeout::as_std),
                     },
                 }
             })
             .collect();
         Some(listeners).filter(|listeners| listeners.iter().all(|listener| !listener.addresses.is_empty()))
+    }
+
+    fn listener_http2(&mut self, item: &At<'_>, raw: &raw::ListenerHttp2) -> Option<Http2> {
+        let at = item.field("http2");
+        let http2 = self.http2(&at, raw.streams_max, raw.stream_window, raw.connection_window);
+        raw.enabled.then_some(http2)
+    }
+
+    fn upstream_http2(&mut self, item: &At<'_>, upstream: &raw::Upstream) -> Option<Http2> {
+        let (at, raw) = (item.field("http2"), &upstream.http2);
+        let http2 = self.http2(&at, raw.streams_max, raw.stream_window, raw.connection_window);
+        (upstream.protocol == raw::Protocol::Http2).then_some(http2)
+    }
+
+    fn http2(&mut self, at: &At<'_>, streams_max: u32, stream: raw::Size, connection: raw::Size) -> Http2 {
+        let mut window = |name: &'static str, given: raw::Size, min: raw::Size, max: u64| {
+            let max = raw::Size::from_bytes(max);
+            if given < min || given > max {
+                let field = at.field(name);
+                self.bad_value(&field, format_args!("{given} is out of range: {min} to {max}"));
+            }
+            u32::try_from(given.bytes()).unwrap_or(u32::MAX)
+        };
+        let stream_window = window("stream_window", stream, raw::Size::from_bytes(16 << 10), 16 << 20);
+        let least = stream.max(raw::Size::from_bytes(64 << 10));
+        let connection_window = window("connection_window", connection, least, 64 << 20);
+        Http2 { streams_max, stream_window, connection_window }
     }
 
     fn listener_addresses(
@@ -350,6 +379,7 @@ impl Compiler<'_> {
                     idle_connections_max: upstream.idle_connections_max,
                     pending_max: upstream.pending_max,
                     host: self.upstream_host(&item.field("host"), &upstream.host),
+                    http2: self.upstream_http2(&item, upstream),
                     timeouts: UpstreamTimeouts {
                         connect: upstream.timeouts.connect.unwrap_or(raw.timeouts.connect).as_std(),
                         response_head: upstream

@@ -107,9 +107,51 @@ pub struct Listener {
     #[serde(default = "default_requests_per_connection_max")]
     #[schemars(range(min = 0, max = 4_000_000_000u32))]
     pub requests_per_connection_max: u32,
+    /// HTTP/2: with prior knowledge on plain connections, by ALPN on TLS ones.
+    #[serde(default)]
+    pub http2: ListenerHttp2,
     /// Overrides of the timeouts that concern clients.
     #[serde(default, skip_serializing_if = "is_default")]
     pub timeouts: ListenerTimeouts,
+}
+
+/// HTTP/2 from clients.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ListenerHttp2 {
+    /// Whether it is spoken.
+    pub enabled: bool,
+    /// Requests under way at the same time on one connection.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub streams_max: u32,
+    /// How much of one request's body a client may send ahead of the upstream; 16KiB to 16MiB.
+    pub stream_window: Size,
+    /// The same for all bodies of one connection together, and so what they may take of this proxy's memory; 64KiB to 64MiB, not less than `stream_window`.
+    pub connection_window: Size,
+}
+
+/// HTTP/2 to endpoints.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct UpstreamHttp2 {
+    /// Requests under way at the same time on one connection. The endpoint's own bound holds as well. Another connection is opened when all are full.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub streams_max: u32,
+    /// How much of one response's body an endpoint may send ahead of the client; 16KiB to 16MiB.
+    pub stream_window: Size,
+    /// The same for all bodies of one connection together; 64KiB to 64MiB, not less than `stream_window`.
+    pub connection_window: Size,
+}
+
+/// What is spoken to endpoints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2, with prior knowledge.
+    Http2,
 }
 
 /// One text or a list of them.
@@ -154,6 +196,9 @@ pub struct ListenerTimeouts {
     /// A client's connection without a request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep_alive_idle: Option<Duration>,
+    /// How old a connection may grow before its client is asked to open another, so that long-lived clients spread again over workers and replicas. Nothing under way is cut. It varies by a tenth from connection to connection. Only for HTTP/2; `requests_per_connection_max` ages both.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connection_age: Option<Timeout>,
 }
 
 /// Overrides for an upstream; what is absent is taken from the top-level `timeouts`.
@@ -254,6 +299,12 @@ pub struct Upstream {
     /// The Host field that is sent: `client` passes the client's on, `upstream` sends the endpoint's own name, anything else is sent as written. A route's `rewrite.host` comes first.
     #[serde(default = "default_host")]
     pub host: String,
+    /// What is spoken to the endpoints.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// Bounds of HTTP/2 connections to the endpoints.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub http2: UpstreamHttp2,
     /// Overrides of the timeouts that concern endpoints.
     #[serde(default, skip_serializing_if = "is_default")]
     pub timeouts: UpstreamTimeouts,
@@ -544,6 +595,7 @@ impl Listener {
             trusted_hops: 0,
             connections_max: default_listener_connections_max(),
             requests_per_connection_max: default_requests_per_connection_max(),
+            http2: ListenerHttp2::default(),
             timeouts: ListenerTimeouts::default(),
         }
     }
@@ -559,6 +611,8 @@ impl Upstream {
             idle_connections_max: default_idle_connections_max(),
             pending_max: default_pending_max(),
             host: default_host(),
+            protocol: Protocol::default(),
+            http2: UpstreamHttp2::default(),
             timeouts: UpstreamTimeouts::default(),
             dns: Dns::default(),
         }
@@ -599,6 +653,23 @@ impl Default for Timeouts {
             upstream_idle: Duration::from_secs(60),
             tunnel_idle: Timeout::from_secs(3_600),
             drain: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for ListenerHttp2 {
+    fn default() -> Self {
+        let UpstreamHttp2 { streams_max, stream_window, connection_window } = UpstreamHttp2::default();
+        ListenerHttp2 { enabled: true, streams_max, stream_window, connection_window }
+    }
+}
+
+impl Default for UpstreamHttp2 {
+    fn default() -> Self {
+        UpstreamHttp2 {
+            streams_max: 128,
+            stream_window: Size::from_bytes(256 << 10),
+            connection_window: Size::from_bytes(1 << 20),
         }
     }
 }

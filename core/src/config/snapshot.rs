@@ -56,6 +56,8 @@ pub struct Listener {
     /// For each worker.
     pub connections_max: u32,
     pub requests_per_connection_max: Option<NonZeroU32>,
+    /// `None`: not spoken.
+    pub http2: Option<Http2>,
     pub timeouts: ListenerTimeouts,
 }
 
@@ -63,6 +65,17 @@ pub struct Listener {
 pub struct ListenerTimeouts {
     pub request_head: Duration,
     pub keep_alive_idle: Duration,
+    pub connection_age: Option<Duration>,
+}
+
+/// Bounds of one HTTP/2 connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Http2 {
+    pub streams_max: u32,
+    /// Bytes.
+    pub stream_window: u32,
+    /// Bytes, not less than `stream_window`.
+    pub connection_window: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +108,8 @@ pub struct Upstream {
     /// Requests of each worker.
     pub pending_max: u32,
     pub host: UpstreamHost,
+    /// `None`: HTTP/1.1.
+    pub http2: Option<Http2>,
     pub timeouts: UpstreamTimeouts,
     pub dns_refresh: Duration,
 }

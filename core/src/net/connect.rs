@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt};
 
-use super::stream::{Stream, Transport};
+use super::stream::{Socket, Transport};
 
 const FLAGS: SocketFlags = SocketFlags::CLOEXEC.union(SocketFlags::NONBLOCK);
 
@@ -31,7 +31,7 @@ impl fmt::Display for Address {
 }
 
 /// Connects. The caller bounds the wait; dropping it closes the socket.
-pub async fn open(address: &Address) -> io::Result<Stream> {
+pub async fn open(address: &Address) -> io::Result<Socket> {
     match address {
         Address::Tcp(address) => tcp(*address).await,
         Address::Unix(path) => unix(path),
@@ -39,24 +39,24 @@ pub async fn open(address: &Address) -> io::Result<Stream> {
 }
 
 /// With `TCP_NODELAY`: a proxy writes whole messages, waiting to fill segments only delays their ends.
-async fn tcp(address: SocketAddr) -> io::Result<Stream> {
+async fn tcp(address: SocketAddr) -> io::Result<Socket> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = socket_with(family, SocketType::STREAM, FLAGS, None)?;
     sockopt::set_tcp_nodelay(&socket, true)?;
     match connect(&socket, &address) {
-        Ok(()) => return Stream::new(socket),
+        Ok(()) => return Socket::new(socket),
         Err(rustix::io::Errno::INPROGRESS) => {}
         Err(error) => return Err(error.into()),
     }
-    let stream = Stream::new(socket)?;
+    let stream = Socket::new(socket)?;
     stream.writable().await?;
     stream.connect_outcome()?;
     Ok(stream)
 }
 
 /// A full backlog there is an error at once, as it is for everybody.
-fn unix(path: &Path) -> io::Result<Stream> {
+fn unix(path: &Path) -> io::Result<Socket> {
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)?;
     connect(&socket, &SocketAddrUnix::new(path)?)?;
-    Stream::new(socket)
+    Socket::new(socket)
 }

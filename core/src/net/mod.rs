@@ -9,6 +9,7 @@ pub mod alarm;
 pub mod connect;
 pub mod doorbell;
 pub mod driver;
+pub mod h2;
 pub mod listener;
 pub mod pipe;
 pub mod platform;

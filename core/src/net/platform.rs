@@ -3,18 +3,41 @@
 use std::cell::Cell;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::connect::{self, Address};
-use super::stream::{Stream, Transport};
+use super::h2::client::{ClientStream, Session};
+use super::h2::server::ServerStream;
+use super::h2::{self};
+use super::stream::{Socket, Stream, Transport};
 use crate::base::clock::{Clock, Monotonic};
+use crate::http::message::Scheme;
+
+/// How an endpoint is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dial {
+    /// HTTP/2 with prior knowledge; `None`: HTTP/1.1.
+    pub http2: Option<h2::Settings>,
+}
+
+/// A new connection to an endpoint.
+#[derive(Debug)]
+pub enum Connected<S> {
+    /// It carries one exchange after another.
+    Stream(S),
+    /// It carries many at once.
+    Session(Rc<Session>),
+}
 
 /// The world as one worker sees it.
 #[allow(async_fn_in_trait)] // Workers are single threads; nothing here needs Send.
 pub trait Platform: 'static {
     /// A connection.
-    type Stream: Transport;
+    type Stream: Transport + From<Box<ServerStream>> + From<Box<ClientStream>>;
 
+    /// The clock that [`now_ns`](Self::now_ns) reads.
+    fn clock(&self) -> Monotonic;
     /// Nanoseconds since the worker's start.
     fn now_ns(&self) -> u64;
     /// Wall-clock time since 1970.
@@ -22,7 +45,7 @@ pub trait Platform: 'static {
     /// A random number, not for secrets.
     fn random(&self) -> u64;
     /// Opens a connection; the caller bounds the wait.
-    async fn connect(&self, address: &Address) -> io::Result<Self::Stream>;
+    async fn connect(&self, address: &Address, dial: &Dial) -> io::Result<Connected<Self::Stream>>;
     /// Makes a socket of a connection, so that it can cross to another worker; `None` where that can't be.
     fn detach(&self, stream: Self::Stream) -> Option<OwnedFd>;
     /// Takes over a socket that crossed.
@@ -51,6 +74,10 @@ impl Linux {
 impl Platform for Linux {
     type Stream = Stream;
 
+    fn clock(&self) -> Monotonic {
+        self.clock
+    }
+
     fn now_ns(&self) -> u64 {
         self.clock.now_ns()
     }
@@ -68,15 +95,24 @@ impl Platform for Linux {
         z ^ (z >> 31)
     }
 
-    async fn connect(&self, address: &Address) -> io::Result<Stream> {
-        connect::open(address).await
+    async fn connect(&self, address: &Address, dial: &Dial) -> io::Result<Connected<Stream>> {
+        let socket = connect::open(address).await?;
+        Ok(match &dial.http2 {
+            None => Connected::Stream(Stream::Socket(socket)),
+            Some(settings) => {
+                Connected::Session(Session::new(socket, Scheme::Http, settings, self.clock).await?)
+            }
+        })
     }
 
     fn detach(&self, stream: Stream) -> Option<OwnedFd> {
-        stream.into_socket().ok()
+        match stream {
+            Stream::Socket(socket) => socket.into_socket().ok(),
+            Stream::OfClient(_) | Stream::ToOrigin(_) => None,
+        }
     }
 
     fn attach(&self, socket: OwnedFd) -> io::Result<Stream> {
-        Stream::new(socket)
+        Socket::new(socket).map(Stream::Socket)
     }
 }

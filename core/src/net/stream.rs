@@ -3,6 +3,8 @@
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use super::h2::client::ClientStream;
+use super::h2::server::ServerStream;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 
 /// A byte stream that tells when it is ready and moves bytes without waiting.
@@ -29,6 +31,11 @@ pub trait Transport: 'static {
     fn abort_on_close(&self);
     /// The descriptor, if the kernel can move bytes from and to it by itself.
     fn splice_fd(&self) -> Option<BorrowedFd<'_>>;
+    /// The peer has said that it did not act on anything that was written (RFC 9113 section 8.7), or nothing ever
+    /// reached it.
+    fn was_refused(&self) -> bool {
+        false
+    }
 }
 
 /// What a look at an idle stream shows.
@@ -74,15 +81,15 @@ impl AsFd for Watched {
 }
 
 /// A connected TCP or Unix socket.
-pub struct Stream(Watched);
+pub struct Socket(Watched);
 
-impl std::fmt::Debug for Stream {
+impl std::fmt::Debug for Socket {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Stream").field(&self.0.as_fd()).finish()
+        f.debug_tuple("Socket").field(&self.0.as_fd()).finish()
     }
 }
 
-impl Stream {
+impl Socket {
     /// Takes over a connected socket, which must have `O_NONBLOCK` set. Fails outside a worker's runtime.
     pub fn new(socket: OwnedFd) -> io::Result<Self> {
         Watched::new(socket).map(Self)
@@ -100,7 +107,7 @@ impl Stream {
     }
 }
 
-impl Transport for Stream {
+impl Transport for Socket {
     fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
         let (_, n) = rustix::net::recv(&self.0, into, RecvFlags::DONTWAIT)?;
         Ok(n)
@@ -143,5 +150,82 @@ impl Transport for Stream {
 
     fn splice_fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.0.as_fd())
+    }
+}
+
+/// Whatever carries a message: the stream type of [`Linux`](super::platform::Linux).
+#[derive(Debug)]
+pub enum Stream {
+    /// A socket.
+    Socket(Socket),
+    /// A client's HTTP/2 stream.
+    OfClient(Box<ServerStream>),
+    /// An HTTP/2 stream to an origin.
+    ToOrigin(Box<ClientStream>),
+}
+
+impl From<Box<ServerStream>> for Stream {
+    fn from(stream: Box<ServerStream>) -> Self {
+        Self::OfClient(stream)
+    }
+}
+
+impl From<Box<ClientStream>> for Stream {
+    fn from(stream: Box<ClientStream>) -> Self {
+        Self::ToOrigin(stream)
+    }
+}
+
+macro_rules! each {
+    ($stream:expr, $inner:ident => $call:expr) => {
+        match $stream {
+            Stream::Socket($inner) => $call,
+            Stream::OfClient($inner) => $call,
+            Stream::ToOrigin($inner) => $call,
+        }
+    };
+}
+
+impl Transport for Stream {
+    #[inline]
+    fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
+        each!(self, s => s.try_read(into))
+    }
+
+    #[inline]
+    fn try_write(&self, from: &[u8]) -> io::Result<usize> {
+        each!(self, s => s.try_write(from))
+    }
+
+    fn try_write_vectored(&self, from: &[IoSlice<'_>]) -> io::Result<usize> {
+        each!(self, s => s.try_write_vectored(from))
+    }
+
+    async fn readable(&self) -> io::Result<()> {
+        each!(self, s => s.readable().await)
+    }
+
+    async fn writable(&self) -> io::Result<()> {
+        each!(self, s => s.writable().await)
+    }
+
+    fn peek(&self) -> Peek {
+        each!(self, s => s.peek())
+    }
+
+    fn shutdown_write(&self) {
+        each!(self, s => s.shutdown_write());
+    }
+
+    fn abort_on_close(&self) {
+        each!(self, s => s.abort_on_close());
+    }
+
+    fn splice_fd(&self) -> Option<BorrowedFd<'_>> {
+        each!(self, s => s.splice_fd())
+    }
+
+    fn was_refused(&self) -> bool {
+        each!(self, s => s.was_refused())
     }
 }

@@ -161,12 +161,16 @@ pub(super) async fn open<P: Platform>(
     }
     core.metrics.count(Counter::UpstreamConnects);
     conn.deadline.arm(now, connect_timeout(bound, plan));
-    let outcome = conn.deadline.bound(core.platform.connect(&endpoint.address)).await;
+    let dial = lease.dial();
+    let outcome = conn.deadline.bound(core.platform.connect(&endpoint.address, &dial)).await;
     core.tick_ns();
     match outcome {
-        Ok(Ok(stream)) => {
-            lease.hold(stream, false);
-            Ok(lease)
+        Ok(Ok(connected)) => {
+            if lease.connected(connected, core.now_ms()) {
+                return Ok(lease);
+            }
+            lease.failed();
+            Err(Fault::upstream("upstream_no_streams", 502, Retry::Safe))
         }
         Ok(Err(_)) => {
             core.metrics.count(Counter::UpstreamConnectErrors);
@@ -271,6 +275,7 @@ fn not_sent<P: Platform>(
             lease.failed();
             elapsed(conn, "upstream_write_timeout", 504)
         }
+        _ if lease.stream().was_refused() => refused(),
         _ if lease.reused => {
             Fault::upstream(STALE, 502, if sent == 0 { Retry::Safe } else { Retry::IfIdempotent })
         }
@@ -281,8 +286,16 @@ fn not_sent<P: Platform>(
     }
 }
 
+/// The origin has said that it did not act on the request, so another connection may (RFC 9113 section 8.7).
+fn refused() -> Fault {
+    Fault::upstream("upstream_refused", 503, Retry::Safe)
+}
+
 /// The connection ended before a byte of the response came.
 pub(super) fn closed_before_response<S: Transport>(lease: &Lease<S>) -> Fault {
+    if lease.stream().was_refused() {
+        return refused();
+    }
     if lease.reused {
         return Fault::upstream(STALE, 502, Retry::IfIdempotent);
     }

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::core::{Bound, Core, ListenerId};
+use super::multiplex;
 use super::pump::{Pumping, would_block};
 use super::record::Record;
 use super::request;
@@ -48,14 +49,40 @@ pub(super) enum Progress {
 enum Next {
     Wait,
     End(After),
+    /// The client speaks HTTP/2: what it has said so far.
+    Http2(Vec<u8>),
 }
 
-/// One client's connection.
+/// How HTTP/2 begins on a plain connection, as far as it reads as a head of HTTP/1 (RFC 9113 section 3.4).
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
+
+/// A connection that counts until it is dropped.
+struct Counted<P: Platform> {
+    core: Rc<Core<P>>,
+    listener: ListenerId,
+}
+
+impl<P: Platform> Drop for Counted<P> {
+    fn drop(&mut self) {
+        self.core.closed(self.listener);
+    }
+}
+
+/// What the client speaks; the request path sees HTTP/1.1 form either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wire {
+    Http1,
+    Http2,
+}
+
+/// One client's connection, or one HTTP/2 stream of it, which the request path takes for a connection that carries one
+/// request.
 pub(super) struct Downstream<P: Platform> {
     pub(super) core: Rc<Core<P>>,
     pub(super) stream: P::Stream,
     pub(super) peer: Peer,
     pub(super) listener: ListenerId,
+    pub(super) wire: Wire,
     pub(super) deadline: Deadline,
     requests: Cell<u32>,
     peer_text: PeerText,
@@ -82,29 +109,20 @@ impl PeerText {
     }
 }
 
-impl<P: Platform> Drop for Downstream<P> {
-    fn drop(&mut self) {
-        self.core.closed(self.listener);
-    }
-}
-
 /// Serves a connection to its end. `Core::opened` has been called for it; its end is counted here.
 pub async fn serve<P: Platform>(core: Rc<Core<P>>, stream: P::Stream, peer: Peer, listener: ListenerId) {
-    let conn = Downstream {
-        deadline: core.deadlines.deadline(),
-        core,
-        stream,
-        peer,
-        listener,
-        requests: Cell::new(0),
-        peer_text: PeerText::new(peer.ip()),
-    };
+    let _counted = Counted { core: Rc::clone(&core), listener };
+    let conn = Downstream::new(core, stream, peer, listener, Wire::Http1);
     // A client that speaks first has mostly spoken by the time it is accepted: look before waiting.
     let head = conn.timeouts().0;
     conn.deadline.arm(conn.core.tick_ns() / 1_000_000, head);
     loop {
         match Box::pin(conn.burst()).await {
             Next::Wait => {}
+            Next::Http2(early) => {
+                Box::pin(multiplex::serve(conn.core, conn.stream, peer, listener, early)).await;
+                return;
+            }
             Next::End(After::Linger) => {
                 Box::pin(conn.linger()).await;
                 return;
@@ -117,7 +135,33 @@ pub async fn serve<P: Platform>(core: Rc<Core<P>>, stream: P::Stream, peer: Peer
     }
 }
 
+/// Serves the one request of an HTTP/2 stream.
+pub(super) async fn serve_stream<P: Platform>(conn: Downstream<P>) {
+    conn.deadline.arm(conn.core.tick_ns() / 1_000_000, conn.timeouts().0);
+    // Nothing follows the request, and there is nothing to linger for: a reset of a stream destroys nothing.
+    conn.burst().await;
+}
+
 impl<P: Platform> Downstream<P> {
+    pub(super) fn new(
+        core: Rc<Core<P>>,
+        stream: P::Stream,
+        peer: Peer,
+        listener: ListenerId,
+        wire: Wire,
+    ) -> Self {
+        Self {
+            wire,
+            deadline: core.deadlines.deadline(),
+            core,
+            stream,
+            peer,
+            listener,
+            requests: Cell::new(0),
+            peer_text: PeerText::new(peer.ip()),
+        }
+    }
+
     /// The address as it is written into heads.
     pub(super) fn peer_text(&self) -> &[u8] {
         &self.peer_text.bytes[..usize::from(self.peer_text.length)]
@@ -209,6 +253,12 @@ impl<P: Platform> Downstream<P> {
                 if !ended {
                     break;
                 }
+                if self.requests.get() == 0
+                    && buffer.filled().starts_with(HTTP2_PREFACE)
+                    && self.speaks_http2()
+                {
+                    return Next::Http2(buffer.filled().to_vec());
+                }
                 match request::serve(self, &mut buffer).await {
                     Progress::NeedMore => break,
                     Progress::Done(After::KeepAlive) => {
@@ -223,6 +273,12 @@ impl<P: Platform> Downstream<P> {
             }
             buffer.compact();
         }
+    }
+
+    fn speaks_http2(&self) -> bool {
+        let bound = self.core.bound();
+        let listener = bound.listener(self.listener);
+        listener.is_some_and(|l| bound.snapshot.listeners[l.index].http2.is_some())
     }
 
     /// The head did not come in time.

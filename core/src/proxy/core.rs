@@ -16,11 +16,12 @@ use super::upstream::{self, Lend, Resolved, Upstream};
 use crate::base::buffer::BufferPool;
 use crate::base::deadline::Deadlines;
 use crate::base::signal::Signal;
-use crate::config::snapshot::{Balance, Snapshot};
+use crate::config::snapshot::{Balance, Http2, Snapshot};
 use crate::http::http1::parse::HeadLimits;
 use crate::http::rewrite::Forwarding;
+use crate::net::h2;
 use crate::net::pipe::PipePool;
-use crate::net::platform::Platform;
+use crate::net::platform::{Dial, Platform};
 use crate::policy::balance::Rule;
 use crate::telemetry::metrics::{Counter, Gauges, Metrics, RouteSample, Sample, UpstreamSample};
 
@@ -226,6 +227,7 @@ impl<P: Platform> Core<P> {
                     idle_max: configured.idle_connections_max,
                     pending_max: configured.pending_max,
                     idle_ms: configured.timeouts.idle.as_millis() as u64,
+                    dial: Dial { http2: configured.http2.map(|http2| http2_settings(snapshot, http2)) },
                 };
                 let state = states
                     .entry(Arc::clone(&configured.name))
@@ -415,6 +417,17 @@ impl<P: Platform> Core<P> {
 
 fn bind_listener(snapshot: &Snapshot, index: usize) -> BoundListener {
     BoundListener { index, forwarding: forwarding(snapshot, snapshot.listeners[index].trusted_hops as u8) }
+}
+
+/// Bounds of an HTTP/2 connection, of either end.
+pub(super) fn http2_settings(snapshot: &Snapshot, http2: Http2) -> h2::Settings {
+    h2::Settings {
+        streams_max: http2.streams_max,
+        stream_window: http2.stream_window,
+        connection_window: http2.connection_window,
+        // RFC 9113 section 6.5.2 counts 32 bytes more for each field; the parser has the last word.
+        header_list_bytes: (snapshot.limits.header_bytes_max + 32 * snapshot.limits.header_count_max) as u32,
+    }
 }
 
 fn forwarding(snapshot: &Snapshot, trusted_hops: u8) -> Forwarding {

@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 use std::future::pending;
-use std::io::IoSlice;
+use std::io::{ErrorKind, IoSlice};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -196,6 +196,10 @@ async fn receive<P: Platform>(
             Err(error) if would_block(&error) => {
                 held = (!buffer.is_empty()).then_some(buffer);
                 continue;
+            }
+            Err(error) if error.kind() == ErrorKind::InvalidData => {
+                lease.failed();
+                return Err(Fault::upstream("upstream_h2_malformed", 502, Retry::Never));
             }
             Err(_) if buffer.is_empty() && interim == 0 => return Err(closed_before_response(lease)),
             Err(_) => {

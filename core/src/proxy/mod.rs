@@ -9,6 +9,7 @@ pub mod connection;
 pub mod core;
 mod exchange;
 pub mod log;
+mod multiplex;
 mod pump;
 mod record;
 mod request;

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use super::attempt;
-use super::connection::{After, Downstream, Progress};
+use super::connection::{After, Downstream, Progress, Wire};
 use super::core::Bound;
 use super::log::{self, Draft, Wanted};
 use super::record::Record;
@@ -172,7 +172,7 @@ fn decide<P: Platform>(
     let client = client_ip(conn, bound, &head);
     let wanted = wanted(conn, bound);
     if wanted != Wanted::Never {
-        record.draft = Some(Box::new(draft(&head, client, wanted)));
+        record.draft = Some(Box::new(draft(conn.wire, &head, client, wanted)));
     }
     let asker = Asker { version: head.version, method: head.method };
     let keep_alive = head.keep_alive && conn.may_serve_more(bound);
@@ -399,7 +399,7 @@ fn wanted<P: Platform>(conn: &Downstream<P>, bound: &Bound<P::Stream>) -> Wanted
     log::wanted(log.mode, log.sample, || conn.core.platform.random())
 }
 
-fn draft(head: &RequestHead<'_, '_>, client: Option<IpAddr>, wanted: Wanted) -> Draft {
+fn draft(wire: Wire, head: &RequestHead<'_, '_>, client: Option<IpAddr>, wanted: Wanted) -> Draft {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Draft {
         method: text(head.method_text),
@@ -407,9 +407,10 @@ fn draft(head: &RequestHead<'_, '_>, client: Option<IpAddr>, wanted: Wanted) -> 
         host: text(head.host),
         client,
         user_agent: head.header("user-agent").map(text).unwrap_or_default(),
-        version: match head.version {
-            Version::Http10 => "HTTP/1.0",
-            Version::Http11 => "HTTP/1.1",
+        version: match (wire, head.version) {
+            (Wire::Http2, _) => "HTTP/2.0",
+            (Wire::Http1, Version::Http10) => "HTTP/1.0",
+            (Wire::Http1, Version::Http11) => "HTTP/1.1",
         },
         wanted,
     }

@@ -14,6 +14,8 @@ use crossbeam_queue::ArrayQueue;
 
 use crate::base::limits::LENT_CONNECTIONS_MAX;
 use crate::net::connect::Address;
+use crate::net::h2::client::{ClientStream, Session};
+use crate::net::platform::{Connected, Dial};
 use crate::net::stream::{Peek, Transport};
 use crate::policy::balance::{self, Candidate, Rule};
 
@@ -91,6 +93,8 @@ pub struct Settings {
     pub pending_max: u32,
     /// After how long an idle connection is closed.
     pub idle_ms: u64,
+    /// How its endpoints are spoken to.
+    pub dial: Dial,
 }
 
 /// One upstream's state.
@@ -115,6 +119,10 @@ pub struct Endpoint<S> {
     weight: u32,
     shelf: Arc<Shelf>,
     idle: RefCell<Vec<Idle<S>>>,
+    /// Connections that carry many requests at once.
+    sessions: RefCell<Vec<Multiplexed>>,
+    /// One of these is being opened: whoever needs one waits for it instead of opening another.
+    dialling: Cell<bool>,
     /// Connections open, idle ones included.
     open: Cell<u32>,
     active: Cell<u32>,
@@ -128,6 +136,13 @@ pub struct Endpoint<S> {
 struct Idle<S> {
     stream: S,
     since_ms: u64,
+}
+
+#[derive(Debug)]
+struct Multiplexed {
+    session: Rc<Session>,
+    /// When it was last seen carrying a request.
+    used_ms: u64,
 }
 
 #[derive(Debug)]
@@ -205,8 +220,7 @@ impl<S: Transport> Upstream<S> {
                 Candidate {
                     weight: endpoint.weight,
                     active: endpoint.active.get(),
-                    usable: endpoint.has_room(settings.connections_max)
-                        && !avoid.is_some_and(|a| Rc::ptr_eq(a, endpoint)),
+                    usable: endpoint.has_room(&settings) && !avoid.is_some_and(|a| Rc::ptr_eq(a, endpoint)),
                 }
             })
         };
@@ -269,6 +283,12 @@ impl<S: Transport> Upstream<S> {
             idle.retain(|i| i.stream.peek() == Peek::Quiet);
             stale += (timely - idle.len()) as u64;
             endpoint.open.set(endpoint.open.get() - (before - idle.len()) as u32);
+            endpoint.retain_sessions(|m| {
+                if m.session.streams() > 0 {
+                    m.used_ms = now_ms;
+                }
+                !m.session.is_over() && now_ms.saturating_sub(m.used_ms) < settings.idle_ms
+            });
             // The bottom of the stack has not been needed for a whole round: half of it may help others.
             let unused =
                 idle.iter().filter(|i| now_ms.saturating_sub(i.since_ms) > LEND_AFTER_IDLE_MS).count();
@@ -340,6 +360,8 @@ impl<S> Endpoint<S> {
             weight: resolved.weight,
             shelf: Arc::clone(&resolved.shelf),
             idle: RefCell::default(),
+            sessions: RefCell::default(),
+            dialling: Cell::new(false),
             open: Cell::new(0),
             active: Cell::new(0),
             retired: Cell::new(false),
@@ -348,8 +370,32 @@ impl<S> Endpoint<S> {
         }
     }
 
-    fn has_room(&self, connections_max: u32) -> bool {
-        self.open.get() < connections_max || !self.idle.borrow().is_empty()
+    fn has_room(&self, settings: &Settings) -> bool {
+        if settings.dial.http2.is_none() {
+            return self.open.get() < settings.connections_max || !self.idle.borrow().is_empty();
+        }
+        (self.open.get() < settings.connections_max && !self.dialling.get())
+            || self.sessions.borrow().iter().any(|m| m.session.has_room())
+    }
+
+    /// Drops the sessions that `keep` does not want. A dropped one ends with its last stream.
+    fn retain_sessions(&self, mut keep: impl FnMut(&mut Multiplexed) -> bool) -> u32 {
+        let mut sessions = self.sessions.borrow_mut();
+        let before = sessions.len();
+        sessions.retain_mut(&mut keep);
+        let dropped = (before - sessions.len()) as u32;
+        self.open.set(self.open.get() - dropped);
+        dropped
+    }
+
+    /// A stream on the first connection that has room for one: the others may grow idle and be closed.
+    fn open_stream(&self, now_ms: u64) -> Option<ClientStream> {
+        self.retain_sessions(|m| !m.session.is_over());
+        self.sessions.borrow_mut().iter_mut().find_map(|m| {
+            let stream = m.session.open()?;
+            m.used_ms = now_ms;
+            Some(stream)
+        })
     }
 
     fn retire(&self) {
@@ -360,6 +406,8 @@ impl<S> Endpoint<S> {
     fn close_idle(&self) {
         let closed = self.idle.borrow_mut().drain(..).count() as u32;
         self.open.set(self.open.get() - closed);
+        // Those that carry requests live until these are over.
+        self.retain_sessions(|_| false);
         while self.shelf.borrow().is_some() {}
     }
 
@@ -395,6 +443,16 @@ pub struct Lease<S: Transport> {
     stream: Option<S>,
     /// It has carried a request before: an origin may just be closing it.
     pub reused: bool,
+    /// It has a place among the endpoint's connections to itself; a stream shares one with others.
+    place: Share,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Share {
+    Own,
+    /// The same, while a connection is being opened that others wait for.
+    Dialling,
+    Stream,
 }
 
 /// What a request needs of its connection.
@@ -408,7 +466,7 @@ pub enum Need {
     New,
 }
 
-impl<S: Transport> Lease<S> {
+impl<S: Transport + From<Box<ClientStream>>> Lease<S> {
     /// Reserves a place at the endpoint and looks for an idle connection: the one used last, as it is the most likely
     /// to live. Counts dead ones met on the way into `stale`.
     pub fn take(
@@ -418,8 +476,12 @@ impl<S: Transport> Lease<S> {
         now_ms: u64,
         stale: &mut u64,
     ) -> (Self, Found<S>) {
+        let settings = upstream.settings.get();
+        if settings.dial.http2.is_some() {
+            return Self::take_stream(upstream, endpoint, now_ms);
+        }
         let found = loop {
-            if need == Need::New && endpoint.open.get() < upstream.settings.get().connections_max {
+            if need == Need::New && endpoint.open.get() < settings.connections_max {
                 break None;
             }
             let Some(idle) = endpoint.idle.borrow_mut().pop() else { break None };
@@ -442,15 +504,60 @@ impl<S: Transport> Lease<S> {
             let lent = if need == Need::New { None } else { endpoint.shelf.borrow() };
             lent.map_or(Found::Nothing, Found::Lent)
         };
+        (Self::new(upstream, endpoint, Share::Own), found)
+    }
+
+    fn take_stream(upstream: &Rc<Upstream<S>>, endpoint: &Rc<Endpoint<S>>, now_ms: u64) -> (Self, Found<S>) {
+        if let Some(stream) = endpoint.open_stream(now_ms) {
+            return (Self::new(upstream, endpoint, Share::Stream), Found::Kept(S::from(Box::new(stream))));
+        }
+        endpoint.open.set(endpoint.open.get() + 1);
+        endpoint.dialling.set(true);
+        (Self::new(upstream, endpoint, Share::Dialling), Found::Nothing)
+    }
+
+    /// How a new connection is to be opened.
+    pub fn dial(&self) -> Dial {
+        self.upstream.settings.get().dial
+    }
+
+    /// Gives the lease the connection that was opened for it. False if it is of no use: its origin allows no streams.
+    pub fn connected(&mut self, connected: Connected<S>, now_ms: u64) -> bool {
+        match connected {
+            Connected::Stream(stream) => self.hold(stream, false),
+            Connected::Session(session) => {
+                let Some(stream) = session.open() else { return false };
+                self.hold(S::from(Box::new(stream)), false);
+                if !self.endpoint.retired.get() {
+                    self.endpoint.sessions.borrow_mut().push(Multiplexed { session, used_ms: now_ms });
+                    // The place is the session's now.
+                    self.leave_place(Share::Stream);
+                }
+            }
+        }
+        true
+    }
+}
+
+impl<S: Transport> Lease<S> {
+    fn new(upstream: &Rc<Upstream<S>>, endpoint: &Rc<Endpoint<S>>, place: Share) -> Self {
         endpoint.active.set(endpoint.active.get() + 1);
         endpoint.requests.set(endpoint.requests.get() + 1);
-        let lease = Self {
+        Self {
             upstream: Rc::clone(upstream),
             endpoint: Rc::clone(endpoint),
             stream: None,
             reused: false,
-        };
-        (lease, found)
+            place,
+        }
+    }
+
+    fn leave_place(&mut self, next: Share) {
+        if std::mem::replace(&mut self.place, next) == Share::Dialling {
+            self.endpoint.dialling.set(false);
+            // All that waited for it: there is room for many, or none, and then one of them must dial.
+            self.upstream.call_all();
+        }
     }
 
     /// Gives the lease its connection.
@@ -471,6 +578,9 @@ impl<S: Transport> Lease<S> {
 
     /// The exchange ended cleanly: keeps the connection for the next one, if there is room.
     pub fn keep(mut self, now_ms: u64) {
+        if self.place != Share::Own {
+            return;
+        }
         let settings = self.upstream.settings.get();
         let mut idle = self.endpoint.idle.borrow_mut();
         if self.endpoint.retired.get() || idle.len() >= settings.idle_max as usize {
@@ -486,7 +596,12 @@ impl<S: Transport> Lease<S> {
 
 impl<S: Transport> Drop for Lease<S> {
     fn drop(&mut self) {
-        self.endpoint.open.set(self.endpoint.open.get() - 1);
+        if self.place != Share::Stream {
+            self.endpoint.open.set(self.endpoint.open.get() - 1);
+        }
+        self.leave_place(Share::Stream);
+        // The stream's place on its connection is free before somebody is called to it.
+        self.stream = None;
         self.endpoint.active.set(self.endpoint.active.get() - 1);
         self.upstream.call_next();
     }
