@@ -766,7 +766,7 @@ fn default_upstream_connections_max() -> u32 {
 }
 
 fn default_idle_connections_max() -> u32 {
-    128
+    1_024
 }
 
 fn default_pending_max() -> u32 {
