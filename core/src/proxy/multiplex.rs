@@ -35,7 +35,7 @@ pub(super) async fn serve<P: Platform>(
     let deadline = core.deadlines.deadline();
     let born_ms = core.tick_ns() / 1_000_000;
     deadline.arm(born_ms, limits.preface);
-    let greeting = ServerConnection::new(stream, early, &limits.settings, core.platform.clock());
+    let greeting = ServerConnection::new(stream, &early, &limits.settings, core.platform.clock());
     let Ok(Some(mut connection)) = deadline.bound(greeting).await else {
         core.metrics.refused("h2_preface");
         return;

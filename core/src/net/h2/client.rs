@@ -54,7 +54,7 @@ impl Session {
         settings: &Settings,
         clock: Monotonic,
     ) -> io::Result<Rc<Self>> {
-        let shared = Shared::new(stream, Guard::of_server(clock));
+        let shared = Shared::new(stream, Guard::of_server(clock), &[]);
         let builder = {
             let mut builder = Builder::new();
             builder
@@ -65,7 +65,7 @@ impl Session {
                 .max_send_buffer_size(SEND_BUFFER_BYTES);
             builder
         };
-        let handshake = builder.handshake(Wire::new(&shared, Vec::new()));
+        let handshake = builder.handshake(Wire::new(&shared));
         let mut handshake = Box::pin(handshake);
         let (requests, mut connection) =
             drive(&shared, |cx| handshake.as_mut().poll(cx)).await.map_err(broken)?;

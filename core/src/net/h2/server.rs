@@ -47,8 +47,8 @@ pub enum Incoming {
 
 impl<S: Transport> ServerConnection<S> {
     /// Greets a client. `early` was read from the stream already. `None`: it did not speak HTTP/2, or went away.
-    pub async fn new(stream: S, early: Vec<u8>, settings: &Settings, clock: Monotonic) -> Option<Self> {
-        let shared = Shared::new(stream, Guard::of_client(clock));
+    pub async fn new(stream: S, early: &[u8], settings: &Settings, clock: Monotonic) -> Option<Self> {
+        let shared = Shared::new(stream, Guard::of_client(clock), early);
         let mut handshake = Builder::new()
             .max_concurrent_streams(settings.streams_max)
             .initial_window_size(settings.stream_window)
@@ -56,7 +56,7 @@ impl<S: Transport> ServerConnection<S> {
             .max_header_list_size(settings.header_list_bytes)
             .max_send_buffer_size(SEND_BUFFER_BYTES)
             .enable_connect_protocol()
-            .handshake(Wire::new(&shared, early));
+            .handshake(Wire::new(&shared));
         let greeted = drive(&shared, |cx| std::pin::Pin::new(&mut handshake).poll(cx)).await;
         Some(Self { h2: greeted.ok()?, shared, calmed: false })
     }
