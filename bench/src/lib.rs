@@ -9,4 +9,6 @@ pub mod net;
 pub mod origin;
 pub mod report;
 pub mod runtime;
+pub mod stream;
+pub mod tls;
 pub mod usage;

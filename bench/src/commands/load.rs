@@ -17,14 +17,16 @@ use ringway_bench::{
         self, Arrivals, Check, Config, Digest, Extent, Observer, Pace, Request, Target,
         stats::{Second, Totals},
     },
+    net::Address,
     report,
     runtime::Io,
+    tls::settings::{ClientSettings, Identity, Resumption, Trust, Version},
 };
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("extent").args(["duration", "requests"]))]
 pub(crate) struct LoadArgs {
-    /// One or more URLs, http://host:port/path
+    /// One or more URLs, http://host:port/path or https://host:port/path
     #[arg(required = true, value_name = "URL")]
     urls: Vec<String>,
     /// How often each URL gets its turn, in the order of the URLs: 3,1
@@ -78,6 +80,14 @@ pub(crate) struct LoadArgs {
     #[arg(long, value_name = "DIGEST", num_args = 0..=1, default_missing_value = "first", require_equals = true,
           value_parser = parse_digest)]
     verify: Option<Digest>,
+    /// Connect here instead of where the URLs lead, `host:port` or `unix:/path`
+    #[arg(long, value_name = "ADDR", conflicts_with = "unix_socket")]
+    connect_to: Option<String>,
+    /// Connect to this Unix socket instead of where the URLs lead
+    #[arg(long, value_name = "PATH")]
+    unix_socket: Option<PathBuf>,
+    #[command(flatten)]
+    tls: TlsArgs,
     /// Pin the threads to these cores, in turn: 1,2
     #[arg(long, value_delimiter = ',')]
     cores: Vec<usize>,
@@ -95,6 +105,48 @@ pub(crate) struct LoadArgs {
     /// No progress line, even on a terminal
     #[arg(short, long)]
     quiet: bool,
+}
+
+/// Names as curl has them.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "TLS")]
+struct TlsArgs {
+    /// Take any certificate for any name
+    #[arg(short = 'k', long, conflicts_with = "cacert")]
+    insecure: bool,
+    /// Authorities to believe, PEM; otherwise those of the system
+    #[arg(long, value_name = "FILE")]
+    cacert: Option<PathBuf>,
+    /// Certificate chain to show when asked, PEM
+    #[arg(long, value_name = "FILE", requires = "key")]
+    cert: Option<PathBuf>,
+    /// Its key, PEM
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
+    #[arg(long, value_enum, value_name = "VERSION", default_value = "1.2")]
+    tls_min: Version,
+    #[arg(long, value_enum, value_name = "VERSION", default_value = "1.3")]
+    tls_max: Version,
+    /// Off: a full handshake for each new connection
+    #[arg(long, value_enum, value_name = "SWITCH", default_value_t)]
+    tls_resumption: Resumption,
+}
+
+impl TlsArgs {
+    fn settings(&self) -> ClientSettings {
+        let identity = self.cert.clone().zip(self.key.clone());
+        ClientSettings {
+            trust: match &self.cacert {
+                _ if self.insecure => Trust::Everyone,
+                Some(path) => Trust::File(path.clone()),
+                None => Trust::System,
+            },
+            identity: identity.map(|(certificates, key)| Identity { certificates, key }),
+            version_min: self.tls_min,
+            version_max: self.tls_max,
+            resumption: self.tls_resumption,
+        }
+    }
 }
 
 pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<ExitCode> {
@@ -136,9 +188,19 @@ fn config(args: &LoadArgs) -> anyhow::Result<Config> {
     if !args.weights.is_empty() && args.weights.len() != args.urls.len() {
         bail!("{} weights for {} URLs", args.weights.len(), args.urls.len());
     }
+    let elsewhere = match (&args.unix_socket, &args.connect_to) {
+        (Some(path), _) => Some(Address::Unix(path.clone())),
+        (None, Some(text)) => {
+            Some(Address::resolve(text).with_context(|| format!("no address in {text:?}"))?)
+        }
+        (None, None) => None,
+    };
     let weights = args.weights.iter().copied().chain(std::iter::repeat(1));
-    let targets: Result<Vec<Target>, _> =
-        args.urls.iter().zip(weights).map(|(url, weight)| Target::parse(url, weight)).collect();
+    let target = |(url, weight): (&String, u32)| match &elsewhere {
+        Some(address) => Target::parse_to(url, weight, address.clone()),
+        None => Target::parse(url, weight),
+    };
+    let targets: Result<Vec<Target>, _> = args.urls.iter().zip(weights).map(target).collect();
     let body = match (&args.body, &args.body_file) {
         (Some(body), _) => body.clone().into_bytes(),
         (None, Some(path)) => fs::read(path).with_context(|| path.display().to_string())?,
@@ -160,6 +222,7 @@ fn config(args: &LoadArgs) -> anyhow::Result<Config> {
             body_bytes: args.expect_length,
             digest: args.verify.unwrap_or(Digest::Unchecked),
         },
+        tls: args.tls.settings(),
         io: args.io,
         cores: args.cores.clone(),
     })

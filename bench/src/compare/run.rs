@@ -29,6 +29,7 @@ use crate::{
     net::{self, Address},
     origin::pattern,
     runtime::Io,
+    tls::settings::ClientSettings,
     usage::{self, Memory, Usage},
 };
 
@@ -359,7 +360,13 @@ impl<'a> Stage<'a> {
         let authority = format!("127.0.0.1:{port}");
         let address = Address::resolve(&authority)?;
         Ok(Config {
-            targets: vec![Target { address, authority, path: self.suite.path.clone(), weight: 1 }],
+            targets: vec![Target {
+                address,
+                server_name: None,
+                authority,
+                path: self.suite.path.clone(),
+                weight: 1,
+            }],
             request: Request {
                 method: self.suite.method.clone(),
                 headers: Vec::new(),
@@ -377,6 +384,7 @@ impl<'a> Stage<'a> {
                 body_bytes: self.suite.body_bytes(),
                 digest: Digest::Unchecked,
             },
+            tls: ClientSettings::default(),
             io: Io::Auto,
             cores: self.load_cores.clone(),
         })

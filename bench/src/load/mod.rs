@@ -24,6 +24,7 @@ use std::{
 use crate::{
     net::{self, Address},
     runtime::{self, Io},
+    tls::settings::{BadSettings, ClientSettings},
 };
 
 mod connection;
@@ -32,7 +33,7 @@ pub mod stats;
 pub mod target;
 mod worker;
 
-use stats::{Interval, Report, Second, Totals};
+use stats::{Interval, Report, Second, Seen, Totals};
 pub use target::{Request, Target};
 
 /// Connections and the generator's own descriptors beside them.
@@ -95,6 +96,8 @@ pub struct Config {
     /// A new connection after so many requests.
     pub requests_per_connection: Option<u64>,
     pub check: Check,
+    /// Of use to targets with `https`.
+    pub tls: ClientSettings,
     pub io: Io,
     /// Cores for the threads, in turn. Empty: wherever the scheduler likes.
     pub cores: Vec<usize>,
@@ -108,6 +111,8 @@ pub enum Error {
     TooFewConnections { connections: usize, needed: usize },
     /// The hard limit of open files is lower than what the connections need.
     Descriptors { needed: u64, limit: u64 },
+    /// Certificates, keys or versions that TLS can't be made with.
+    Tls(BadSettings),
     /// The generator itself could not start: runtime, thread or pinning.
     Start(io::Error),
 }
@@ -125,6 +130,7 @@ impl fmt::Display for Error {
             Self::Descriptors { needed, limit } => {
                 write!(f, "{needed} descriptors are needed and the limit is {limit} (ulimit -Hn)")
             }
+            Self::Tls(cause) => cause.fmt(f),
             Self::Start(cause) => write!(f, "the generator does not start: {cause}"),
         }
     }
@@ -155,6 +161,8 @@ pub fn run(config: &Config, stop: &Arc<AtomicBool>, observer: &mut dyn Observer)
     }
     let needed = config.connections as u64 + DESCRIPTORS_SPARE;
     net::ensure_descriptors(needed).map_err(|limit| Error::Descriptors { needed, limit })?;
+    let uses_tls = lanes.iter().any(|lane| lane.server_name.is_some());
+    let tls = uses_tls.then(|| config.tls.build(&["http/1.1"])).transpose().map_err(Error::Tls)?;
     for lane in &lanes {
         net::probe(&lane.address, PROBE_TIMEOUT)
             .map_err(|cause| Error::Unreachable { target: lane.address.to_string(), cause })?;
@@ -163,6 +171,8 @@ pub fn run(config: &Config, stop: &Arc<AtomicBool>, observer: &mut dyn Observer)
     let plan = Arc::new(Plan {
         config: config.clone(),
         lanes,
+        tls,
+        seen: Seen::default(),
         epoch: Instant::now(),
         window_start: config.warm_up,
         stop: stop.clone(),
@@ -182,11 +192,13 @@ pub fn run(config: &Config, stop: &Arc<AtomicBool>, observer: &mut dyn Observer)
     }
 }
 
-/// What all threads of a run share, unchanging but for the two flags.
+/// What all threads of a run share, unchanging but for what is told once and the two flags.
 #[derive(Debug)]
 struct Plan {
     config: Config,
     lanes: Vec<target::Lane>,
+    tls: Option<rustls::ClientConfig>,
+    seen: Seen,
     epoch: Instant,
     /// End of the warm-up, from the epoch.
     window_start: Duration,
@@ -259,7 +271,7 @@ impl<'a> Gathering<'a> {
         for (_, (_, interval)) in std::mem::take(&mut self.open) {
             self.close(&interval, observer);
         }
-        Report::new(&self.plan.config, &self.totals, self.seconds, self.plan.is_stopped())
+        Report::new(&self.plan.config, &self.totals, &self.plan.seen, self.seconds, self.plan.is_stopped())
     }
 
     fn take(&mut self, interval: Interval, observer: &mut dyn Observer) {

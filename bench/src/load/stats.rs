@@ -1,11 +1,12 @@
 //! What a run counts, per second while it lasts and in sum at its end.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::OnceLock};
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::{Arrivals, Config, Extent, Pace};
+use super::{Arrivals, Config, Extent, Pace, Target};
+use crate::tls::Negotiated;
 
 /// Latencies are recorded in nanoseconds, from this to an hour, with three significant digits.
 const LATENCY_NS_MIN: u64 = 100;
@@ -19,6 +20,8 @@ pub fn histogram() -> Histogram<u64> {
 pub enum ErrorKind {
     /// No connection came about.
     Connect,
+    /// A connection came about, and no TLS over it; or TLS broke later.
+    Tls,
     /// The last byte did not come in time.
     Timeout,
     /// The connection ended or was reset before a response began, or within its head.
@@ -33,8 +36,9 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Connect,
+        Self::Tls,
         Self::Timeout,
         Self::Reset,
         Self::Status,
@@ -46,6 +50,7 @@ impl ErrorKind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Connect => "connect",
+            Self::Tls => "tls",
             Self::Timeout => "timeout",
             Self::Reset => "reset",
             Self::Status => "status",
@@ -81,6 +86,8 @@ pub struct Counts {
     pub statuses: [u64; 6],
     pub body_bytes: u64,
     pub connections: u64,
+    pub handshakes_full: u64,
+    pub handshakes_resumed: u64,
     /// Due in the open loop and not sent before the end.
     pub unsent: u64,
 }
@@ -94,6 +101,8 @@ impl Counts {
         self.requests += other.requests;
         self.body_bytes += other.body_bytes;
         self.connections += other.connections;
+        self.handshakes_full += other.handshakes_full;
+        self.handshakes_resumed += other.handshakes_resumed;
         self.unsent += other.unsent;
         for (sum, more) in self.errors.iter_mut().zip(other.errors) {
             *sum += more;
@@ -219,6 +228,39 @@ impl Latency {
     }
 }
 
+/// What TLS was like.
+#[derive(Debug, Clone, Serialize)]
+pub struct Tls {
+    /// Of the run's first handshake.
+    pub version: Option<&'static str>,
+    pub cipher: Option<String>,
+    pub alpn: Option<String>,
+    pub handshakes_full: u64,
+    pub handshakes_resumed: u64,
+    pub first_error: Option<String>,
+}
+
+impl Tls {
+    pub(super) fn new(seen: &Seen, counts: &Counts) -> Self {
+        let first = seen.negotiated.get();
+        Self {
+            version: first.map(|n| n.version),
+            cipher: first.map(|n| n.cipher.clone()),
+            alpn: first.and_then(|n| n.alpn.clone()),
+            handshakes_full: counts.handshakes_full,
+            handshakes_resumed: counts.handshakes_resumed,
+            first_error: seen.tls_error.get().cloned(),
+        }
+    }
+}
+
+/// What is told once for all threads, by the first that sees it.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    pub(super) negotiated: OnceLock<Negotiated>,
+    pub(super) tls_error: OnceLock<String>,
+}
+
 /// The outcome of a run, as printed and as JSON.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
@@ -238,6 +280,8 @@ pub struct Report {
     pub body_bytes: u64,
     pub body_bytes_per_s: f64,
     pub connections_opened: u64,
+    /// With `https`.
+    pub tls: Option<Tls>,
     /// In the open loop from the intended send time.
     pub latency: Latency,
     /// In the open loop: from the actual send time, which a stall can hide.
@@ -254,7 +298,13 @@ pub struct Report {
 }
 
 impl Report {
-    pub(super) fn new(config: &Config, totals: &Totals, seconds: Vec<Second>, interrupted: bool) -> Self {
+    pub(super) fn new(
+        config: &Config,
+        totals: &Totals,
+        seen: &Seen,
+        seconds: Vec<Second>,
+        interrupted: bool,
+    ) -> Self {
         const CLASSES: [&str; 6] = ["other", "1xx", "2xx", "3xx", "4xx", "5xx"];
         let counts = &totals.counts;
         let elapsed_s = totals.until_ns as f64 / 1e9;
@@ -266,7 +316,7 @@ impl Report {
         };
         let sent = (counts.requests + counts.errors_sum()).max(1);
         Self {
-            targets: config.targets.iter().map(|t| format!("http://{}{}", t.authority, t.path)).collect(),
+            targets: config.targets.iter().map(Target::url).collect(),
             method: config.request.method.clone(),
             connections: config.connections,
             threads: config.threads,
@@ -279,6 +329,7 @@ impl Report {
             body_bytes: counts.body_bytes,
             body_bytes_per_s: per_s(counts.body_bytes),
             connections_opened: counts.connections,
+            tls: config.targets.iter().any(|t| t.server_name.is_some()).then(|| Tls::new(seen, counts)),
             latency: Latency::of(&totals.latency),
             service: rate_asked_per_s.map(|_| Latency::of(&totals.service)),
             statuses: CLASSES.into_iter().zip(counts.statuses).filter(|&(_, n)| n > 0).collect(),

@@ -2,6 +2,8 @@
 
 use std::{fmt, io, sync::OnceLock};
 
+use rustls::pki_types::ServerName;
+
 use super::{Check, Digest, resolve};
 use crate::{
     http1::{self, BodyExpected},
@@ -11,7 +13,10 @@ use crate::{
 /// One URL of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
+    /// Where connections go: what the URL names, unless told otherwise.
     pub address: Address,
+    /// With `https`: who must answer there.
+    pub server_name: Option<ServerName<'static>>,
     /// For the Host field.
     pub authority: String,
     /// Path and query, never empty.
@@ -26,14 +31,19 @@ pub enum BadTarget {
     /// A scheme that this build does not speak.
     Scheme(String),
     Name(String, io::Error),
+    /// No certificate can be for this name.
+    ServerName(String),
 }
 
 impl fmt::Display for BadTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotAUrl(url) => write!(f, "{url:?} is no URL like http://host:port/path"),
-            Self::Scheme(scheme) => write!(f, "the scheme {scheme:?} is not spoken here, only http"),
+            Self::Scheme(scheme) => {
+                write!(f, "the scheme {scheme:?} is not spoken here, only http and https")
+            }
             Self::Name(name, cause) => write!(f, "no address for {name:?}: {cause}"),
+            Self::ServerName(name) => write!(f, "{name:?} is no host name that a certificate can be for"),
         }
     }
 }
@@ -42,19 +52,51 @@ impl std::error::Error for BadTarget {}
 
 impl Target {
     pub fn parse(url: &str, weight: u32) -> Result<Self, BadTarget> {
+        Self::parse_with(url, weight, None)
+    }
+
+    /// The same, with connections to `address` whatever host the URL names.
+    pub fn parse_to(url: &str, weight: u32, address: Address) -> Result<Self, BadTarget> {
+        Self::parse_with(url, weight, Some(address))
+    }
+
+    fn parse_with(url: &str, weight: u32, address: Option<Address>) -> Result<Self, BadTarget> {
         let parts = http1::split_url(url).ok_or_else(|| BadTarget::NotAUrl(url.to_owned()))?;
-        if parts.scheme != "http" {
-            return Err(BadTarget::Scheme(parts.scheme));
-        }
+        let default_port = match parts.scheme.as_str() {
+            "http" => 80,
+            "https" => 443,
+            _ => return Err(BadTarget::Scheme(parts.scheme)),
+        };
         let authority = url[parts.authority].to_owned();
         let path = match &url[parts.path] {
             "" => "/".to_owned(),
             query if query.starts_with('?') => format!("/{query}"),
             path => path.to_owned(),
         };
-        let address = resolve(&authority, 80).map_err(|e| BadTarget::Name(authority.clone(), e))?;
-        Ok(Self { address, authority, path, weight })
+        let server_name = match default_port {
+            443 => Some(server_name(&authority)?),
+            _ => None,
+        };
+        let address = match address {
+            Some(address) => address,
+            None => resolve(&authority, default_port).map_err(|e| BadTarget::Name(authority.clone(), e))?,
+        };
+        Ok(Self { address, server_name, authority, path, weight })
     }
+
+    pub fn url(&self) -> String {
+        let scheme = if self.server_name.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}{}", self.authority, self.path)
+    }
+}
+
+/// The authority's host, as certificates name it.
+fn server_name(authority: &str) -> Result<ServerName<'static>, BadTarget> {
+    let host = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, _)) => address,
+        None => authority.rsplit_once(':').map_or(authority, |(host, _)| host),
+    };
+    ServerName::try_from(host.to_owned()).map_err(|_| BadTarget::ServerName(host.to_owned()))
 }
 
 /// What is sent to every target.
@@ -111,10 +153,11 @@ enum Close {
     No,
 }
 
-/// All that goes to one address, and so over the same connections.
+/// All that goes to one server at one address, and so over the same connections.
 #[derive(Debug)]
 pub(super) struct Lane {
     pub(super) address: Address,
+    pub(super) server_name: Option<ServerName<'static>>,
     pub(super) weight: u64,
     pub(super) encoded: Vec<Encoded>,
     /// Order in which the targets take turns: indices into `encoded`, evenly mixed by weight.
@@ -144,13 +187,15 @@ pub(super) fn lanes(targets: &[Target], request: &Request, check: &Check) -> Vec
             body_expected: request.body_expected(),
             digest,
         };
-        if let Some((lane, weights)) = lanes.iter_mut().find(|(lane, _)| lane.address == target.address) {
+        let same = |lane: &Lane| lane.address == target.address && lane.server_name == target.server_name;
+        if let Some((lane, weights)) = lanes.iter_mut().find(|(lane, _)| same(lane)) {
             lane.encoded.push(encoded);
             lane.weight += u64::from(target.weight);
             weights.push(target.weight);
         } else {
             let (address, weight) = (target.address.clone(), u64::from(target.weight));
-            let lane = Lane { address, weight, encoded: vec![encoded], turns: Vec::new() };
+            let server_name = target.server_name.clone();
+            let lane = Lane { address, server_name, weight, encoded: vec![encoded], turns: Vec::new() };
             lanes.push((lane, vec![target.weight]));
         }
     }
@@ -177,6 +222,7 @@ pub(super) fn turns(weights: &[u32]) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::{BadTarget, Check, Digest, Request, Target, lanes, turns};
+    use crate::net::Address;
 
     const UNCHECKED: Check = Check { status: None, body_bytes: None, digest: Digest::Unchecked };
 
@@ -187,7 +233,25 @@ mod tests {
         let target = Target::parse("http://127.0.0.1", 1).expect("a good URL");
         assert_eq!((target.address.to_string(), target.path), ("127.0.0.1:80".to_owned(), "/".to_owned()));
         let target = Target::parse("http://[::1]?x", 1).expect("a good URL");
+        assert_eq!((target.server_name.as_ref(), target.url()), (None, "http://[::1]/?x".to_owned()));
         assert_eq!((target.address.to_string(), target.path), ("[::1]:80".to_owned(), "/?x".to_owned()));
+        let target = Target::parse("https://127.0.0.1/a", 1).expect("a good URL");
+        assert_eq!(
+            (target.address.to_string(), target.url().as_str()),
+            ("127.0.0.1:443".to_owned(), "https://127.0.0.1/a")
+        );
+        let elsewhere = Address::resolve("127.0.0.1:9").expect("an address");
+        let hosts =
+            [("a.test:1", "a.test"), ("A.test", "A.test"), ("[::1]:2", "::1"), ("1.2.3.4:5", "1.2.3.4")];
+        for (authority, name) in hosts {
+            let target = Target::parse_to(&format!("https://{authority}/"), 1, elsewhere.clone());
+            let target = target.unwrap_or_else(|e| panic!("{authority}: {e}"));
+            assert_eq!(target.address, elsewhere, "{authority}");
+            assert_eq!(target.server_name.map(|name| name.to_str().into_owned()).as_deref(), Some(name));
+        }
+        let nobody = Target::parse_to("https://a b/", 1, elsewhere.clone());
+        assert!(matches!(nobody, Err(BadTarget::NotAUrl(_))));
+        assert!(matches!(Target::parse_to("https://-/", 1, elsewhere), Err(BadTarget::ServerName(_))));
         assert!(matches!(Target::parse("gopher://x/", 1), Err(BadTarget::Scheme(_))));
         assert!(matches!(Target::parse("nonsense", 1), Err(BadTarget::NotAUrl(_))));
         assert!(matches!(Target::parse("http://127.0.0.1:notaport/", 1), Err(BadTarget::Name(..))));

@@ -23,6 +23,8 @@ use super::{
 };
 use crate::{
     net::{Socket, Timer},
+    stream::{Broken, Buffers},
+    tls::{self, Handshake},
     usage,
 };
 
@@ -43,7 +45,9 @@ pub(super) struct Share {
 
 pub(super) struct Worker {
     pub(super) plan: Arc<Plan>,
-    pub(super) scratch: RefCell<Vec<u8>>,
+    pub(super) buffers: Buffers,
+    /// With sessions to resume that are this thread's own.
+    pub(super) tls: Option<Arc<rustls::ClientConfig>>,
     pub(super) timeout_ns: u64,
     lanes: Vec<LaneState>,
     slots: Vec<Rc<Slot>>,
@@ -137,7 +141,8 @@ impl Worker {
             _ => RECEIVE_BYTES * 4,
         };
         Ok(Self {
-            scratch: RefCell::new(vec![0; receive_bytes]),
+            buffers: Buffers::new(receive_bytes),
+            tls: plan.tls.as_ref().map(|shared| Arc::new(config.tls.apart(shared))),
             timeout_ns: nanos(config.timeout).max(1),
             lanes,
             live: Cell::new(slots.len()),
@@ -255,6 +260,31 @@ impl Worker {
 
     pub(super) fn record_error(&self, due_ns: u64, kind: ErrorKind) {
         self.record(due_ns, |interval| interval.counts.errors[kind as usize] += 1);
+    }
+
+    pub(super) fn record_handshake(&self, due_ns: u64, session: &tls::Session) {
+        self.record(due_ns, |interval| match session.handshake() {
+            Some(Handshake::Full) => interval.counts.handshakes_full += 1,
+            Some(Handshake::Resumed) => interval.counts.handshakes_resumed += 1,
+            None => {}
+        });
+        if self.plan.seen.negotiated.get().is_none()
+            && let Some(negotiated) = session.negotiated()
+        {
+            // Another thread may have been first.
+            let _ = self.plan.seen.negotiated.set(negotiated);
+        }
+    }
+
+    /// The first reason is kept for the report.
+    pub(super) fn note_tls_error(&self, cause: &Broken) {
+        self.plan.seen.tls_error.get_or_init(|| match cause {
+            Broken::Tls(cause) => cause.to_string(),
+            Broken::Io(cause) if cause.kind() == io::ErrorKind::UnexpectedEof => {
+                "the peer closed the connection during the handshake".to_owned()
+            }
+            Broken::Io(cause) => format!("during the handshake: {cause}"),
+        });
     }
 
     async fn keep_time(&self, sender: &mpsc::Sender<Interval>) -> io::Result<()> {

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use hdrhistogram::Histogram;
 
-use crate::load::stats::{Latency, Report, Second, Totals, micros};
+use crate::load::stats::{Latency, Report, Second, Tls, Totals, micros};
 
 pub mod html;
 
@@ -32,6 +32,14 @@ pub fn table(report: &Report) -> String {
     line(format_args!("  {:<22}{}/s", "throughput", number(report.requests_per_s)));
     line(format_args!("  {:<22}{}/s", "body bytes", bytes(report.body_bytes_per_s)));
     line(format_args!("  {:<22}{}", "connections opened", report.connections_opened));
+    if let Some(tls) = &report.tls {
+        line(format_args!("  {:<22}{}", "TLS", agreed(tls)));
+        let (full, resumed) = (tls.handshakes_full, tls.handshakes_resumed);
+        line(format_args!("  {:<22}{full} full, {resumed} resumed", "handshakes"));
+        if let Some(reason) = &tls.first_error {
+            line(format_args!("  {:<22}{reason}", "first TLS error"));
+        }
+    }
     let statuses: Vec<String> = report.statuses.iter().map(|(class, n)| format!("{class} {n}")).collect();
     line(format_args!(
         "  {:<22}{}",
@@ -66,6 +74,14 @@ pub fn table(report: &Report) -> String {
         line(format_args!("  {name:<10}{:>12}{service}", duration(of(&report.latency))));
     }
     text
+}
+
+/// Version, cipher suite and protocol, as the first handshake agreed on them.
+fn agreed(tls: &Tls) -> String {
+    let (Some(version), Some(cipher)) = (tls.version, &tls.cipher) else {
+        return "none came about".to_owned();
+    };
+    format!("{version}, {cipher}, {}", tls.alpn.as_deref().unwrap_or("no protocol negotiated"))
 }
 
 type Row = (&'static str, fn(&Latency) -> f64);

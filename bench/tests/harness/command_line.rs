@@ -52,7 +52,12 @@ fn bad_input_is_refused_in_one_line() {
     let cases: &[(&[&str], &str)] = &[
         (&["load", &dead], "can't be reached"),
         (&["load", "nonsense"], "no URL"),
-        (&["load", "https://127.0.0.1/"], "scheme \"https\""),
+        (&["load", "ftp://127.0.0.1/"], "scheme \"ftp\""),
+        (&["load", "https://127.0.0.1/", "--cacert", "/nonexistent"], "/nonexistent: "),
+        (&["load", "https://127.0.0.1/", "--tls-min", "1.3", "--tls-max", "1.2"], "lowest TLS version"),
+        (&["load", "http://x/", "--unix-socket", "/nonexistent/socket"], "can't be reached"),
+        (&["load", "http://x/", "--connect-to", "nonsense"], "no address"),
+        (&["origin", "--tls-cert", "/nonexistent", "--tls-key", "/nonexistent"], "/nonexistent: "),
         (&["load", "http://no-such-host.invalid/"], "no address"),
         (&["load", &dead, "-c", "4000000000"], "descriptors are needed and the limit is"),
         (&["load", &dead, "--weights", "1,2"], "2 weights for 1 URLs"),

@@ -4,3 +4,4 @@ mod command_line;
 mod generator;
 mod origin;
 mod support;
+mod tls;
