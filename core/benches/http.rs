@@ -11,7 +11,7 @@ use ringway::http::http1::encode::{
     ExpectRelay, Persistence, RequestRewrite, ResponseRewrite, TargetRewrite, encode_request, encode_response,
 };
 use ringway::http::http1::parse::{HeadLimits, Parsed, head_end_hint, parse_request, parse_response};
-use ringway::http::message::{HeaderSlots, Method, RequestHead, ResponseHead, Scheme, Status, Version};
+use ringway::http::message::{HeaderSlots, Method, RequestHead, ResponseHead, Scheme, Status, Version, Wire};
 use ringway::http::rewrite::{Forwarding, ForwardingValues, HeaderOps, normalise_path};
 
 /// Ten fields of about 50 bytes, as a browser sends them.
@@ -64,7 +64,12 @@ fn request_rewrite<'a>(
     ops: &'a HeaderOps,
     forwarding: Option<&'a Forwarding>,
 ) -> RequestRewrite<'a> {
-    let values = ForwardingValues { peer_ip: b"192.0.2.17", client_ip: b"192.0.2.17", scheme: Scheme::Https };
+    let values = ForwardingValues {
+        peer_ip: b"192.0.2.17",
+        client_ip: b"192.0.2.17",
+        scheme: Scheme::Https,
+        wire: Wire::Http1,
+    };
     RequestRewrite {
         target: TargetRewrite::Unchanged,
         host: None,
@@ -86,6 +91,7 @@ fn response_rewrite<'a>(head: &ResponseHead<'_, '_>, ops: &'a HeaderOps) -> Resp
         persistence: Persistence::KeepAlive,
         upgrade: None,
         via: None,
+        wire: Wire::Http1,
         date: DATE,
         extra: b"",
     }

@@ -21,6 +21,7 @@ use crate::base::fault::Fault;
 use crate::base::limits::{LINGER_BYTES_MAX, LINGER_IDLE_MS, LINGER_TOTAL_MS};
 use crate::http::http1::encode::Persistence;
 use crate::http::http1::parse::head_end_hint;
+use crate::http::message::Wire;
 use crate::net::listener::Peer;
 use crate::net::platform::Platform;
 use crate::net::stream::Transport;
@@ -66,13 +67,6 @@ impl<P: Platform> Drop for Counted<P> {
     fn drop(&mut self) {
         self.core.closed(self.listener);
     }
-}
-
-/// What the client speaks; the request path sees HTTP/1.1 form either way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wire {
-    Http1,
-    Http2,
 }
 
 /// One client's connection, or one HTTP/2 stream of it, which the request path takes for a connection that carries one

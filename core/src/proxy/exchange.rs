@@ -357,6 +357,7 @@ fn shape<P: Platform>(
         persistence: if keep { Persistence::KeepAlive } else { Persistence::Close },
         upgrade: tunnel,
         via: bound.snapshot.forwarding.via.as_deref(),
+        wire: lease.wire(),
         date: &date,
         extra: b"",
     };

@@ -6,10 +6,11 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::connection::{Downstream, Wire, serve_stream};
+use super::connection::{Downstream, serve_stream};
 use super::core::{Core, ListenerId, http2_settings};
 use crate::base::deadline::Deadline;
 use crate::base::race::{First, race};
+use crate::http::message::Wire;
 use crate::net::driver::spawn;
 use crate::net::h2::server::{Incoming, ServerConnection};
 use crate::net::listener::Peer;

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use super::attempt;
-use super::connection::{After, Downstream, Progress, Wire};
+use super::connection::{After, Downstream, Progress};
 use super::core::Bound;
 use super::log::{self, Draft, Wanted};
 use super::record::Record;
@@ -20,7 +20,7 @@ use crate::config::snapshot::{Action, PathRewrite, Route, UpstreamHost};
 use crate::http::framing::BodyLength;
 use crate::http::http1::encode::{ExpectRelay, Persistence, RequestRewrite, TargetRewrite, encode_request};
 use crate::http::http1::parse::{Parsed, parse_request};
-use crate::http::message::{HeaderSlots, Method, RequestHead, Scheme, Target, Version};
+use crate::http::message::{HeaderSlots, Method, RequestHead, Scheme, Target, Version, Wire};
 use crate::http::rewrite::{ForwardingValues, client_address, normalise_path};
 use crate::http::upgrade;
 use crate::net::platform::Platform;
@@ -338,6 +338,7 @@ fn encode<P: Platform>(
         peer_ip: conn.peer_text(),
         client_ip: client_text.as_deref().map_or(conn.peer_text(), str::as_bytes),
         scheme: Scheme::Http,
+        wire: conn.wire,
     };
     let rewrite = RequestRewrite {
         target,

@@ -13,6 +13,7 @@ use std::task::{Poll, Waker};
 use crossbeam_queue::ArrayQueue;
 
 use crate::base::limits::LENT_CONNECTIONS_MAX;
+use crate::http::message::Wire;
 use crate::net::connect::Address;
 use crate::net::h2::client::{ClientStream, Session};
 use crate::net::platform::{Connected, Dial};
@@ -516,11 +517,6 @@ impl<S: Transport + From<Box<ClientStream>>> Lease<S> {
         (Self::new(upstream, endpoint, Share::Dialling), Found::Nothing)
     }
 
-    /// How a new connection is to be opened.
-    pub fn dial(&self) -> Dial {
-        self.upstream.settings.get().dial
-    }
-
     /// Gives the lease the connection that was opened for it. False if it is of no use: its origin allows no streams.
     pub fn connected(&mut self, connected: Connected<S>, now_ms: u64) -> bool {
         match connected {
@@ -569,6 +565,16 @@ impl<S: Transport> Lease<S> {
     /// The connection.
     pub fn stream(&self) -> &S {
         self.stream.as_ref().expect("a lease is used only after `hold`")
+    }
+
+    /// How a new connection is to be opened.
+    pub fn dial(&self) -> Dial {
+        self.upstream.settings.get().dial
+    }
+
+    /// What responses come over.
+    pub fn wire(&self) -> Wire {
+        if self.dial().http2.is_some() { Wire::Http2 } else { Wire::Http1 }
     }
 
     /// The attempt failed for a reason that is the endpoint's.
