@@ -21,7 +21,7 @@ use crate::base::fault::{Fault, Retry};
 use crate::base::limits::ATTEMPTS_MAX;
 use crate::config::snapshot::RouteTimeouts;
 use crate::http::flow::{Batch, Flow, PIECES_MAX};
-use crate::net::platform::Platform;
+use crate::net::platform::{Connected, Platform};
 use crate::net::stream::{Peek, Transport};
 use crate::telemetry::metrics::Counter;
 
@@ -166,6 +166,9 @@ pub(super) async fn open<P: Platform>(
     core.tick_ns();
     match outcome {
         Ok(Ok(connected)) => {
+            if matches!(connected, Connected::Session(_)) {
+                core.metrics.count(Counter::UpstreamHttp2Connects);
+            }
             if lease.connected(connected, core.now_ms()) {
                 return Ok(lease);
             }

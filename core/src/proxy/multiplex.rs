@@ -15,6 +15,7 @@ use crate::net::driver::spawn;
 use crate::net::h2::server::{Incoming, ServerConnection};
 use crate::net::listener::Peer;
 use crate::net::platform::Platform;
+use crate::telemetry::metrics::Counter;
 
 /// What the connection's task and its streams' tasks share.
 struct Shared {
@@ -41,6 +42,7 @@ pub(super) async fn serve<P: Platform>(
         core.metrics.refused("h2_preface");
         return;
     };
+    core.metrics.count(Counter::Http2Connections);
     let shared = Rc::new(Shared { live: Cell::new(0), idle_since_ms: Cell::new(born_ms) });
     // A tenth to either side, so that clients that came together do not go together.
     let age_ms = limits.age.map(|age| {
@@ -62,6 +64,7 @@ pub(super) async fn serve<P: Platform>(
         };
         match incoming {
             Ok(First::Left(Incoming::Stream(stream))) => {
+                core.metrics.count(Counter::Http2Streams);
                 served = served.saturating_add(1);
                 shared.live.set(shared.live.get() + 1);
                 let stream = P::Stream::from(stream);
