@@ -225,6 +225,9 @@ impl Compiler<'_> {
     fn upstream_http2(&mut self, item: &At<'_>, upstream: &raw::Upstream) -> Option<Http2> {
         let (at, raw) = (item.field("http2"), &upstream.http2);
         let http2 = self.http2(&at, raw.streams_max, raw.stream_window, raw.connection_window);
+        if raw.ping_interval.as_std().is_some_and(|interval| interval < Duration::from_secs(1)) {
+            self.bad_value(&at.field("ping_interval"), "at least 1s, or off");
+        }
         (upstream.protocol == raw::Protocol::Http2).then_some(http2)
     }
 
@@ -380,6 +383,8 @@ impl Compiler<'_> {
                     pending_max: upstream.pending_max,
                     host: self.upstream_host(&item.field("host"), &upstream.host),
                     http2: self.upstream_http2(&item, upstream),
+                    ping_interval: upstream.http2.ping_interval.as_std(),
+                    ping_timeout: upstream.http2.ping_timeout.as_std(),
                     timeouts: UpstreamTimeouts {
                         connect: upstream.timeouts.connect.unwrap_or(raw.timeouts.connect).as_std(),
                         response_head: upstream

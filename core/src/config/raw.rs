@@ -141,6 +141,10 @@ pub struct UpstreamHttp2 {
     pub stream_window: Size,
     /// The same for all bodies of one connection together; 64KiB to 64MiB, not less than `stream_window`.
     pub connection_window: Size,
+    /// Ask an endpoint for a sign of life (PING) when requests are under way and nothing has come for so long; at least 1s. Off by default: gRPC servers take a PING within five minutes without data for abuse.
+    pub ping_interval: Timeout,
+    /// How long it may take to give one. Then the connection is given up with its requests.
+    pub ping_timeout: Duration,
 }
 
 /// What is spoken to endpoints.
@@ -659,7 +663,7 @@ impl Default for Timeouts {
 
 impl Default for ListenerHttp2 {
     fn default() -> Self {
-        let UpstreamHttp2 { streams_max, stream_window, connection_window } = UpstreamHttp2::default();
+        let UpstreamHttp2 { streams_max, stream_window, connection_window, .. } = UpstreamHttp2::default();
         ListenerHttp2 { enabled: true, streams_max, stream_window, connection_window }
     }
 }
@@ -670,6 +674,8 @@ impl Default for UpstreamHttp2 {
             streams_max: 128,
             stream_window: Size::from_bytes(256 << 10),
             connection_window: Size::from_bytes(1 << 20),
+            ping_interval: Timeout::OFF,
+            ping_timeout: Duration::from_secs(10),
         }
     }
 }

@@ -110,6 +110,9 @@ pub struct Upstream {
     pub host: UpstreamHost,
     /// `None`: HTTP/1.1.
     pub http2: Option<Http2>,
+    /// `None`: HTTP/2 connections are not asked whether they live.
+    pub ping_interval: Option<Duration>,
+    pub ping_timeout: Duration,
     pub timeouts: UpstreamTimeouts,
     pub dns_refresh: Duration,
 }

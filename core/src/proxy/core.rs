@@ -227,6 +227,8 @@ impl<P: Platform> Core<P> {
                     idle_max: configured.idle_connections_max,
                     pending_max: configured.pending_max,
                     idle_ms: configured.timeouts.idle.as_millis() as u64,
+                    ping_ms: configured.ping_interval.map_or(0, |d| d.as_millis() as u64),
+                    ping_timeout_ms: configured.ping_timeout.as_millis() as u64,
                     dial: Dial { http2: configured.http2.map(|http2| http2_settings(snapshot, http2)) },
                 };
                 let state = states

@@ -96,6 +96,10 @@ pub struct Settings {
     pub idle_ms: u64,
     /// How its endpoints are spoken to.
     pub dial: Dial,
+    /// After how long without a byte a connection with streams is asked for a sign of life; zero: never.
+    pub ping_ms: u64,
+    /// How long it may take to give it.
+    pub ping_timeout_ms: u64,
 }
 
 /// One upstream's state.
@@ -287,6 +291,10 @@ impl<S: Transport> Upstream<S> {
             endpoint.retain_sessions(|m| {
                 if m.session.streams() > 0 {
                     m.used_ms = now_ms;
+                }
+                if settings.ping_ms > 0 && !m.session.look(now_ms, settings.ping_ms, settings.ping_timeout_ms)
+                {
+                    endpoint.failures.set(endpoint.failures.get() + 1);
                 }
                 !m.session.is_over() && now_ms.saturating_sub(m.used_ms) < settings.idle_ms
             });

@@ -4,13 +4,13 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io::{self, ErrorKind, IoSlice};
 use std::os::fd::BorrowedFd;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use h2::client::{Builder, ResponseFuture, SendRequest};
-use h2::{Reason, SendStream};
+use h2::{Ping, PingPong, Reason, SendStream};
 
 use super::guard::Guard;
 use super::half::{Inbound, Opening, Outbound};
@@ -18,6 +18,8 @@ use super::server::write_pieces;
 use super::wire::{Shared, Wire, drive};
 use super::{SEND_BUFFER_BYTES, Settings, broken};
 use crate::base::clock::Monotonic;
+use crate::base::race::race;
+use crate::base::signal::Signal;
 use crate::http::http2::absorb::{Absorber, Event};
 use crate::http::http2::{Asked, render};
 use crate::http::message::{Method, Scheme};
@@ -27,6 +29,7 @@ use crate::net::stream::{Peek, Transport};
 /// A connection to an origin. Its task ends when this and all its streams are gone.
 pub struct Session {
     requests: RefCell<SendRequest<Bytes>>,
+    pings: RefCell<Pings>,
     state: Rc<State>,
     scheme: Scheme,
     streams_max: u32,
@@ -38,6 +41,20 @@ struct State {
     streams: Cell<u32>,
     /// The connection takes no more streams.
     over: Cell<bool>,
+    /// Raised to end the connection with all its streams.
+    dead: Signal,
+}
+
+/// Whether the origin is still there, asked by PING (RFC 9113 section 6.7) when nothing has come for a while although
+/// streams are under way.
+struct Pings {
+    h2: Option<PingPong>,
+    /// Of the wire, as they were at the last look.
+    reads: Rc<Cell<u64>>,
+    seen: u64,
+    /// Since when nothing has come.
+    quiet_since_ms: u64,
+    sent_ms: Option<u64>,
 }
 
 impl std::fmt::Debug for Session {
@@ -69,20 +86,29 @@ impl Session {
         let mut handshake = Box::pin(handshake);
         let (requests, mut connection) =
             drive(&shared, |cx| handshake.as_mut().poll(cx)).await.map_err(broken)?;
+        let pings = Pings {
+            h2: connection.ping_pong(),
+            reads: Rc::clone(&shared.reads),
+            seen: 0,
+            quiet_since_ms: 0,
+            sent_ms: None,
+        };
         let state = Rc::new(State::default());
         let of_task = Rc::clone(&state);
         spawn(async move {
-            drive(&shared, |cx| {
+            let dead = of_task.dead.raised();
+            let frames = drive(&shared, |cx| {
                 if shared.guard.borrow().tripped().is_some() {
                     return Poll::Ready(());
                 }
                 Pin::new(&mut connection).poll(cx).map(drop)
-            })
-            .await;
+            });
+            race(pin!(frames), pin!(dead)).await;
             of_task.over.set(true);
         });
         Ok(Rc::new(Self {
             requests: RefCell::new(requests),
+            pings: RefCell::new(pings),
             state,
             scheme,
             streams_max: settings.streams_max,
@@ -123,6 +149,36 @@ impl Session {
             }
         }
         self.state.over.get()
+    }
+
+    /// Looks whether the origin lives, now and then: sends a PING if streams are under way and nothing has come for
+    /// `interval_ms`, and gives the connection up, with its streams, if nothing comes for `timeout_ms` after that.
+    /// False if it was given up.
+    pub fn look(&self, now_ms: u64, interval_ms: u64, timeout_ms: u64) -> bool {
+        let pings = &mut *self.pings.borrow_mut();
+        let reads = pings.reads.get();
+        if reads != pings.seen || self.streams() == 0 {
+            pings.seen = reads;
+            pings.quiet_since_ms = now_ms;
+            pings.sent_ms = None;
+        }
+        let Some(h2) = &mut pings.h2 else { return true };
+        // An earlier answer makes room for the next question.
+        let _ = h2.poll_pong(&mut Context::from_waker(Waker::noop()));
+        match pings.sent_ms {
+            Some(sent) if now_ms.saturating_sub(sent) >= timeout_ms => {
+                self.state.over.set(true);
+                self.state.dead.raise();
+                return false;
+            }
+            None if now_ms.saturating_sub(pings.quiet_since_ms) >= interval_ms => {
+                if h2.send_ping(Ping::opaque()).is_ok() {
+                    pings.sent_ms = Some(now_ms);
+                }
+            }
+            _ => {}
+        }
+        true
     }
 
     /// Streams under way.

@@ -42,6 +42,8 @@ pub(super) struct Shared<S> {
     corked: RefCell<Spool>,
     /// Why nothing can be sent any more.
     failed: Cell<Option<ErrorKind>>,
+    /// Rises with each read.
+    pub(super) reads: Rc<Cell<u64>>,
     /// Frames received, and what is too many.
     pub(super) guard: RefCell<Guard>,
 }
@@ -102,6 +104,7 @@ impl<S: Transport> Shared<S> {
             ahead: RefCell::default(),
             corked: RefCell::default(),
             failed: Cell::new(None),
+            reads: Rc::default(),
             guard: RefCell::new(guard),
         };
         shared.guard.borrow_mut().see(early);
@@ -172,6 +175,7 @@ impl<S: Transport> AsyncRead for Wire<S> {
             loop {
                 match shared.stream.try_read(landing) {
                     Ok(n) => {
+                        shared.reads.set(shared.reads.get() + 1);
                         shared.turn_bytes.set(shared.turn_bytes.get().saturating_sub(n));
                         // A short read has emptied the socket: asking again would only be told so.
                         shared.wants_read.set(n > 0 && n < landing.len());
