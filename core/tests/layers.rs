@@ -35,7 +35,8 @@ const ROOMS: &[Room] = &[
     Room {
         name: "net",
         may_import: &["base", "http", "telemetry"],
-        crates: &["monoio", "io_uring", "rustix"],
+        // tokio: only the traits that the h2 crate reads and writes through.
+        crates: &["monoio", "io_uring", "rustix", "h2", "http", "bytes", "tokio"],
     },
     Room {
         name: "config",
@@ -75,6 +76,7 @@ const WATCHED: &[&str] = &[
     "rustix",
     "monoio",
     "io_uring",
+    "h2",
     "libc",
     "hdrhistogram",
     "httparse",

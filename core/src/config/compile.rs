@@ -196,6 +196,7 @@ impl Compiler<'_> {
                     trusted_hops: usize::from(listener.trusted_hops),
                     connections_max: listener.connections_max,
                     requests_per_connection_max: NonZeroU32::new(listener.requests_per_connection_max),
+                    connection_age_max: listener.connection_age_max.as_std(),
                     http2: self.listener_http2(&item, &listener.http2),
                     timeouts: ListenerTimeouts {
                         request_head: listener
@@ -208,7 +209,6 @@ impl Compiler<'_> {
                             .keep_alive_idle
                             .unwrap_or(raw.timeouts.keep_alive_idle)
                             .as_std(),
-                        connection_age: listener.timeouts.connection_age.and_then(raw::Timeout::as_std),
                     },
                 }
             })

@@ -107,6 +107,9 @@ pub struct Listener {
     #[serde(default = "default_requests_per_connection_max")]
     #[schemars(range(min = 0, max = 4_000_000_000u32))]
     pub requests_per_connection_max: u32,
+    /// How old an HTTP/2 connection may grow before its client is asked to open another; or `off`. Nothing under way is cut. It varies by a tenth from connection to connection, so that clients that came together do not go together.
+    #[serde(default = "default_connection_age_max")]
+    pub connection_age_max: Timeout,
     /// HTTP/2: with prior knowledge on plain connections, by ALPN on TLS ones.
     #[serde(default)]
     pub http2: ListenerHttp2,
@@ -200,9 +203,6 @@ pub struct ListenerTimeouts {
     /// A client's connection without a request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep_alive_idle: Option<Duration>,
-    /// How old a connection may grow before its client is asked to open another, so that long-lived clients spread again over workers and replicas. Nothing under way is cut. It varies by a tenth from connection to connection. Only for HTTP/2; `requests_per_connection_max` ages both.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub connection_age: Option<Timeout>,
 }
 
 /// Overrides for an upstream; what is absent is taken from the top-level `timeouts`.
@@ -599,6 +599,7 @@ impl Listener {
             trusted_hops: 0,
             connections_max: default_listener_connections_max(),
             requests_per_connection_max: default_requests_per_connection_max(),
+            connection_age_max: default_connection_age_max(),
             http2: ListenerHttp2::default(),
             timeouts: ListenerTimeouts::default(),
         }
@@ -765,6 +766,10 @@ fn default_listener_connections_max() -> u32 {
 
 fn default_requests_per_connection_max() -> u32 {
     10_000
+}
+
+fn default_connection_age_max() -> Timeout {
+    Timeout::OFF
 }
 
 fn default_upstream_connections_max() -> u32 {

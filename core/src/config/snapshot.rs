@@ -56,6 +56,7 @@ pub struct Listener {
     /// For each worker.
     pub connections_max: u32,
     pub requests_per_connection_max: Option<NonZeroU32>,
+    pub connection_age_max: Option<Duration>,
     /// `None`: not spoken.
     pub http2: Option<Http2>,
     pub timeouts: ListenerTimeouts,
@@ -65,7 +66,6 @@ pub struct Listener {
 pub struct ListenerTimeouts {
     pub request_head: Duration,
     pub keep_alive_idle: Duration,
-    pub connection_age: Option<Duration>,
 }
 
 /// Bounds of one HTTP/2 connection.

@@ -146,7 +146,7 @@ impl Limits {
             settings: http2_settings(&bound.snapshot, listener.http2?),
             preface: listener.timeouts.request_head,
             idle: listener.timeouts.keep_alive_idle,
-            age: listener.timeouts.connection_age,
+            age: listener.connection_age_max,
             requests_max: listener.requests_per_connection_max.map(Into::into),
         })
     }
