@@ -129,15 +129,14 @@ impl Absorber {
             State::ExpectChunks { .. } => self.chunks(bytes),
             State::ExpectClose => Ok((0, Some(Event::Data { bytes, end: false }))),
             State::ExpectTail { left } => {
-                let count = bytes.len().min(*left);
-                if bytes[..count] != TAIL[TAIL.len() - *left..][..count] {
+                if !TAIL[TAIL.len() - *left..].starts_with(bytes) {
                     return Err(Malformed::AfterEnd);
                 }
-                *left -= count;
+                *left -= bytes.len();
                 if *left == 0 {
                     self.state = State::Ended;
                 }
-                Ok((count, None))
+                Ok((bytes.len(), None))
             }
             State::Ended => Err(Malformed::AfterEnd),
         }
@@ -476,4 +475,11 @@ fn trailer_map(section: &[u8]) -> Result<Option<HeaderMap>, Malformed> {
     let trailers = parse_trailers(section, &mut slots)?;
     let map = field_map(&trailers.fields, trailers.forbidden, 0)?;
     Ok((!map.is_empty()).then_some(map))
+}
+
+#[cfg(test)]
+impl Absorber {
+    pub(super) fn held(&self) -> &Vec<u8> {
+        &self.held
+    }
 }
