@@ -19,7 +19,7 @@ use crate::base::signal::Signal;
 use crate::config::snapshot::{Balance, Http2, Snapshot};
 use crate::http::http1::parse::HeadLimits;
 use crate::http::rewrite::Forwarding;
-use crate::net::h2;
+use crate::net::h2::Settings as Http2Settings;
 use crate::net::pipe::PipePool;
 use crate::net::platform::{Dial, Platform};
 use crate::policy::balance::Rule;
@@ -422,8 +422,8 @@ fn bind_listener(snapshot: &Snapshot, index: usize) -> BoundListener {
 }
 
 /// Bounds of an HTTP/2 connection, of either end.
-pub(super) fn http2_settings(snapshot: &Snapshot, http2: Http2) -> h2::Settings {
-    h2::Settings {
+pub(super) fn http2_settings(snapshot: &Snapshot, http2: Http2) -> Http2Settings {
+    Http2Settings {
         streams_max: http2.streams_max,
         stream_window: http2.stream_window,
         connection_window: http2.connection_window,

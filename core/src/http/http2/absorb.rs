@@ -129,15 +129,14 @@ impl Absorber {
             State::ExpectChunks { .. } => self.chunks(bytes),
             State::ExpectClose => Ok((0, Some(Event::Data { bytes, end: false }))),
             State::ExpectTail { left } => {
-                let count = bytes.len().min(*left);
-                if bytes[..count] != TAIL[TAIL.len() - *left..][..count] {
+                if !TAIL[TAIL.len() - *left..].starts_with(bytes) {
                     return Err(Malformed::AfterEnd);
                 }
-                *left -= count;
+                *left -= bytes.len();
                 if *left == 0 {
                     self.state = State::Ended;
                 }
-                Ok((count, None))
+                Ok((bytes.len(), None))
             }
             State::Ended => Err(Malformed::AfterEnd),
         }
@@ -186,9 +185,8 @@ impl Absorber {
 
     fn head<'a>(&mut self, bytes: &'a [u8]) -> Result<(usize, Option<Event<'a>>), Malformed> {
         if self.held.is_empty() {
-            if head_end_hint(bytes, 0).is_some()
-                && let Some((head_bytes, event)) = self.parse(bytes)?
-            {
+            // Encoders write a head in one piece, so it is most likely all there.
+            if let Some((head_bytes, event)) = self.parse(bytes)? {
                 return Ok((
                     head_bytes + self.skip_empty_body(&bytes[head_bytes..]),
                     Some(self.close(event)),
@@ -342,8 +340,9 @@ fn request_event(head: &RequestHead<'_, '_>, scheme: Scheme) -> Result<(Event<'s
     }
     let mut request = Request::new(());
     *request.version_mut() = Version::HTTP_2;
-    *request.uri_mut() = uri(head, scheme)?;
-    *request.headers_mut() = field_map(&head.fields, skip, usize::from(head.te_trailers))?;
+    let shared = Shared::new(head.fields.raw);
+    *request.uri_mut() = uri(head, scheme, &shared)?;
+    *request.headers_mut() = field_map(&head.fields, skip, usize::from(head.te_trailers), &shared)?;
     if head.te_trailers {
         request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
     }
@@ -360,38 +359,30 @@ fn request_event(head: &RequestHead<'_, '_>, scheme: Scheme) -> Result<(Event<'s
 }
 
 /// RFC 9113 section 8.3.1: scheme, authority and path, but only the authority for CONNECT (section 8.5).
-fn uri(head: &RequestHead<'_, '_>, scheme: Scheme) -> Result<Uri, Malformed> {
+fn uri(head: &RequestHead<'_, '_>, scheme: Scheme, shared: &Shared<'_>) -> Result<Uri, Malformed> {
+    let authority = |text| Authority::from_maybe_shared(shared.part(text)).map_err(|_| Malformed::Target);
     let mut parts = http::uri::Parts::default();
-    // One copy for both.
-    let path_start = head.host.len();
-    let mut text = Vec::with_capacity(path_start + head.target_text.len());
-    text.extend_from_slice(head.host);
-    match head.target {
-        Target::Origin { .. } | Target::Asterisk => text.extend_from_slice(head.target_text),
+    let path = match head.target {
+        Target::Origin { .. } | Target::Asterisk => shared.part(head.target_text),
         Target::Absolute { query, .. } => {
-            text.extend_from_slice(head.target.path());
+            let mut text = head.target.path().to_vec();
             if let Some(query) = query {
                 text.push(b'?');
                 text.extend_from_slice(query);
             }
+            Bytes::from(text)
         }
         Target::Authority { .. } => {
-            text.clear();
-            text.extend_from_slice(head.target_text);
-            let authority = Authority::from_maybe_shared(Bytes::from(text)).map_err(|_| Malformed::Target)?;
-            parts.authority = Some(authority);
+            parts.authority = Some(authority(head.target_text)?);
             return Uri::from_parts(parts).map_err(|_| Malformed::Target);
         }
-    }
-    let path = Bytes::from(text);
-    let host = path.slice(..path_start);
+    };
     parts.scheme = Some(match scheme {
         Scheme::Http => http::uri::Scheme::HTTP,
         Scheme::Https => http::uri::Scheme::HTTPS,
     });
-    parts.authority = Some(Authority::from_maybe_shared(host).map_err(|_| Malformed::Target)?);
-    let path = PathAndQuery::from_maybe_shared(path.slice(path_start..)).map_err(|_| Malformed::Target)?;
-    parts.path_and_query = Some(path);
+    parts.authority = Some(authority(head.host)?);
+    parts.path_and_query = Some(PathAndQuery::from_maybe_shared(path).map_err(|_| Malformed::Target)?);
     Uri::from_parts(parts).map_err(|_| Malformed::Target)
 }
 
@@ -422,7 +413,7 @@ fn response_event(head: &ResponseHead<'_, '_>, asked: &Asked) -> Result<(Event<'
     let mut response = Response::new(());
     *response.version_mut() = Version::HTTP_2;
     *response.status_mut() = StatusCode::from_u16(status.0).map_err(|_| Malformed::Field)?;
-    *response.headers_mut() = field_map(&head.fields, skip, 0)?;
+    *response.headers_mut() = field_map(&head.fields, skip, 0, &Shared::new(head.fields.raw))?;
     let event = match state {
         State::ExpectHead => Event::Interim(response),
         _ => Event::Response { head: response, end: false },
@@ -440,29 +431,42 @@ fn fields_named(fields: &Fields<'_, '_>, name: &str) -> FieldSet {
     set
 }
 
-/// The fields not in `skip`, with room for `added` more. Their values share one copy of the head: one allocation
-/// instead of one for each.
-fn field_map(fields: &Fields<'_, '_>, skip: FieldSet, added: usize) -> Result<HeaderMap, Malformed> {
+/// A copy of a head that all values taken out of it share: one allocation instead of one for each.
+struct Shared<'b> {
+    raw: &'b [u8],
+    copy: Bytes,
+}
+
+impl<'b> Shared<'b> {
+    fn new(raw: &'b [u8]) -> Self {
+        Shared { raw, copy: Bytes::copy_from_slice(raw) }
+    }
+
+    /// `text` is a part of `raw`, as the fields and the target of a parsed head are.
+    fn part(&self, text: &[u8]) -> Bytes {
+        if text.is_empty() {
+            return Bytes::new();
+        }
+        let start = text.as_ptr().addr() - self.raw.as_ptr().addr();
+        self.copy.slice(start..start + text.len())
+    }
+}
+
+/// The fields not in `skip`, with room for `added` more.
+fn field_map(
+    fields: &Fields<'_, '_>,
+    skip: FieldSet,
+    added: usize,
+    shared: &Shared<'_>,
+) -> Result<HeaderMap, Malformed> {
     let kept = fields.len() - skip.len().min(fields.len());
     let mut map = HeaderMap::with_capacity(kept + added);
-    if kept == 0 {
-        return Ok(map);
-    }
-    let shared = Bytes::copy_from_slice(fields.raw);
-    let base = fields.raw.as_ptr().addr();
     for (index, header) in fields.headers.iter().enumerate() {
-        if skip.contains(index) {
-            continue;
+        if !skip.contains(index) {
+            let name = HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| Malformed::Field)?;
+            let value = HeaderValue::from_maybe_shared(shared.part(header.value));
+            map.append(name, value.map_err(|_| Malformed::Field)?);
         }
-        let name = HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| Malformed::Field)?;
-        let value = if header.value.is_empty() {
-            HeaderValue::from_static("")
-        } else {
-            let start = header.value.as_ptr().addr() - base;
-            HeaderValue::from_maybe_shared(shared.slice(start..start + header.value.len()))
-                .map_err(|_| Malformed::Field)?
-        };
-        map.append(name, value);
     }
     Ok(map)
 }
@@ -474,6 +478,13 @@ fn trailer_map(section: &[u8]) -> Result<Option<HeaderMap>, Malformed> {
     }
     let mut slots = TrailerSlots::new();
     let trailers = parse_trailers(section, &mut slots)?;
-    let map = field_map(&trailers.fields, trailers.forbidden, 0)?;
+    let map = field_map(&trailers.fields, trailers.forbidden, 0, &Shared::new(section))?;
     Ok((!map.is_empty()).then_some(map))
+}
+
+#[cfg(test)]
+impl Absorber {
+    pub(super) fn held(&self) -> &Vec<u8> {
+        &self.held
+    }
 }

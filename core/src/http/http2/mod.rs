@@ -11,6 +11,8 @@
 //! listener knows it), which fields HPACK must never index, and the case of field names.
 
 pub mod absorb;
+#[doc(hidden)]
+pub mod corpus;
 pub mod render;
 
 use std::fmt;
@@ -197,3 +199,6 @@ fn websocket_accept(key: &[u8; WEBSOCKET_KEY_BYTES]) -> [u8; WEBSOCKET_ACCEPT_BY
     debug_assert_eq!(written, Ok(WEBSOCKET_ACCEPT_BYTES));
     text
 }
+
+#[cfg(test)]
+mod tests;

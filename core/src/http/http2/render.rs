@@ -10,7 +10,7 @@ use http::{request, response};
 use crate::base::limits::{HEADER_COUNT_MAX, TRAILER_BYTES_MAX};
 use crate::http::chunked::{LAST_CHUNK_SIZE, encode_chunk_size, is_forbidden_trailer};
 use crate::http::framing::{HeadRule, content_length, length_is_void};
-use crate::http::grammar::{eq_folding_underscore, push_decimal, split_authority};
+use crate::http::grammar::{eq_folding_underscore, is_token, push_decimal, split_authority};
 use crate::http::http1::parse::check_method;
 use crate::http::message::{Method, Status};
 
@@ -20,7 +20,7 @@ use super::{websocket_accept, websocket_key};
 /// Appends the request's head in HTTP/1.1 form; nothing when it is refused.
 ///
 /// `protocol` is `:protocol` (RFC 8441), `end_of_stream` whether the stream ended with the head, and `key` 16 random
-/// bytes for the Sec-WebSocket-Key that HTTP/2 doesn't have; [`websocket_key`](super::websocket_key) tells its text.
+/// bytes for the Sec-WebSocket-Key that HTTP/2 doesn't have; [`websocket_key`] tells its text.
 ///
 /// A body of unknown length is chunked. One of known length is too when it may have trailers (gRPC, or a Trailer
 /// field): they survive in chunked framing only. `TE: trailers` speaks of the response's trailers, and Firefox sends it
@@ -290,6 +290,9 @@ fn push_trailers(trailers: &HeaderMap, out: &mut Vec<u8>) -> Result<(), Malforme
         if is_connection_field(name) {
             return Err(Malformed::ConnectionField);
         }
+        if !is_token(name.as_bytes()) {
+            return Err(HeadRule::FieldName.into());
+        }
         check_value_ends(value.as_bytes())?;
         if is_forbidden_trailer(name) {
             continue;
@@ -396,6 +399,8 @@ impl<'p> Head<'p> {
                 // HTTP/2 doesn't use these (RFC 8441 section 5); what somebody sends all the same is not ours.
                 "sec-websocket-key" | "sec-websocket-accept" if is_websocket => continue,
                 "sec-websocket-version" => self.has_websocket_version = true,
+                // The `http` crate takes '"' for a part of a name.
+                _ if !is_token(name.as_bytes()) => return Err(HeadRule::FieldName.into()),
                 _ if is_framing_impostor(name.as_bytes()) => return Err(HeadRule::FramingImpostor.into()),
                 _ => {}
             }
