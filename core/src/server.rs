@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::control::order::Order;
 pub use crate::control::order::{Overrides, ReloadError, Running, Source as ConfigSource, StartError};
 use crate::control::plane;
+pub use crate::control::prepare::check;
 use crate::net::listener::BindAddress;
 
 /// Orders that may wait for the control thread.

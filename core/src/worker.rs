@@ -21,9 +21,9 @@ use crate::net::doorbell::{Bell, Doorbell};
 use crate::net::driver::{Driver, Executor, IoMode, pin_to, spawn, yield_now};
 use crate::net::listener::{Listener, Peer, is_exhaustion};
 use crate::net::platform::{Linux, Platform as _};
-use crate::proxy::connection;
 use crate::proxy::core::{Core, Install, ListenerId, Node};
 use crate::proxy::log::LogBuffer;
+use crate::proxy::{connection, handshake};
 use crate::telemetry::metrics::{Counter, Sample};
 
 /// How often a worker looks after its pools and sends its log lines.
@@ -350,7 +350,9 @@ async fn accept(
 fn is_full(core: &Core<Linux>, id: ListenerId) -> bool {
     let bound = core.bound();
     let Some(listener) = bound.listener(id) else { return false };
-    core.connections_of(id) >= bound.snapshot.listeners[listener.index].connections_max
+    let handshakes_full =
+        listener.tls.is_some() && core.handshakes() >= bound.snapshot.limits.tls_handshakes_max;
+    handshakes_full || core.connections_of(id) >= bound.snapshot.listeners[listener.index].connections_max
 }
 
 /// A fresh connection: served here, or by a worker that has clearly fewer.
@@ -369,8 +371,12 @@ fn admit(core: &Rc<Core<Linux>>, peers: &[Mailbox], id: ListenerId, socket: Owne
 
 fn serve(core: &Rc<Core<Linux>>, id: ListenerId, socket: OwnedFd, peer: Peer) {
     core.opened(id);
+    let tls = core.bound().listener(id).and_then(|listener| listener.tls.clone());
     match core.platform.attach(socket) {
-        Ok(stream) => spawn(connection::serve(Rc::clone(core), stream, peer, id)),
+        Ok(stream) => match tls {
+            Some(server) => spawn(handshake::serve(Rc::clone(core), stream, peer, id, server)),
+            None => spawn(connection::serve(Rc::clone(core), stream, peer, id)),
+        },
         Err(_) => connection::refuse(core, id),
     }
 }

@@ -14,6 +14,7 @@ const PLACES: &[&str] = &[
     "Fault::ourselves(",
     "elapsed(conn, ",
     ".refused(",
+    "handshake_failed(",
     "refuse(",
     "upstream(",
     "const STALE: &str = ",
@@ -37,7 +38,10 @@ fn in_code(folder: &Path, found: &mut BTreeSet<String>) {
             }
         }
         // Enums of errors: `Self::Name => "code"` and `Type::Name => "code"` inside a `fn reason`.
-        for (at, _) in code.match_indices("fn reason(self) -> &'static str {") {
+        let heads = ["fn reason(self) -> &'static str {", "fn reason(&self) -> &'static str {"]
+            .into_iter()
+            .chain(["fn reason(error: &rustls::Error) -> &'static str {"]);
+        for (at, _) in heads.flat_map(|head| code.match_indices(head)) {
             let body = code[at..].split("\n    }").next().unwrap_or_default();
             let words = body.split("=> \"").skip(1).filter_map(|rest| rest.split('"').next());
             // `Status::reason` gives phrases, with capitals and spaces.

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use ringway::config::RawConfig;
-use ringway::config::raw::{Io, Workers};
+use ringway::config::raw::{Io, ListenerTls, UpstreamTls, Verify, Workers};
 use ringway::net::driver::IoMode;
 use ringway::server::{ConfigSource, Overrides, Server};
 
@@ -35,9 +35,11 @@ enum Command {
         /// Where to listen: `ip:port`, `[ipv6]:port` or `unix:/path`. May be given several times.
         #[arg(long, required = true, value_name = "ADDR")]
         listen: Vec<String>,
-        /// Where to forward: `http://host:port` or `unix:/path`. Several are taken in turn.
+        /// Where to forward: `http://host:port`, `https://host:port` or `unix:/path`. Several are taken in turn.
         #[arg(long, required = true, value_name = "URL")]
         to: Vec<String>,
+        #[command(flatten)]
+        tls: ProxyTls,
         /// The admin address; off unless given.
         #[arg(long, value_name = "ADDR")]
         admin: Option<String>,
@@ -72,6 +74,41 @@ struct Engine {
     no_pin: bool,
 }
 
+/// TLS without a file.
+#[derive(Debug, clap::Args)]
+struct ProxyTls {
+    /// Serve TLS with this certificate (PEM, with its intermediate authorities behind it).
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The certificate's private key (PEM).
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Trust the authorities in this file (PEM) for `--to https://`, instead of the system's.
+    #[arg(long, value_name = "FILE", conflicts_with = "to_insecure")]
+    to_ca: Option<PathBuf>,
+    /// Don't verify who answers at `--to https://`. Anybody on the way can pose as the origin.
+    #[arg(long)]
+    to_insecure: bool,
+}
+
+impl ProxyTls {
+    fn apply(&self, raw: &mut RawConfig) {
+        let text = |path: &PathBuf| path.display().to_string();
+        if let (Some(cert), Some(key)) = (&self.tls_cert, &self.tls_key) {
+            for listener in &mut raw.listeners {
+                listener.tls = Some(ListenerTls::new(&text(cert), &text(key)));
+            }
+        }
+        if self.to_ca.is_some() || self.to_insecure {
+            let verify = if self.to_insecure { Verify::Insecure } else { Verify::Full };
+            for upstream in &mut raw.upstreams {
+                let ca = self.to_ca.as_ref().map(text);
+                upstream.tls = Some(UpstreamTls { ca, verify, ..UpstreamTls::default() });
+            }
+        }
+    }
+}
+
 impl Engine {
     fn overrides(&self) -> Overrides {
         Overrides {
@@ -86,10 +123,11 @@ impl Engine {
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Run { config, overrides } => serve(ConfigSource::File(config), overrides.overrides()),
-        Command::Proxy { listen, to, admin, overrides } => {
+        Command::Proxy { listen, to, tls, admin, overrides } => {
             let listen: Vec<&str> = listen.iter().map(String::as_str).collect();
             let to: Vec<&str> = to.iter().map(String::as_str).collect();
             let mut raw = RawConfig::proxy(&listen, &to, Workers::Auto, Io::Auto);
+            tls.apply(&mut raw);
             if let Some(admin) = admin {
                 raw.admin.address = admin;
             }
@@ -120,12 +158,11 @@ fn check(path: &PathBuf) -> ExitCode {
         Ok(text) => text,
         Err(error) => return fail(format_args!("can't read {}: {error}", path.display())),
     };
-    match ringway::config::check_text(&text, &path.display().to_string(), 1) {
-        Ok(checked) => {
-            if !checked.warnings.is_empty() {
-                eprintln!("{}", checked.warnings);
+    match ringway::server::check(&text, &path.display().to_string()) {
+        Ok((snapshot, warnings)) => {
+            for report in warnings {
+                eprintln!("{report}");
             }
-            let snapshot = checked.snapshot;
             println!(
                 "{}: valid; {} listeners, {} upstreams, {} routes; hash {:016x}",
                 path.display(),

@@ -136,3 +136,15 @@ pub const COPIED_BODY_BYTES_MAX: usize = 4 * 1024;
 /// encoders wrote it: 16 KiB of the peer's and all that 64 operations may add.
 pub const RENDERED_HEAD_BYTES_MAX: usize =
     HEADER_BYTES_DEFAULT + HEADER_OPS_MAX * (HEADER_VALUE_BYTES_MAX + 256);
+/// Plaintext bytes that go out with one send(2) of a TLS connection: four records of the largest size.
+pub const TLS_SEND_BYTES: usize = 64 * 1024;
+
+/// Ciphertext bytes that a TLS connection keeps while they are no whole record or handshake message. rustls takes
+/// handshake messages up to this size.
+pub const TLS_HELD_BYTES_MAX: usize = 64 * 1024;
+
+/// Sessions to origins that one worker remembers for one upstream, so as to take them up again.
+pub const TLS_CLIENT_SESSIONS_MAX: usize = 256;
+
+/// Ticket keys that one file may hold: each ticket names its own, so more would cost nothing but a search.
+pub const TICKET_KEYS_MAX: usize = 8;

@@ -19,7 +19,6 @@ pub(super) enum AddressError {
     BadIpv6,
     BareIpv6,
     Scheme(String),
-    Tls,
     HasPath,
     HasUserinfo,
     UnixPath,
@@ -43,16 +42,54 @@ pub(super) fn listen_address(text: &str) -> Result<ListenAddress, AddressError> 
     Ok(ListenAddress::Ip(SocketAddr::new(ip, port)))
 }
 
-/// The address of an endpoint and what a Host field for it says.
-pub(super) fn endpoint_address(text: &str) -> Result<(EndpointAddress, Arc<str>), AddressError> {
-    if let Some(path) = text.strip_prefix("unix:") {
-        return unix_path(path).map(|path| (EndpointAddress::Unix(path), "localhost".into()));
+/// Whether an endpoint's address says how to speak to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum EndpointScheme {
+    Http,
+    Https,
+    /// It leaves that to the upstream's settings.
+    Unsaid,
+}
+
+/// What the text of an endpoint says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct EndpointText {
+    pub(super) address: EndpointAddress,
+    pub(super) scheme: EndpointScheme,
+    /// Host or address, without brackets, in lower case.
+    pub(super) host: String,
+    /// 0 for a unix socket.
+    port: u16,
+}
+
+impl EndpointText {
+    /// What a Host field says, given the port that goes without saying.
+    pub(super) fn authority(&self, scheme_port: u16) -> Arc<str> {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let bare = self.port == scheme_port || self.port == 0;
+        if bare { host.into() } else { format!("{host}:{}", self.port).into() }
     }
-    let (authority, default_port) = match text.split_once("://") {
-        Some(("http", rest)) => (rest.strip_suffix('/').unwrap_or(rest), Some(80)),
-        Some(("https", _)) => return Err(AddressError::Tls),
+}
+
+/// The address of an endpoint.
+pub(super) fn endpoint_address(text: &str) -> Result<EndpointText, AddressError> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        let address = unix_path(path).map(EndpointAddress::Unix)?;
+        return Ok(EndpointText {
+            address,
+            scheme: EndpointScheme::Unsaid,
+            host: "localhost".into(),
+            port: 0,
+        });
+    }
+    let (scheme, authority, default_port) = match text.split_once("://") {
+        // `h2c` is http that speaks HTTP/2 from the start; `upstream_http2` makes something of it.
+        Some(("http" | "h2c", rest)) => {
+            (EndpointScheme::Http, rest.strip_suffix('/').unwrap_or(rest), Some(80))
+        }
+        Some(("https", rest)) => (EndpointScheme::Https, rest.strip_suffix('/').unwrap_or(rest), Some(443)),
         Some((scheme, _)) => return Err(AddressError::Scheme(scheme.to_owned())),
-        None => (text, None),
+        None => (EndpointScheme::Unsaid, text, None),
     };
     if authority.contains(['/', '?', '#']) {
         return Err(AddressError::HasPath);
@@ -72,9 +109,8 @@ pub(super) fn endpoint_address(text: &str) -> Result<(EndpointAddress, Arc<str>)
     } else {
         EndpointAddress::Name { host: dns_name(host)?.into(), port }
     };
-    let host = host.to_ascii_lowercase();
-    let authority = if port == 80 { host } else { format!("{host}:{port}") };
-    Ok((address, authority.into()))
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
+    Ok(EndpointText { address, scheme, host, port })
 }
 
 /// A host of `match.hosts`: a name, an address, or `*.` and a name.
@@ -210,7 +246,6 @@ impl fmt::Display for AddressError {
             AddressError::BadIpv6 => f.write_str("malformed IPv6 address; write it as in [::1]:8080"),
             AddressError::BareIpv6 => f.write_str("an IPv6 address stands in brackets, as in [::1]"),
             AddressError::Scheme(scheme) => write!(f, "`{scheme}://` is not understood here"),
-            AddressError::Tls => f.write_str("TLS to endpoints is not available yet; use http://"),
             AddressError::HasPath => {
                 f.write_str("an endpoint has no path; use the route's `rewrite` to change paths")
             }
@@ -277,17 +312,20 @@ mod tests {
     #[test]
     fn endpoint_addresses() {
         check(
-            endpoint_address,
+            |text| {
+                endpoint_address(text).map(|e| format!("{:?} {:?} {}", e.address, e.scheme, e.authority(80)))
+            },
             &[
-                ("http://127.0.0.1:9001", Ok("Ip(127.0.0.1:9001), \"127.0.0.1:9001\"")),
-                ("http://127.0.0.1/", Ok("Ip(127.0.0.1:80), \"127.0.0.1\"")),
-                ("http://Users.Internal", Ok("\"users.internal\", port: 80 }, \"users.internal\"")),
-                ("my_app:9000", Ok("port: 9000 }, \"my_app:9000\"")),
-                ("[::1]:80", Ok("Ip([::1]:80), \"[::1]\"")),
-                ("unix:/run/x.sock", Ok("Unix(\"/run/x.sock\"), \"localhost\"")),
+                ("http://127.0.0.1:9001", Ok("Ip(127.0.0.1:9001) Http 127.0.0.1:9001")),
+                ("http://127.0.0.1/", Ok("Ip(127.0.0.1:80) Http 127.0.0.1")),
+                ("http://Users.Internal", Ok("port: 80 } Http users.internal")),
+                ("my_app:9000", Ok("port: 9000 } Unsaid my_app:9000")),
+                ("[::1]:80", Ok("Ip([::1]:80) Unsaid [::1]")),
+                ("unix:/run/x.sock", Ok("Unix(\\\"/run/x.sock\\\") Unsaid localhost")),
                 ("users.internal", Err("port is missing")),
                 ("127.0.0.1:0", Err("port 0")),
-                ("https://a", Err("TLS to endpoints")),
+                ("https://a/", Ok("port: 443 } Https a:443")),
+                ("https://[::1]:8443", Ok("Ip([::1]:8443) Https [::1]:8443")),
                 ("ftp://a", Err("`ftp://`")),
                 ("http://a/b", Err("no path")),
                 ("http://u:p@a", Err("user names")),

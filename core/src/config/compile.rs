@@ -4,6 +4,7 @@
 //! Called with settings whose shape and ranges `check.rs` has passed.
 
 mod rules;
+pub(super) mod tls;
 mod values;
 
 use std::collections::HashMap;
@@ -198,6 +199,8 @@ impl Compiler<'_> {
                     requests_per_connection_max: NonZeroU32::new(listener.requests_per_connection_max),
                     connection_age_max: listener.connection_age_max.as_std(),
                     http2: self.listener_http2(&item, &listener.http2),
+                    tls: self.listener_tls(&item, listener),
+                    redirect_to_https: self.redirect_to_https(&item, listener),
                     timeouts: ListenerTimeouts {
                         request_head: listener
                             .timeouts
@@ -208,6 +211,11 @@ impl Compiler<'_> {
                             .timeouts
                             .keep_alive_idle
                             .unwrap_or(raw.timeouts.keep_alive_idle)
+                            .as_std(),
+                        tls_handshake: listener
+                            .timeouts
+                            .tls_handshake
+                            .unwrap_or(raw.timeouts.tls_handshake)
                             .as_std(),
                     },
                 }
@@ -228,7 +236,25 @@ impl Compiler<'_> {
         if raw.ping_interval.as_std().is_some_and(|interval| interval < Duration::from_secs(1)) {
             self.bad_value(&at.field("ping_interval"), "at least 1s, or off");
         }
-        (upstream.protocol == raw::Protocol::Http2).then_some(http2)
+        let address = |endpoint: &raw::Endpoint| match endpoint {
+            raw::Endpoint::Address(text) => text.starts_with("h2c://"),
+            raw::Endpoint::Weighted(weighted) => weighted.address.starts_with("h2c://"),
+        };
+        let by_scheme = upstream.endpoints.iter().any(address);
+        if by_scheme && upstream.protocol == raw::Protocol::Http1 {
+            let list = item.field("endpoints");
+            for (index, _) in upstream.endpoints.iter().enumerate().filter(|(_, endpoint)| !address(endpoint))
+            {
+                self.errors
+                    .add(
+                        ProblemKind::Conflict,
+                        &list.index(index),
+                        "the endpoints of one upstream speak the same protocol, and another one is `h2c://`",
+                    )
+                    .hint("`protocol: http2` says it for all");
+            }
+        }
+        (upstream.protocol == raw::Protocol::Http2 || by_scheme).then_some(http2)
     }
 
     fn http2(&mut self, at: &At<'_>, streams_max: u32, stream: raw::Size, connection: raw::Size) -> Http2 {
@@ -337,6 +363,7 @@ impl Compiler<'_> {
             header_count_max: usize::from(raw.header_count),
             uri_bytes_max: raw.uri_bytes.bytes() as usize,
             memory_bytes_max: raw.memory_per_worker.bytes(),
+            tls_handshakes_max: raw.tls_handshakes,
         }
     }
 
@@ -395,6 +422,7 @@ impl Compiler<'_> {
                         idle: upstream.timeouts.upstream_idle.unwrap_or(raw.timeouts.upstream_idle).as_std(),
                     },
                     dns_refresh: upstream.dns.refresh.as_std(),
+                    tls: self.upstream_tls(&item, upstream),
                 }
             })
             .collect();
@@ -414,7 +442,7 @@ impl Compiler<'_> {
                     (&weighted.address, entry.field("address"), weighted.weight)
                 }
             };
-            let (address, authority) = match endpoint_address(text) {
+            let parsed = match endpoint_address(text) {
                 Ok(parsed) => parsed,
                 Err(error) => {
                     self.bad_address(&at, text, &error);
@@ -428,6 +456,9 @@ impl Compiler<'_> {
                 );
                 continue;
             };
+            let tls_name = self.tls_name(item, &at, upstream, &parsed);
+            let authority = parsed.authority(if tls_name.is_some() { 443 } else { 80 });
+            let address = parsed.address;
             if let Some(first) = seen.get(&address) {
                 self.errors
                     .add(ProblemKind::Conflict, &at, format_args!("the endpoint `{text}` is there twice"))
@@ -435,7 +466,7 @@ impl Compiler<'_> {
                     .with(&list.index(*first));
             }
             seen.entry(address.clone()).or_insert(index);
-            endpoints.push(Endpoint { address, authority, weight });
+            endpoints.push(Endpoint { address, authority, weight, tls_name });
         }
         endpoints
     }

@@ -17,6 +17,7 @@ mod units;
 mod yaml;
 
 pub use check::schema;
+pub use compile::tls::CIPHERS;
 pub use raw::RawConfig;
 pub use report::{Location, Problem, ProblemKind, Report, Severity};
 pub use snapshot::Snapshot;
@@ -50,6 +51,48 @@ pub fn compile(raw: &RawConfig, version: u64) -> Result<Snapshot, Report> {
     const NAME: &str = "configuration";
     let json = serde_json::to_value(raw).expect("the settings have text keys and finite numbers only");
     check_document(&Document::from_json(json), NAME, version).map(|checked| checked.snapshot)
+}
+
+/// Where a configuration came from, to find places in it again.
+#[derive(Clone, Debug)]
+pub enum Origin {
+    /// A file's text.
+    Text(Vec<u8>),
+    /// Settings made in code.
+    Raw(Box<RawConfig>),
+}
+
+/// Something that was found out about a setting after it was compiled: about the file that it names, say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remark {
+    /// Which setting: `listeners[0].tls.certificates[1].cert`.
+    pub path: String,
+    pub message: String,
+    pub hint: Option<String>,
+}
+
+/// A report of such remarks, each with its place in the file.
+pub fn report(origin: &Origin, file_name: &str, severity: Severity, remarks: &[Remark]) -> Report {
+    let mut findings = Findings::default();
+    let kind = match severity {
+        Severity::Error => ProblemKind::BadValue,
+        Severity::Warning => ProblemKind::Suspicious,
+    };
+    for remark in remarks {
+        let finding = findings.add_at(kind, &remark.path, &remark.message);
+        if let Some(hint) = &remark.hint {
+            finding.hint(hint.as_str());
+        }
+    }
+    let document = match origin {
+        Origin::Text(text) => yaml::parse(text, file_name),
+        Origin::Raw(raw) => Ok(Document::from_json(serde_json::to_value(raw).unwrap_or_default())),
+    };
+    match document {
+        Ok(document) => document.report(severity, file_name, findings),
+        // It was read before, so this can't be; if it is, that is what has to be said.
+        Err(report) => report,
+    }
 }
 
 fn check_document(document: &Document<'_>, file_name: &str, version: u64) -> Result<Checked, Report> {

@@ -116,6 +116,176 @@ pub struct Listener {
     /// Overrides of the timeouts that concern clients.
     #[serde(default, skip_serializing_if = "is_default")]
     pub timeouts: ListenerTimeouts,
+    /// Serve TLS here. Absent: plain HTTP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<ListenerTls>,
+    /// Answer every request with 308 to the same URL with `https`: `true` for port 443, or the port. Only without `tls`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redirect_to_https: Option<RedirectToHttps>,
+}
+
+/// TLS for a listener's clients.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ListenerTls {
+    /// Certificates, chosen by the name that a client asks for: an exact name comes before a wildcard, and the first one listed serves everybody else. Several for one name must differ in the kind of their key; ECDSA is preferred where the client knows it. The files are watched, a changed certificate is taken over without a reload.
+    #[schemars(length(min = 1))]
+    pub certificates: Vec<CertificateFiles>,
+    /// The oldest version that clients may use.
+    #[serde(default)]
+    pub min_version: TlsVersion,
+    /// The newest version that clients may use.
+    #[serde(default = "newest_tls")]
+    pub max_version: TlsVersion,
+    /// Cipher suites by their registered names, best first; ours is then the order that counts. Absent: all nine that are sound, in the client's order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub ciphers: Option<Vec<String>>,
+    /// Protocols offered inside TLS (ALPN), best first. A client that asks for others only is refused; one that asks for none gets HTTP/1.1.
+    #[serde(default = "default_alpn")]
+    #[schemars(length(min = 1))]
+    pub alpn: Vec<Alpn>,
+    /// Whether clients must show a certificate of their own.
+    #[serde(default)]
+    pub client_certificates: ClientCertificates,
+    /// File with the certificates (PEM) of the authorities that vouch for clients.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_ca: Option<String>,
+    /// Session tickets, with which a client takes up an earlier session instead of a full handshake; or `off`.
+    #[serde(default)]
+    pub tickets: Tickets,
+    /// Send `Strict-Transport-Security` with every response: browsers then use nothing but https for this host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hsts: Option<Hsts>,
+}
+
+/// A certificate and its key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateFiles {
+    /// File with the certificate and its intermediate authorities (PEM), the certificate itself first.
+    pub cert: String,
+    /// File with its private key (PEM: PKCS #8, SEC 1 or PKCS #1; not encrypted).
+    pub key: String,
+    /// File with an OCSP response (DER) to staple.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ocsp: Option<String>,
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum TlsVersion {
+    #[default]
+    #[serde(rename = "1.2")]
+    Tls12,
+    #[serde(rename = "1.3")]
+    Tls13,
+}
+
+/// A protocol that is spoken inside TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Alpn {
+    #[serde(rename = "h2")]
+    H2,
+    #[serde(rename = "http/1.1")]
+    Http11,
+}
+
+/// Whether clients must show a certificate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientCertificates {
+    /// They are not asked.
+    #[default]
+    Off,
+    /// They are asked. Whoever shows none is served all the same; whoever shows a wrong one is refused.
+    Optional,
+    /// They must.
+    Required,
+}
+
+/// Session tickets, or `off`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Tickets {
+    Off(Off),
+    On(TicketSettings),
+}
+
+/// The word `off`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Off {
+    Off,
+}
+
+/// How session tickets are sealed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TicketSettings {
+    /// File with keys, one a line as 64 hexadecimal digits (`openssl rand -hex 32`), at most 8. The first seals, all open. Give the same file to all nodes and tickets are good on each of them, also after a restart. Absent: a random key that only this process knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keys: Option<String>,
+    /// How often a random key is replaced; its tickets stay good for as long again. With `keys` the file is what is rotated, and this bounds how long a ticket may be used.
+    pub rotate: Duration,
+}
+
+/// `Strict-Transport-Security` (RFC 6797).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Hsts {
+    /// How long browsers remember it, in seconds. 31536000 is a year; 0 makes them forget.
+    #[schemars(range(min = 0, max = 315_360_000))]
+    pub max_age: u32,
+    /// For all subdomains too.
+    #[serde(default)]
+    pub include_subdomains: bool,
+    /// Consent to be built into browsers. Hard to take back; asks for `include_subdomains` and a year.
+    #[serde(default)]
+    pub preload: bool,
+}
+
+/// `true`, or a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum RedirectToHttps {
+    Enabled(bool),
+    Port(u16),
+}
+
+/// TLS to an upstream's endpoints.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct UpstreamTls {
+    /// The name that endpoints are asked for and must prove. Absent: the endpoint's own host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<String>,
+    /// File with the certificates (PEM) of the authorities to trust. Absent: those that this system trusts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<String>,
+    /// How much of an endpoint's certificate is checked.
+    pub verify: Verify,
+    /// File with a certificate (PEM) for endpoints that ask for one, and its intermediate authorities.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_cert: Option<String>,
+    /// File with its private key (PEM).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_key: Option<String>,
+    /// The oldest version to agree on.
+    pub min_version: TlsVersion,
+    /// The newest version to agree on.
+    pub max_version: TlsVersion,
+}
+
+/// How much of a certificate is checked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Verify {
+    /// Name, validity and chain.
+    #[default]
+    Full,
+    /// Nothing: anybody on the way can pose as the endpoint.
+    Insecure,
 }
 
 /// HTTP/2 from clients.
@@ -157,7 +327,7 @@ pub enum Protocol {
     /// HTTP/1.1.
     #[default]
     Http1,
-    /// HTTP/2, with prior knowledge.
+    /// HTTP/2: with prior knowledge in the clear, by ALPN under TLS. Endpoints `h2c://host:port` say the same.
     Http2,
 }
 
@@ -179,7 +349,9 @@ pub struct Timeouts {
     pub body_idle: Timeout,
     /// The whole exchange, from the end of the request's head to the last byte of the response. Off by default, for it would cut long downloads; stalls are caught by `body_idle` and `response_head`.
     pub request: Timeout,
-    /// Opening a connection to an endpoint.
+    /// A client's TLS handshake, from the accept to its end.
+    pub tls_handshake: Duration,
+    /// Opening a connection to an endpoint, its TLS handshake included.
     pub connect: Duration,
     /// From the end of the request, as sent, to the response's head. `off` for no bound.
     pub response_head: Timeout,
@@ -203,6 +375,9 @@ pub struct ListenerTimeouts {
     /// A client's connection without a request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep_alive_idle: Option<Duration>,
+    /// A client's TLS handshake, from the accept to its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_handshake: Option<Duration>,
 }
 
 /// Overrides for an upstream; what is absent is taken from the top-level `timeouts`.
@@ -253,6 +428,9 @@ pub struct Limits {
     pub body_bytes: SizeLimit,
     /// Ceiling of one worker's buffers; at least 1MiB. At the ceiling a worker stops reading until a buffer comes back.
     pub memory_per_worker: Size,
+    /// TLS handshakes that clients may have open, for each worker. At the bound, TLS listeners accept no more until one ends: new connections wait in the kernel's queue.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub tls_handshakes: u32,
 }
 
 /// Overrides for a route.
@@ -315,13 +493,16 @@ pub struct Upstream {
     /// How endpoints that are host names are resolved.
     #[serde(default)]
     pub dns: Dns,
+    /// Use TLS to all endpoints. Absent: only to those that are written `https://`, with the defaults of these settings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<UpstreamTls>,
 }
 
 /// An address alone, or with a weight.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Endpoint {
-    /// `http://host`, `http://host:port`, `host:port`, `[ipv6]:port` or `unix:/path`.
+    /// `http://host`, `https://host`, each also with a port, `host:port`, `[ipv6]:port` or `unix:/path`.
     Address(String),
     Weighted(WeightedEndpoint),
 }
@@ -330,7 +511,7 @@ pub enum Endpoint {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WeightedEndpoint {
-    /// `http://host`, `http://host:port`, `host:port`, `[ipv6]:port` or `unix:/path`.
+    /// `http://host`, `https://host`, each also with a port, `host:port`, `[ipv6]:port` or `unix:/path`.
     pub address: String,
     /// Its share of the requests, relative to the other endpoints.
     #[serde(default = "one")]
@@ -602,7 +783,52 @@ impl Listener {
             connection_age_max: default_connection_age_max(),
             http2: ListenerHttp2::default(),
             timeouts: ListenerTimeouts::default(),
+            tls: None,
+            redirect_to_https: None,
         }
+    }
+}
+
+impl ListenerTls {
+    /// One certificate, and defaults.
+    pub fn new(cert: &str, key: &str) -> Self {
+        ListenerTls {
+            certificates: vec![CertificateFiles { cert: cert.to_owned(), key: key.to_owned(), ocsp: None }],
+            min_version: TlsVersion::default(),
+            max_version: newest_tls(),
+            ciphers: None,
+            alpn: default_alpn(),
+            client_certificates: ClientCertificates::default(),
+            client_ca: None,
+            tickets: Tickets::default(),
+            hsts: None,
+        }
+    }
+}
+
+impl Default for UpstreamTls {
+    fn default() -> Self {
+        UpstreamTls {
+            server_name: None,
+            ca: None,
+            verify: Verify::default(),
+            client_cert: None,
+            client_key: None,
+            min_version: TlsVersion::default(),
+            max_version: newest_tls(),
+        }
+    }
+}
+
+impl Default for Tickets {
+    fn default() -> Self {
+        Tickets::On(TicketSettings::default())
+    }
+}
+
+impl Default for TicketSettings {
+    fn default() -> Self {
+        TicketSettings { keys: None, rotate: Duration::from_secs(12 * 3_600) }
     }
 }
 
@@ -620,6 +846,7 @@ impl Upstream {
             http2: UpstreamHttp2::default(),
             timeouts: UpstreamTimeouts::default(),
             dns: Dns::default(),
+            tls: None,
         }
     }
 }
@@ -652,6 +879,7 @@ impl Default for Timeouts {
             request_head: Duration::from_secs(10),
             body_idle: Timeout::from_secs(30),
             request: Timeout::OFF,
+            tls_handshake: Duration::from_secs(10),
             connect: Duration::from_secs(5),
             response_head: Timeout::from_secs(60),
             keep_alive_idle: Duration::from_secs(75),
@@ -689,6 +917,7 @@ impl Default for Limits {
             uri_bytes: Size::from_bytes(crate::base::limits::URI_BYTES_DEFAULT as u64),
             body_bytes: SizeLimit::UNLIMITED,
             memory_per_worker: Size::from_bytes(256 << 20),
+            tls_handshakes: 1_024,
         }
     }
 }
@@ -754,6 +983,14 @@ impl JsonSchema for Workers {
 
 fn yes() -> bool {
     true
+}
+
+fn newest_tls() -> TlsVersion {
+    TlsVersion::Tls13
+}
+
+fn default_alpn() -> Vec<Alpn> {
+    vec![Alpn::H2, Alpn::Http11]
 }
 
 fn one() -> u32 {

@@ -240,6 +240,13 @@ impl Findings {
         self.list.last_mut().expect("pushed above")
     }
 
+    /// As `add`, for a place that is written out.
+    pub(super) fn add_at(&mut self, kind: ProblemKind, path: &str, message: &str) -> &mut Finding {
+        let finding = self.add(kind, &At::Root, message);
+        finding.steps = parse_steps(path);
+        finding
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
@@ -296,6 +303,17 @@ pub(super) fn render_steps(steps: &[Step]) -> String {
     text
 }
 
+/// The reverse of [`render_steps`].
+fn parse_steps(path: &str) -> Vec<Step> {
+    path.split(['.', '['])
+        .filter(|part| !part.is_empty())
+        .map(|part| match part.strip_suffix(']').and_then(|index| index.parse().ok()) {
+            Some(index) => Step::Index(index),
+            None => Step::Field(part.to_owned()),
+        })
+        .collect()
+}
+
 /// The nearest known name, if one is near enough to be a slip of the pen.
 pub(super) fn nearest<'n>(name: &str, known: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
     // Longer names are not typed by hand, and the comparison is quadratic.
@@ -337,7 +355,14 @@ fn edit_distance(a: &str, b: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::{clip, edit_distance, nearest};
+    use super::{clip, edit_distance, nearest, parse_steps, render_steps};
+
+    #[test]
+    fn places_are_read_as_they_are_written() {
+        for path in ["", "routes", "listeners[0].tls.certificates[12].cert"] {
+            assert_eq!(render_steps(&parse_steps(path)), path);
+        }
+    }
 
     #[test]
     fn distances() {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use regex::bytes::Regex;
 
-pub use super::raw::{AccessLogMode, Balance, Io};
+pub use super::raw::{AccessLogMode, Alpn, Balance, Io, TlsVersion, Verify};
 use crate::http::rewrite::HeaderOps;
 use crate::policy::route::RouteTable;
 
@@ -60,12 +60,65 @@ pub struct Listener {
     /// `None`: not spoken.
     pub http2: Option<Http2>,
     pub timeouts: ListenerTimeouts,
+    pub tls: Option<ListenerTls>,
+    /// The port that requests are redirected to.
+    pub redirect_to_https: Option<u16>,
+}
+
+/// Files are named here and read by the control thread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerTls {
+    /// At least one.
+    pub certificates: Vec<CertificateFiles>,
+    pub min_version: TlsVersion,
+    pub max_version: TlsVersion,
+    /// Registered names; empty: all, in the client's order.
+    pub ciphers: Vec<String>,
+    /// At least one.
+    pub alpn: Vec<Alpn>,
+    pub clients: ClientCertificates,
+    pub tickets: Option<Tickets>,
+    /// The whole header line, CRLF included; empty: none.
+    pub hsts: Box<str>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    pub ocsp: Option<PathBuf>,
+}
+
+/// With the file of the authorities that vouch for clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientCertificates {
+    Off,
+    Optional(PathBuf),
+    Required(PathBuf),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tickets {
+    /// `None`: random keys, replaced every `rotate`.
+    pub keys: Option<PathBuf>,
+    pub rotate: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamTls {
+    /// `None`: those that the system trusts.
+    pub ca: Option<PathBuf>,
+    pub verify: Verify,
+    pub certificate: Option<CertificateFiles>,
+    pub min_version: TlsVersion,
+    pub max_version: TlsVersion,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenerTimeouts {
     pub request_head: Duration,
     pub keep_alive_idle: Duration,
+    pub tls_handshake: Duration,
 }
 
 /// Bounds of one HTTP/2 connection.
@@ -85,6 +138,8 @@ pub struct Limits {
     pub uri_bytes_max: usize,
     /// Of one worker's buffers.
     pub memory_bytes_max: u64,
+    /// TLS handshakes open in one worker.
+    pub tls_handshakes_max: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,6 +170,8 @@ pub struct Upstream {
     pub ping_timeout: Duration,
     pub timeouts: UpstreamTimeouts,
     pub dns_refresh: Duration,
+    /// For the endpoints that have a [`Endpoint::tls_name`].
+    pub tls: UpstreamTls,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,9 +185,11 @@ pub struct UpstreamTimeouts {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     pub address: EndpointAddress,
-    /// What a Host field for this endpoint says: `users.internal:8080`, without the port if it is 80.
+    /// What a Host field for this endpoint says: `users.internal:8080`, without the port if it is the scheme's own.
     pub authority: Arc<str>,
     pub weight: NonZeroU32,
+    /// The name (or address) that it must prove; `None`: no TLS.
+    pub tls_name: Option<Arc<str>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

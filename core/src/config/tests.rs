@@ -431,7 +431,6 @@ fn each_wrong_meaning() {
         (whole("routes: [{ name: r, respond: {} }, { name: §s, respond: {} }]"), "route `s` can never be reached: `r`"),
         (whole("routes: [{ name: r, respond: {}, match: { hosts: [a.org, b.org] } }, { name: §s, respond: {}, match: { hosts: [B.org] } }]"), "can never be reached"),
         (whole("upstreams: [{ name: u, endpoints: [§127.0.0.1] }]"), "the port is missing = as in 127.0.0.1:8080"),
-        (whole("upstreams: [{ name: u, endpoints: ['§https://a'] }]"), "TLS to endpoints"),
         (whole("upstreams: [{ name: u, endpoints: ['a:1', §'http://A:1/'] }]"), "is there twice = give it a larger weight"),
         (whole("upstreams: [{ name: u, endpoints: [{ address: 'a:1', weight: §0 }] }]"), "0 is out of range: 1 to 1000"),
         (whole("upstreams: [{ name: u, endpoints: ['a:1'], host: §'a b' }]"), "expected `client`, `upstream` or a host"),

@@ -5,4 +5,5 @@
 pub mod dns;
 pub mod order;
 pub mod plane;
-mod prepare;
+pub mod prepare;
+mod tls;

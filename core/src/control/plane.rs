@@ -12,12 +12,15 @@ use tokio::sync::{mpsc, oneshot};
 use super::dns::{self, Addresses, Name};
 use super::order::{Order, Overrides, Readiness, ReloadError, Running, Source, StartError};
 use super::prepare::{
-    Listening, bind_address, check_log, install, listen, load, load_first, log_target, resolve_names,
+    First, Listening, bind_address, check_log, install, listen, load, load_first, load_tls, log_target,
+    resolve_names,
 };
+use super::tls::{Keeper, Tls};
 use crate::admin;
 use crate::base::limits::COLLECT_TIMEOUT_MS;
 use crate::config::snapshot::{Io, Snapshot};
 use crate::config::source::file::FileSource;
+use crate::config::{self, Origin, Severity};
 use crate::net::connect::Address;
 use crate::net::driver::{IoMode, allowed_cpus};
 use crate::net::listener::{BindAddress, bind_all};
@@ -46,6 +49,12 @@ struct Plane {
     due: HashMap<Name, Instant>,
     resolving: tokio::task::JoinSet<(Name, io::Result<Vec<SocketAddr>>)>,
     shelves: HashMap<(Arc<str>, Address), Arc<Shelf>>,
+    node: Arc<Node>,
+    keeper: Keeper,
+    tls: Tls,
+    /// Of the configuration in force, for places in messages.
+    origin: Origin,
+    tls_reloads_refused: u64,
     source: Option<FileSource>,
     file_name: String,
     log: Writer,
@@ -131,8 +140,10 @@ async fn start(
     source: Source,
     overrides: Overrides,
 ) -> Result<(Plane, Running, Option<admin::Socket>), StartError> {
-    let (snapshot, file, file_name) = load_first(source)?;
+    let First { snapshot, file, name: file_name, origin } = load_first(source)?;
     let snapshot = Arc::new(snapshot);
+    let mut keeper = Keeper::default();
+    let tls = load_tls(&mut keeper, &snapshot, &Tls::default(), &origin, &file_name)?;
     let cpus = allowed_cpus();
     let count = overrides.workers.unwrap_or_else(|| snapshot.workers.map_or(cpus.len(), usize::from)).max(1);
     let io = overrides.io.unwrap_or(match snapshot.io {
@@ -152,13 +163,14 @@ async fn start(
         None => None,
     };
     let mut shelves = HashMap::new();
-    let install = Arc::new(install(&snapshot, &addresses, &mut shelves, &ids));
+    let install = Arc::new(install(&snapshot, &addresses, &mut shelves, &ids, &tls));
     let log = Writer::start().map_err(StartError::Worker)?;
     log.retarget(log_target(&snapshot));
+    let node = Node::new(count);
     let setup = worker::Setup {
         io,
         cpus: if overrides.pin.unwrap_or(snapshot.pin) { cpus } else { Vec::new() },
-        node: Node::new(count),
+        node: Arc::clone(&node),
         install: Arc::clone(&install),
         log: log.batches.clone(),
     };
@@ -180,6 +192,11 @@ async fn start(
         addresses,
         resolving: tokio::task::JoinSet::new(),
         shelves,
+        node,
+        keeper,
+        tls,
+        origin,
+        tls_reloads_refused: 0,
         source: file,
         file_name,
         log,
@@ -239,10 +256,16 @@ impl Plane {
                         return;
                     }
                     Heard::Drain => self.drain(),
-                    Heard::Reload => self.reload_file(Reason::Asked).await,
+                    Heard::Reload => {
+                        self.reload_file(Reason::Asked).await;
+                        self.refresh_tls(Reason::Asked).await;
+                    }
                     Heard::Rotate => self.log.retarget(log_target(&self.install.snapshot)),
                 },
-                _ = watch.tick() => self.reload_file(Reason::Changed).await,
+                _ = watch.tick() => {
+                    self.reload_file(Reason::Changed).await;
+                    self.refresh_tls(Reason::Changed).await;
+                }
                 _ = round.tick() => {
                     if self.look_after().await == Next::End {
                         return;
@@ -264,6 +287,12 @@ impl Plane {
             return Next::End;
         }
         self.retired.retain(|install| Arc::strong_count(install) > 1);
+        while let Some(note) = self.node.take_note() {
+            journal::warn(note);
+        }
+        if self.keeper.rotate(Instant::now()) {
+            self.renew_tls().await;
+        }
         self.refresh_names().await;
         Next::GoOn
     }
@@ -300,9 +329,43 @@ impl Plane {
         }
         if changed {
             let snapshot = Arc::clone(&self.install.snapshot);
-            let next = install(&snapshot, &self.addresses, &mut self.shelves, &self.ids);
+            let next = install(&snapshot, &self.addresses, &mut self.shelves, &self.ids, &self.tls);
             self.hand_out(next).await;
         }
+    }
+
+    /// Takes over certificates, keys and authorities whose files have changed. Those that can't be used are said, and
+    /// what they were to replace stays.
+    async fn refresh_tls(&mut self, reason: Reason) {
+        self.keeper.poll();
+        let changed = self.keeper.has_changed();
+        if self.drain_until.is_some() || (!changed && reason == Reason::Changed) {
+            return;
+        }
+        self.renew_tls().await;
+    }
+
+    /// Makes the TLS parts of the configuration in force anew, and hands out what differs.
+    async fn renew_tls(&mut self) {
+        let snapshot = Arc::clone(&self.install.snapshot);
+        let (tls, findings) = self.keeper.compile(&snapshot, &self.tls, Instant::now());
+        for (severity, remarks) in
+            [(Severity::Error, &findings.errors), (Severity::Warning, &findings.warnings)]
+        {
+            if !remarks.is_empty() {
+                let report = config::report(&self.origin, &self.file_name, severity, remarks);
+                let outcome =
+                    if severity == Severity::Error { "what it was to replace stays in use: " } else { "" };
+                journal::warn(format_args!("{outcome}{report}"));
+            }
+        }
+        self.tls_reloads_refused += u64::from(!findings.errors.is_empty());
+        if self.tls.is(&tls) {
+            return;
+        }
+        self.tls = tls;
+        let next = install(&snapshot, &self.addresses, &mut self.shelves, &self.ids, &self.tls);
+        self.hand_out(next).await;
     }
 
     async fn reload_file(&mut self, reason: Reason) {
@@ -360,6 +423,9 @@ impl Plane {
     async fn try_reload(&mut self, text: &[u8], name: &str) -> Result<u64, ReloadError> {
         let version = self.version + 1;
         let snapshot = Arc::new(load(text, name, version)?);
+        let origin = Origin::Text(text.to_vec());
+        self.keeper.poll();
+        let tls = load_tls(&mut self.keeper, &snapshot, &self.tls, &origin, name)?;
         let addresses = resolve_names(&snapshot, &self.addresses).await?;
         check_log(&snapshot)?;
         self.warn_of_fixed(&snapshot);
@@ -376,7 +442,9 @@ impl Plane {
         self.addresses = addresses;
         self.version = version;
         self.log.retarget(log_target(&snapshot));
-        let next = install(&snapshot, &self.addresses, &mut self.shelves, &self.ids);
+        (self.tls, self.origin) = (tls, origin);
+        self.keeper.forget_others(&snapshot);
+        let next = install(&snapshot, &self.addresses, &mut self.shelves, &self.ids, &self.tls);
         self.hand_out(next).await;
         self.move_sockets(&had).await;
         Ok(version)
@@ -539,6 +607,8 @@ impl Plane {
             uptime_ms: self.started.elapsed().as_millis() as u64,
             resident_bytes: resident_bytes(),
             workers_silent: 0,
+            certificates: self.tls.certificates(),
+            tls_reloads_refused: self.tls_reloads_refused,
         }
     }
 
@@ -590,7 +660,7 @@ enum Next {
     End,
 }
 
-#[derive(PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Reason {
     /// The file may have changed.
     Changed,

@@ -7,9 +7,11 @@ use std::sync::Arc;
 
 use super::dns::{self, Addresses};
 use super::order::{Source, StartError};
+use super::tls::{Keeper, Tls};
 use crate::config;
 use crate::config::snapshot::{AccessLogMode, EndpointAddress, ListenAddress, LogTarget, Snapshot};
 use crate::config::source::file::FileSource;
+use crate::config::{Origin, Report, Severity};
 use crate::net::connect::Address;
 use crate::net::listener::{BindAddress, bind_all};
 use crate::proxy::core::{Install, ListenerId};
@@ -26,7 +28,15 @@ pub(super) struct Listening {
     pub(super) sockets: Vec<OwnedFd>,
 }
 
-pub(super) fn load_first(source: Source) -> Result<(Snapshot, Option<FileSource>, String), StartError> {
+/// What a server starts with.
+pub(super) struct First {
+    pub(super) snapshot: Snapshot,
+    pub(super) file: Option<FileSource>,
+    pub(super) name: String,
+    pub(super) origin: Origin,
+}
+
+pub(super) fn load_first(source: Source) -> Result<First, StartError> {
     match source {
         Source::File(path) => {
             let name = path.display().to_string();
@@ -37,12 +47,15 @@ pub(super) fn load_first(source: Source) -> Result<(Snapshot, Option<FileSource>
                 None => return Err(StartError::Source(format!("can't read {name}"))),
             };
             let snapshot = load(&text, &name, 1)?;
-            Ok((snapshot, Some(file), name))
+            Ok(First { snapshot, file: Some(file), name, origin: Origin::Text(text) })
         }
-        Source::Text { name, text } => Ok((load(text.as_bytes(), &name, 1)?, None, name)),
+        Source::Text { name, text } => {
+            let snapshot = load(text.as_bytes(), &name, 1)?;
+            Ok(First { snapshot, file: None, name, origin: Origin::Text(text.into_bytes()) })
+        }
         Source::Raw(raw) => {
             let snapshot = config::compile(&raw, 1).map_err(StartError::Config)?;
-            Ok((snapshot, None, "configuration".to_owned()))
+            Ok(First { snapshot, file: None, name: "configuration".to_owned(), origin: Origin::Raw(raw) })
         }
     }
 }
@@ -53,6 +66,42 @@ pub(super) fn load(text: &[u8], name: &str, version: u64) -> Result<Snapshot, St
         journal::warn(checked.warnings);
     }
     Ok(checked.snapshot)
+}
+
+/// Makes what a snapshot needs for TLS, or says what is wrong with the files that it names.
+pub(super) fn load_tls(
+    keeper: &mut Keeper,
+    snapshot: &Snapshot,
+    before: &Tls,
+    origin: &Origin,
+    name: &str,
+) -> Result<Tls, StartError> {
+    let (tls, findings) = keeper.compile(snapshot, before, std::time::Instant::now());
+    if !findings.errors.is_empty() {
+        let report = config::report(origin, name, Severity::Error, &findings.errors);
+        return Err(StartError::Config(report));
+    }
+    if !findings.warnings.is_empty() {
+        journal::warn(config::report(origin, name, Severity::Warning, &findings.warnings));
+    }
+    Ok(tls)
+}
+
+/// Checks a configuration's text and the files that it names, as a start would. Returns the snapshot and the warnings.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn check(text: &[u8], name: &str) -> Result<(Snapshot, Vec<Report>), Report> {
+    let checked = config::check_text(text, name, 1)?;
+    let origin = Origin::Text(text.to_vec());
+    let (_, findings) =
+        Keeper::default().compile(&checked.snapshot, &Tls::default(), std::time::Instant::now());
+    if !findings.errors.is_empty() {
+        return Err(config::report(&origin, name, Severity::Error, &findings.errors));
+    }
+    let of_files = config::report(&origin, name, Severity::Warning, &findings.warnings);
+    let warnings = [checked.warnings, of_files].into_iter().filter(|report| !report.is_empty()).collect();
+    Ok((checked.snapshot, warnings))
 }
 
 pub(super) fn bind_address(address: &ListenAddress) -> BindAddress {
@@ -121,13 +170,16 @@ pub(super) fn install(
     addresses: &Addresses,
     shelves: &mut HashMap<(Arc<str>, Address), Arc<Shelf>>,
     ids: &BTreeMap<Arc<str>, ListenerId>,
+    tls: &Tls,
 ) -> Install {
     let upstreams: Vec<Vec<Resolved>> = snapshot
         .upstreams
         .iter()
-        .map(|upstream| {
+        .zip(&tls.upstreams)
+        .map(|(upstream, tls)| {
             let mut all = Vec::new();
-            for endpoint in &upstream.endpoints {
+            for (index, endpoint) in upstream.endpoints.iter().enumerate() {
+                let tls_name = tls.as_ref().and_then(|part| part.names.get(index).cloned().flatten());
                 let found: Vec<Address> = match &endpoint.address {
                     EndpointAddress::Ip(address) => vec![Address::Tcp(*address)],
                     EndpointAddress::Unix(path) => vec![Address::Unix(Arc::new(path.clone()))],
@@ -145,6 +197,7 @@ pub(super) fn install(
                         address,
                         authority: Arc::clone(&endpoint.authority),
                         weight: endpoint.weight.get(),
+                        tls_name: tls_name.clone(),
                     });
                 }
             }
@@ -164,5 +217,11 @@ pub(super) fn install(
             listeners[id.0 as usize] = Some(index);
         }
     }
-    Install { snapshot: Arc::clone(snapshot), upstreams, listeners }
+    Install {
+        snapshot: Arc::clone(snapshot),
+        upstreams,
+        tls_clients: tls.upstreams.iter().map(|p| p.as_ref().map(|p| Arc::clone(&p.client))).collect(),
+        tls_servers: tls.listeners.iter().map(|p| p.as_ref().map(|p| Arc::clone(&p.server))).collect(),
+        listeners,
+    }
 }

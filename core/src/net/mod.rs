@@ -14,3 +14,4 @@ pub mod listener;
 pub mod pipe;
 pub mod platform;
 pub mod stream;
+pub mod tls;

@@ -7,19 +7,15 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::connect::{self, Address};
+use super::h2::Settings as Http2Settings;
 use super::h2::client::{ClientStream, Session};
 use super::h2::server::ServerStream;
-use super::h2::{self};
 use super::stream::{Socket, Stream, Transport};
+use super::tls::client::{Connector, ServerName};
+use super::tls::server::TlsServer;
+use super::tls::{HandshakeError, Protocol, client, server};
 use crate::base::clock::{Clock, Monotonic};
 use crate::http::message::Scheme;
-
-/// How an endpoint is spoken to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Dial {
-    /// HTTP/2 with prior knowledge; `None`: HTTP/1.1.
-    pub http2: Option<h2::Settings>,
-}
 
 /// A new connection to an endpoint.
 #[derive(Debug)]
@@ -45,7 +41,13 @@ pub trait Platform: 'static {
     /// A random number, not for secrets.
     fn random(&self) -> u64;
     /// Opens a connection; the caller bounds the wait.
-    async fn connect(&self, address: &Address, dial: &Dial) -> io::Result<Connected<Self::Stream>>;
+    async fn connect(&self, address: &Address, how: &Dial) -> Result<Connected<Self::Stream>, ConnectError>;
+    /// Answers a client's TLS handshake; the caller bounds the wait.
+    async fn accept_tls(
+        &self,
+        stream: Self::Stream,
+        server: &TlsServer,
+    ) -> Result<Self::Stream, AcceptError<Self::Stream>>;
     /// Makes a socket of a connection, so that it can cross to another worker; `None` where that can't be.
     fn detach(&self, stream: Self::Stream) -> Option<OwnedFd>;
     /// Takes over a socket that crossed.
@@ -55,6 +57,51 @@ pub trait Platform: 'static {
     fn now_ms(&self) -> u64 {
         self.now_ns() / 1_000_000
     }
+}
+
+/// How a connection to an endpoint is opened.
+#[derive(Debug, Clone, Default)]
+pub struct Dial {
+    /// With TLS, as this worker is configured to, and the name that the endpoint must prove.
+    pub tls: Option<(Rc<Connector>, ServerName<'static>)>,
+    /// With HTTP/2; `None`: HTTP/1.1.
+    pub http2: Option<Http2Settings>,
+}
+
+/// The same connector, not one that is like it.
+impl PartialEq for Dial {
+    fn eq(&self, other: &Self) -> bool {
+        if self.http2 != other.http2 {
+            return false;
+        }
+        match (&self.tls, &other.tls) {
+            (None, None) => true,
+            (Some((ours, our_name)), Some((theirs, their_name))) => {
+                Rc::ptr_eq(ours, theirs) && our_name == their_name
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Why there is no connection to an endpoint.
+#[derive(Debug)]
+pub enum ConnectError {
+    /// It can't be reached.
+    Io(io::Error),
+    /// It was reached, but TLS failed.
+    Tls(HandshakeError),
+    /// It was to speak HTTP/2, and agreed to something else.
+    NoHttp2,
+}
+
+/// Why there is no TLS connection to a client.
+#[derive(Debug)]
+pub enum AcceptError<S> {
+    /// It sent a request in the clear, and can be answered so.
+    PlainHttp(S),
+    /// The handshake failed; the client was told, as far as that can be.
+    Failed(&'static str),
 }
 
 /// The real world.
@@ -95,21 +142,36 @@ impl Platform for Linux {
         z ^ (z >> 31)
     }
 
-    async fn connect(&self, address: &Address, dial: &Dial) -> io::Result<Connected<Stream>> {
-        let socket = connect::open(address).await?;
-        Ok(match &dial.http2 {
-            None => Connected::Stream(Stream::Socket(socket)),
-            Some(settings) => {
-                Connected::Session(Session::new(socket, Scheme::Http, settings, self.clock).await?)
+    async fn connect(&self, address: &Address, how: &Dial) -> Result<Connected<Stream>, ConnectError> {
+        let socket = connect::open(address).await.map_err(ConnectError::Io)?;
+        let (stream, scheme) = match &how.tls {
+            None => (Stream::Socket(socket), Scheme::Http),
+            Some((connector, name)) => {
+                // Boxed: a handshake's state is large, and the common connection has none.
+                let opened = Box::pin(client::connect(socket, connector, name)).await;
+                let stream = opened.map_err(ConnectError::Tls)?;
+                if how.http2.is_some() && stream.agreed().protocol != Protocol::H2 {
+                    return Err(ConnectError::NoHttp2);
+                }
+                (Stream::Tls(Box::new(stream)), Scheme::Https)
             }
-        })
+        };
+        let Some(settings) = &how.http2 else { return Ok(Connected::Stream(stream)) };
+        let session = Box::pin(Session::new(stream, scheme, settings, self.clock)).await;
+        session.map(Connected::Session).map_err(ConnectError::Io)
+    }
+
+    async fn accept_tls(&self, stream: Stream, server: &TlsServer) -> Result<Stream, AcceptError<Stream>> {
+        let Stream::Socket(socket) = stream else { return Err(AcceptError::Failed("tls_malformed")) };
+        match server::accept(socket, server).await {
+            Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
+            Err(HandshakeError::PlainHttp(socket)) => Err(AcceptError::PlainHttp(Stream::Socket(socket))),
+            Err(error) => Err(AcceptError::Failed(error.reason())),
+        }
     }
 
     fn detach(&self, stream: Stream) -> Option<OwnedFd> {
-        match stream {
-            Stream::Socket(socket) => socket.into_socket().ok(),
-            Stream::OfClient(_) | Stream::ToOrigin(_) => None,
-        }
+        stream.into_socket()
     }
 
     fn attach(&self, socket: OwnedFd) -> io::Result<Stream> {

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use super::h2::client::ClientStream;
 use super::h2::server::ServerStream;
+use super::tls::{Agreed, TlsStream};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 
 /// A byte stream that tells when it is ready and moves bytes without waiting.
@@ -23,12 +24,20 @@ pub trait Transport: 'static {
     async fn readable(&self) -> io::Result<()>;
     /// Waits until `try_write` can go on.
     async fn writable(&self) -> io::Result<()>;
+    /// Bytes that a `try_` call took are not out yet: whoever has no more to write waits for `writable`.
+    fn has_unsent(&self) -> bool {
+        false
+    }
     /// Looks at the stream without taking anything from it.
     fn peek(&self) -> Peek;
     /// No more bytes from us; the peer reads the end of the stream.
     fn shutdown_write(&self);
     /// The next close sends a reset instead of an orderly end, so that the peer can tell a cut body from a whole one.
     fn abort_on_close(&self);
+    /// What a TLS handshake settled; `None` in the clear.
+    fn tls(&self) -> Option<&Agreed> {
+        None
+    }
     /// The descriptor, if the kernel can move bytes from and to it by itself.
     fn splice_fd(&self) -> Option<BorrowedFd<'_>>;
     /// The peer has said that it did not act on anything that was written (RFC 9113 section 8.7), or nothing ever
@@ -156,12 +165,24 @@ impl Transport for Socket {
 /// Whatever carries a message: the stream type of [`Linux`](super::platform::Linux).
 #[derive(Debug)]
 pub enum Stream {
-    /// A socket.
+    /// In the clear.
     Socket(Socket),
+    /// With TLS. Boxed: the common connection is a descriptor and no more.
+    Tls(Box<TlsStream>),
     /// A client's HTTP/2 stream.
     OfClient(Box<ServerStream>),
     /// An HTTP/2 stream to an origin.
     ToOrigin(Box<ClientStream>),
+}
+
+impl Stream {
+    /// The socket itself, to be handed to another worker; `None` for one whose state can't go with it.
+    pub fn into_socket(self) -> Option<OwnedFd> {
+        match self {
+            Self::Socket(socket) => socket.into_socket().ok(),
+            Self::Tls(_) | Self::OfClient(_) | Self::ToOrigin(_) => None,
+        }
+    }
 }
 
 impl From<Box<ServerStream>> for Stream {
@@ -176,10 +197,12 @@ impl From<Box<ClientStream>> for Stream {
     }
 }
 
+/// Calls the same method of whichever it is.
 macro_rules! each {
     ($stream:expr, $inner:ident => $call:expr) => {
         match $stream {
             Stream::Socket($inner) => $call,
+            Stream::Tls($inner) => $call,
             Stream::OfClient($inner) => $call,
             Stream::ToOrigin($inner) => $call,
         }
@@ -227,5 +250,13 @@ impl Transport for Stream {
 
     fn was_refused(&self) -> bool {
         each!(self, s => s.was_refused())
+    }
+
+    fn has_unsent(&self) -> bool {
+        each!(self, s => s.has_unsent())
+    }
+
+    fn tls(&self) -> Option<&Agreed> {
+        each!(self, s => s.tls())
     }
 }

@@ -21,7 +21,7 @@ use crate::base::fault::{Fault, Retry};
 use crate::base::limits::ATTEMPTS_MAX;
 use crate::config::snapshot::RouteTimeouts;
 use crate::http::flow::{Batch, Flow, PIECES_MAX};
-use crate::net::platform::{Connected, Platform};
+use crate::net::platform::{ConnectError, Connected, Platform};
 use crate::net::stream::{Peek, Transport};
 use crate::telemetry::metrics::Counter;
 
@@ -161,8 +161,7 @@ pub(super) async fn open<P: Platform>(
     }
     core.metrics.count(Counter::UpstreamConnects);
     conn.deadline.arm(now, connect_timeout(bound, plan));
-    let dial = lease.dial();
-    let outcome = conn.deadline.bound(core.platform.connect(&endpoint.address, &dial)).await;
+    let outcome = conn.deadline.bound(core.platform.connect(&endpoint.address, &endpoint.dial)).await;
     core.tick_ns();
     match outcome {
         Ok(Ok(connected)) => {
@@ -175,10 +174,17 @@ pub(super) async fn open<P: Platform>(
             lease.failed();
             Err(Fault::upstream("upstream_no_streams", 502, Retry::Safe))
         }
-        Ok(Err(_)) => {
+        Ok(Err(error)) => {
             core.metrics.count(Counter::UpstreamConnectErrors);
             lease.failed();
-            Err(Fault::upstream("upstream_connect_failed", 502, Retry::Safe))
+            Err(match error {
+                ConnectError::Io(_) => Fault::upstream("upstream_connect_failed", 502, Retry::Safe),
+                ConnectError::Tls(error) => {
+                    core.tls_failed(&plan.upstream.name, &endpoint.address, &error);
+                    Fault::upstream("upstream_tls_failed", 502, Retry::Safe)
+                }
+                ConnectError::NoHttp2 => Fault::upstream("upstream_no_http2", 502, Retry::Safe),
+            })
         }
         Err(_) => {
             core.metrics.count(Counter::UpstreamConnectErrors);

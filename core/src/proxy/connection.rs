@@ -25,6 +25,7 @@ use crate::http::message::Wire;
 use crate::net::listener::Peer;
 use crate::net::platform::Platform;
 use crate::net::stream::Transport;
+use crate::net::tls::Protocol;
 use crate::telemetry::metrics::Counter;
 
 /// What becomes of the connection after an exchange.
@@ -107,6 +108,10 @@ impl PeerText {
 pub async fn serve<P: Platform>(core: Rc<Core<P>>, stream: P::Stream, peer: Peer, listener: ListenerId) {
     let _counted = Counted { core: Rc::clone(&core), listener };
     let conn = Downstream::new(core, stream, peer, listener, Wire::Http1);
+    if conn.stream.tls().is_some_and(|agreed| agreed.protocol == Protocol::H2) {
+        Box::pin(multiplex::serve(conn.core, conn.stream, peer, listener, Vec::new())).await;
+        return;
+    }
     // A client that speaks first has mostly spoken by the time it is accepted: look before waiting.
     let head = conn.timeouts().0;
     conn.deadline.arm(conn.core.tick_ns() / 1_000_000, head);
@@ -277,12 +282,16 @@ impl<P: Platform> Downstream<P> {
 
     /// The head did not come in time.
     async fn too_slow(&self) -> After {
-        let fault = Fault::downstream("request_head_timeout", 408);
+        self.answer_headless(&Fault::downstream("request_head_timeout", 408)).await
+    }
+
+    /// Answers what can't be read as a request.
+    async fn answer_headless(&self, fault: &Fault) -> After {
         let now = self.core.tick_ns();
         let mut record = Record::new(self.core.platform.random(), now);
         let mut out = self.core.take_head();
         let date = self.core.date(now);
-        respond::problem(&fault, &record, Asker::UNKNOWN, Persistence::Close, &date, &mut out);
+        respond::problem(fault, &record, Asker::UNKNOWN, Persistence::Close, &date, &mut out);
         let _ = self.write(&out).await;
         self.core.give_head(out);
         record.status = fault.status;
@@ -328,6 +337,23 @@ impl<P: Platform> Downstream<P> {
         }
     }
 }
+
+/// A client that speaks plain HTTP where TLS is served is told so, in the clear, as far as it can be.
+pub(super) async fn refuse_plain_http<P: Platform>(
+    core: Rc<Core<P>>,
+    stream: P::Stream,
+    peer: Peer,
+    listener: ListenerId,
+) {
+    let _counted = Counted { core: Rc::clone(&core), listener };
+    let conn = Downstream::new(core, stream, peer, listener, Wire::Http1);
+    conn.core.metrics.handshake_failed(PLAIN_HTTP);
+    conn.answer_headless(&Fault::downstream("plain_http_on_tls_port", 400)).await;
+    conn.linger().await;
+}
+
+/// See [`refuse_plain_http`].
+const PLAIN_HTTP: &str = "plain_http_on_tls_port";
 
 /// A connection that can't be served at all: counts it and closes it.
 pub fn refuse<P: Platform>(core: &Core<P>, listener: ListenerId) {

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crossbeam_queue::ArrayQueue;
 use crossbeam_utils::CachePadded;
 
 use super::log::LogBuffer;
@@ -19,9 +20,13 @@ use crate::base::signal::Signal;
 use crate::config::snapshot::{Balance, Http2, Snapshot};
 use crate::http::http1::parse::HeadLimits;
 use crate::http::rewrite::Forwarding;
+use crate::net::connect::Address;
 use crate::net::h2::Settings as Http2Settings;
 use crate::net::pipe::PipePool;
-use crate::net::platform::{Dial, Platform};
+use crate::net::platform::Platform;
+use crate::net::tls::HandshakeError;
+use crate::net::tls::client::TlsClient;
+use crate::net::tls::server::TlsServer;
 use crate::policy::balance::Rule;
 use crate::telemetry::metrics::{Counter, Gauges, Metrics, RouteSample, Sample, UpstreamSample};
 
@@ -36,20 +41,34 @@ pub struct Install {
     pub snapshot: Arc<Snapshot>,
     /// For each of its upstreams, the endpoints.
     pub upstreams: Vec<Vec<Resolved>>,
+    /// For each of its upstreams, how TLS is spoken to those endpoints that have a name to prove.
+    pub tls_clients: Vec<Option<Arc<TlsClient>>>,
+    /// For each of its listeners, how TLS is served.
+    pub tls_servers: Vec<Option<Arc<TlsServer>>>,
     /// For each [`ListenerId`], its index in the snapshot; `None` for those that have left it.
     pub listeners: Vec<Option<usize>>,
 }
 
-/// What all workers of this process share: nothing but one padded word each.
+/// What all workers of this process share: one padded word each, and a queue of lines for the journal, which a worker
+/// must not write itself.
 #[derive(Debug)]
 pub struct Node {
     connections: Box<[CachePadded<AtomicU64>]>,
+    notes: ArrayQueue<String>,
 }
 
 impl Node {
     /// For so many workers.
     pub fn new(workers: usize) -> Arc<Self> {
-        Arc::new(Self { connections: (0..workers).map(|_| CachePadded::new(AtomicU64::new(0))).collect() })
+        Arc::new(Self {
+            connections: (0..workers).map(|_| CachePadded::new(AtomicU64::new(0))).collect(),
+            notes: ArrayQueue::new(NOTES_MAX),
+        })
+    }
+
+    /// The next line that a worker wants written.
+    pub fn take_note(&self) -> Option<String> {
+        self.notes.pop()
     }
 
     /// How many workers there are.
@@ -75,6 +94,9 @@ impl Node {
     }
 }
 
+/// Lines that may wait for the journal.
+const NOTES_MAX: usize = 64;
+
 /// One listener's settings, as the request path needs them.
 #[derive(Debug)]
 pub struct BoundListener {
@@ -82,6 +104,8 @@ pub struct BoundListener {
     pub index: usize,
     /// How clients are told upstream.
     pub forwarding: Forwarding,
+    /// How TLS is served; `None`: in the clear.
+    pub tls: Option<Arc<TlsServer>>,
 }
 
 /// A snapshot made ready for this worker.
@@ -163,6 +187,9 @@ pub struct Core<P: Platform> {
     by_listener: RefCell<Vec<u32>>,
     active: Cell<u64>,
     recent_ms: Cell<u64>,
+    handshakes: Cell<u32>,
+    /// When a failure of TLS to an upstream may be written next.
+    tls_note_ms: Cell<u64>,
     heads: RefCell<Vec<Vec<u8>>>,
     date: RefCell<Date>,
 }
@@ -201,6 +228,8 @@ impl<P: Platform> Core<P> {
             by_listener: RefCell::default(),
             active: Cell::new(0),
             recent_ms: Cell::new(0),
+            handshakes: Cell::new(0),
+            tls_note_ms: Cell::new(0),
             heads: RefCell::default(),
             date: RefCell::default(),
         });
@@ -216,8 +245,8 @@ impl<P: Platform> Core<P> {
         let upstreams: Box<[_]> = snapshot
             .upstreams
             .iter()
-            .zip(&install.upstreams)
-            .map(|(configured, resolved)| {
+            .zip(install.upstreams.iter().zip(&install.tls_clients))
+            .map(|(configured, (resolved, tls))| {
                 let settings = upstream::Settings {
                     rule: match configured.balance {
                         Balance::RoundRobin => Rule::RoundRobin,
@@ -229,12 +258,12 @@ impl<P: Platform> Core<P> {
                     idle_ms: configured.timeouts.idle.as_millis() as u64,
                     ping_ms: configured.ping_interval.map_or(0, |d| d.as_millis() as u64),
                     ping_timeout_ms: configured.ping_timeout.as_millis() as u64,
-                    dial: Dial { http2: configured.http2.map(|http2| http2_settings(snapshot, http2)) },
+                    http2: configured.http2.map(|http2| http2_settings(snapshot, http2)),
                 };
                 let state = states
                     .entry(Arc::clone(&configured.name))
                     .or_insert_with(|| Upstream::new(Arc::clone(&configured.name), settings));
-                state.configure(settings, resolved);
+                state.configure(settings, tls.as_ref(), resolved);
                 Rc::clone(state)
             })
             .collect();
@@ -256,7 +285,7 @@ impl<P: Platform> Core<P> {
             counts.retain(|_, c| Rc::strong_count(c) > 1 && routes.iter().any(|r| Rc::ptr_eq(r, c)));
         }
         let listeners =
-            install.listeners.iter().map(|index| index.map(|i| bind_listener(snapshot, i))).collect();
+            install.listeners.iter().map(|index| index.map(|i| bind_listener(install, i))).collect();
         self.buffers.resize(snapshot.limits.memory_bytes_max);
         *self.bound.borrow_mut() = Rc::new(Bound {
             snapshot: Arc::clone(snapshot),
@@ -332,6 +361,34 @@ impl<P: Platform> Core<P> {
         if self.connections.get() == 0 && (self.draining.is_raised() || self.stopping.is_raised()) {
             self.empty.raise();
         }
+    }
+
+    /// A client's TLS handshake begins.
+    pub(super) fn handshake_began(&self) {
+        self.handshakes.set(self.handshakes.get() + 1);
+    }
+
+    /// It has ended, one way or the other.
+    pub(super) fn handshake_ended(&self) {
+        self.handshakes.set(self.handshakes.get() - 1);
+        self.room.raise();
+    }
+
+    /// Handshakes open.
+    pub fn handshakes(&self) -> u32 {
+        self.handshakes.get()
+    }
+
+    /// TLS to an endpoint failed: has a line written that says why, at most once a second.
+    pub(super) fn tls_failed(&self, upstream: &str, endpoint: &Address, error: &HandshakeError) {
+        self.metrics.refused(error.reason());
+        let now = self.now_ms();
+        if now < self.tls_note_ms.get() {
+            return;
+        }
+        self.tls_note_ms.set(now + 1_000);
+        // Full: the journal is behind, and has enough to say.
+        let _ = self.node.notes.push(format!("TLS to {endpoint} (upstream `{upstream}`) failed: {error}"));
     }
 
     /// A request begins or ends.
@@ -417,8 +474,13 @@ impl<P: Platform> Core<P> {
     }
 }
 
-fn bind_listener(snapshot: &Snapshot, index: usize) -> BoundListener {
-    BoundListener { index, forwarding: forwarding(snapshot, snapshot.listeners[index].trusted_hops as u8) }
+fn bind_listener(install: &Install, index: usize) -> BoundListener {
+    let snapshot = &install.snapshot;
+    BoundListener {
+        index,
+        forwarding: forwarding(snapshot, snapshot.listeners[index].trusted_hops as u8),
+        tls: install.tls_servers[index].clone(),
+    }
 }
 
 /// Bounds of an HTTP/2 connection, of either end.

@@ -8,6 +8,7 @@ mod attempt;
 pub mod connection;
 pub mod core;
 mod exchange;
+pub mod handshake;
 pub mod log;
 mod multiplex;
 mod pump;

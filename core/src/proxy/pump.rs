@@ -95,6 +95,10 @@ impl<P: Platform> Pumping<'_, P> {
                 Err(_) => return Err(PumpError::Broken(End::Sink)),
             }
         }
+        // What a TLS stream took is written only when its records are out.
+        while sink.has_unsent() {
+            self.writable(sink).await?;
+        }
         Ok(())
     }
 

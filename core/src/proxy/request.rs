@@ -337,7 +337,7 @@ fn encode<P: Platform>(
     let values = ForwardingValues {
         peer_ip: conn.peer_text(),
         client_ip: client_text.as_deref().map_or(conn.peer_text(), str::as_bytes),
-        scheme: Scheme::Http,
+        scheme: if conn.stream.tls().is_some() { Scheme::Https } else { Scheme::Http },
         wire: conn.wire,
     };
     let rewrite = RequestRewrite {

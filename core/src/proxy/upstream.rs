@@ -15,9 +15,11 @@ use crossbeam_queue::ArrayQueue;
 use crate::base::limits::LENT_CONNECTIONS_MAX;
 use crate::http::message::Wire;
 use crate::net::connect::Address;
+use crate::net::h2::Settings as Http2Settings;
 use crate::net::h2::client::{ClientStream, Session};
 use crate::net::platform::{Connected, Dial};
 use crate::net::stream::{Peek, Transport};
+use crate::net::tls::client::{Connector, ServerName, TlsClient};
 use crate::policy::balance::{self, Candidate, Rule};
 
 /// A request that may be repeated takes a connection unseen if it has been idle for less than this: should the origin
@@ -79,6 +81,8 @@ pub struct Resolved {
     pub weight: u32,
     /// Its shelf on this node.
     pub shelf: Arc<Shelf>,
+    /// The name that it must prove, if TLS is spoken to it.
+    pub tls_name: Option<ServerName<'static>>,
 }
 
 /// Bounds and choices of one upstream, from the snapshot.
@@ -94,8 +98,8 @@ pub struct Settings {
     pub pending_max: u32,
     /// After how long an idle connection is closed.
     pub idle_ms: u64,
-    /// How its endpoints are spoken to.
-    pub dial: Dial,
+    /// Bounds of HTTP/2 connections, if that is what its endpoints speak.
+    pub http2: Option<Http2Settings>,
     /// After how long without a byte a connection with streams is asked for a sign of life; zero: never.
     pub ping_ms: u64,
     /// How long it may take to give it.
@@ -109,6 +113,8 @@ pub struct Upstream<S> {
     pub name: Arc<str>,
     settings: Cell<Settings>,
     endpoints: RefCell<Rc<[Rc<Endpoint<S>>]>>,
+    /// This worker's way of speaking TLS to the endpoints, and what it was made of.
+    connector: RefCell<Option<(Arc<TlsClient>, Rc<Connector>)>>,
     balance: RefCell<balance::State>,
     waiting: RefCell<VecDeque<Waiting>>,
     wait_ids: Cell<u64>,
@@ -121,6 +127,8 @@ pub struct Endpoint<S> {
     pub address: Address,
     /// What a Host field for it says.
     pub authority: Arc<str>,
+    /// How connections to it are opened. All that it has were opened so.
+    pub dial: Dial,
     weight: u32,
     shelf: Arc<Shelf>,
     idle: RefCell<Vec<Idle<S>>>,
@@ -173,6 +181,7 @@ impl<S: Transport> Upstream<S> {
             name,
             settings: Cell::new(settings),
             endpoints: RefCell::new(Rc::from([])),
+            connector: RefCell::default(),
             balance: RefCell::default(),
             waiting: RefCell::default(),
             wait_ids: Cell::new(0),
@@ -181,16 +190,29 @@ impl<S: Transport> Upstream<S> {
 
     /// Takes over settings and endpoints. Endpoints that stay keep their connections and counts; those that left stop
     /// keeping any.
-    pub fn configure(&self, settings: Settings, resolved: &[Resolved]) {
+    ///
+    /// An endpoint with other TLS settings is another endpoint: what was opened under the old ones must not be used.
+    pub fn configure(&self, settings: Settings, tls: Option<&Arc<TlsClient>>, resolved: &[Resolved]) {
         self.settings.set(settings);
+        let connector = self.connector(tls);
+        let dial = |r: &Resolved| {
+            let tls = connector.as_ref().zip(r.tls_name.as_ref());
+            Dial {
+                tls: tls.map(|(connector, name)| (Rc::clone(connector), name.clone())),
+                http2: settings.http2,
+            }
+        };
         let old = self.endpoints.borrow().clone();
         let new: Rc<[Rc<Endpoint<S>>]> = resolved
             .iter()
             .map(|r| {
                 let same = |e: &&Rc<Endpoint<S>>| {
-                    e.address == r.address && e.weight == r.weight && e.authority == r.authority
+                    e.address == r.address
+                        && e.weight == r.weight
+                        && e.authority == r.authority
+                        && e.dial == dial(r)
                 };
-                old.iter().find(same).map_or_else(|| Rc::new(Endpoint::new(r)), Rc::clone)
+                old.iter().find(same).map_or_else(|| Rc::new(Endpoint::new(r, dial(r))), Rc::clone)
             })
             .collect();
         for gone in old.iter().filter(|e| !new.iter().any(|n| Rc::ptr_eq(n, e))) {
@@ -202,6 +224,16 @@ impl<S: Transport> Upstream<S> {
         }
         *self.endpoints.borrow_mut() = new;
         self.call_all();
+    }
+
+    /// The connector for these settings; the one there is while they are the same.
+    fn connector(&self, tls: Option<&Arc<TlsClient>>) -> Option<Rc<Connector>> {
+        let mut kept = self.connector.borrow_mut();
+        let stays = matches!((&*kept, tls), (Some((old, _)), Some(new)) if Arc::ptr_eq(old, new));
+        if !stays {
+            *kept = tls.map(|tls| (Arc::clone(tls), Rc::new(tls.connector())));
+        }
+        kept.as_ref().map(|(_, connector)| Rc::clone(connector))
     }
 
     /// The upstream has left the configuration.
@@ -301,7 +333,7 @@ impl<S: Transport> Upstream<S> {
             // The bottom of the stack has not been needed for a whole round: half of it may help others.
             let unused =
                 idle.iter().filter(|i| now_ms.saturating_sub(i.since_ms) > LEND_AFTER_IDLE_MS).count();
-            if lend == Lend::Surplus {
+            if lend == Lend::Surplus && endpoint.may_lend() {
                 for _ in 0..unused / 2 {
                     let Idle { stream, since_ms } = idle.remove(0);
                     endpoint.open.set(endpoint.open.get() - 1);
@@ -362,8 +394,9 @@ impl<S: Transport> Drop for Place<'_, S> {
 }
 
 impl<S> Endpoint<S> {
-    fn new(resolved: &Resolved) -> Self {
+    fn new(resolved: &Resolved, dial: Dial) -> Self {
         Self {
+            dial,
             address: resolved.address.clone(),
             authority: Arc::clone(&resolved.authority),
             weight: resolved.weight,
@@ -379,8 +412,13 @@ impl<S> Endpoint<S> {
         }
     }
 
+    /// A TLS connection's keys can't cross to another worker.
+    fn may_lend(&self) -> bool {
+        self.dial.tls.is_none()
+    }
+
     fn has_room(&self, settings: &Settings) -> bool {
-        if settings.dial.http2.is_none() {
+        if self.dial.http2.is_none() {
             return self.open.get() < settings.connections_max || !self.idle.borrow().is_empty();
         }
         (self.open.get() < settings.connections_max && !self.dialling.get())
@@ -486,7 +524,7 @@ impl<S: Transport + From<Box<ClientStream>>> Lease<S> {
         stale: &mut u64,
     ) -> (Self, Found<S>) {
         let settings = upstream.settings.get();
-        if settings.dial.http2.is_some() {
+        if endpoint.dial.http2.is_some() {
             return Self::take_stream(upstream, endpoint, now_ms);
         }
         let found = loop {
@@ -510,7 +548,7 @@ impl<S: Transport + From<Box<ClientStream>>> Lease<S> {
             Found::Kept(stream)
         } else {
             endpoint.open.set(endpoint.open.get() + 1);
-            let lent = if need == Need::New { None } else { endpoint.shelf.borrow() };
+            let lent = if need == Need::New || !endpoint.may_lend() { None } else { endpoint.shelf.borrow() };
             lent.map_or(Found::Nothing, Found::Lent)
         };
         (Self::new(upstream, endpoint, Share::Own), found)
@@ -575,14 +613,9 @@ impl<S: Transport> Lease<S> {
         self.stream.as_ref().expect("a lease is used only after `hold`")
     }
 
-    /// How a new connection is to be opened.
-    pub fn dial(&self) -> Dial {
-        self.upstream.settings.get().dial
-    }
-
     /// What responses come over.
     pub fn wire(&self) -> Wire {
-        if self.dial().http2.is_some() { Wire::Http2 } else { Wire::Http1 }
+        if self.endpoint.dial.http2.is_some() { Wire::Http2 } else { Wire::Http1 }
     }
 
     /// The attempt failed for a reason that is the endpoint's.

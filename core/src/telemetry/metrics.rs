@@ -56,6 +56,8 @@ counters! {
     UpstreamConnects => "ringway_upstream_connects_total",
     /// Upstream connections that could not be opened.
     UpstreamConnectErrors => "ringway_upstream_connect_errors_total",
+    /// TLS handshakes with clients that failed; ringway_refused_total tells why.
+    HandshakesFailed => "ringway_tls_handshakes_failed_total",
     /// Requests sent on a kept upstream connection.
     UpstreamReused => "ringway_upstream_reused_total",
     /// Kept upstream connections found closed by the origin.
@@ -83,6 +85,8 @@ pub struct Metrics {
     /// Responses by class of status, 1xx to 5xx.
     classes: [Cell<u64>; 5],
     refused: RefCell<BTreeMap<&'static str, u64>>,
+    /// Handshakes with clients by version and whether they took up an earlier session.
+    handshakes: RefCell<BTreeMap<(&'static str, bool), u64>>,
     latency_us: RefCell<Histogram<u64>>,
 }
 
@@ -93,6 +97,7 @@ impl Metrics {
             counters: [const { Cell::new(0) }; Counter::COUNT],
             classes: [const { Cell::new(0) }; 5],
             refused: RefCell::default(),
+            handshakes: RefCell::default(),
             latency_us: RefCell::new(latency_histogram()),
         }
     }
@@ -120,12 +125,24 @@ impl Metrics {
         *self.refused.borrow_mut().entry(reason).or_default() += 1;
     }
 
+    /// Counts a TLS handshake with a client that came to its end.
+    pub fn handshake(&self, version: &'static str, resumed: bool) {
+        *self.handshakes.borrow_mut().entry((version, resumed)).or_default() += 1;
+    }
+
+    /// Counts one that failed, by its reason code.
+    pub fn handshake_failed(&self, reason: &'static str) {
+        self.count(Counter::HandshakesFailed);
+        self.refused(reason);
+    }
+
     /// A copy of everything but the gauges.
     pub fn sample(&self) -> Sample {
         Sample {
             counters: self.counters.iter().map(Cell::get).collect(),
             classes: self.classes.each_ref().map(Cell::get),
             refused: self.refused.borrow().clone(),
+            handshakes: self.handshakes.borrow().clone(),
             latency_us: self.latency_us.borrow().clone(),
             gauges: Gauges::default(),
             upstreams: Vec::new(),
@@ -192,6 +209,8 @@ pub struct Sample {
     counters: Vec<u64>,
     classes: [u64; 5],
     refused: BTreeMap<&'static str, u64>,
+    /// Handshakes by version and whether they took up an earlier session.
+    pub handshakes: BTreeMap<(&'static str, bool), u64>,
     latency_us: Histogram<u64>,
     /// What is true now.
     pub gauges: Gauges,
@@ -220,6 +239,21 @@ pub struct ProcessInfo {
     pub resident_bytes: u64,
     /// Workers that did not answer in time; their numbers are missing from this scrape.
     pub workers_silent: u64,
+    /// The certificates that listeners show.
+    pub certificates: Vec<CertificateInfo>,
+    /// Changed certificates, keys or authorities that could not be used.
+    pub tls_reloads_refused: u64,
+}
+
+/// One certificate of one listener.
+#[derive(Debug, Clone)]
+pub struct CertificateInfo {
+    /// The listener's name.
+    pub listener: Arc<str>,
+    /// Its file.
+    pub certificate: String,
+    /// Seconds since 1970 until which it is valid.
+    pub not_after_s: i64,
 }
 
 /// Prometheus text format 0.0.4 of all workers together.
@@ -236,6 +270,7 @@ pub fn render(samples: &[Sample], process: &ProcessInfo) -> String {
         let _ = writeln!(out, "ringway_requests_total{{code=\"{}xx\"}} {sum}", class + 1);
     }
     refusals(&mut out, samples);
+    handshakes(&mut out, samples);
     latency(&mut out, samples);
     gauges(&mut out, samples);
     upstreams(&mut out, samples);
@@ -256,6 +291,18 @@ fn refusals(out: &mut String, samples: &[Sample]) {
     head(out, "ringway_refused_total", "Requests refused or failed, by reason code.", "counter");
     for (reason, n) in sums {
         let _ = writeln!(out, "ringway_refused_total{{reason=\"{reason}\"}} {n}");
+    }
+}
+
+fn handshakes(out: &mut String, samples: &[Sample]) {
+    let mut sums: BTreeMap<(&str, bool), u64> = BTreeMap::new();
+    for ((version, resumed), n) in samples.iter().flat_map(|s| &s.handshakes) {
+        *sums.entry((version, *resumed)).or_default() += n;
+    }
+    let name = "ringway_tls_handshakes_total";
+    head(out, name, "TLS handshakes with clients, by version and whether a session was resumed.", "counter");
+    for ((version, resumed), n) in sums {
+        let _ = writeln!(out, "{name}{{version=\"{version}\",resumed=\"{resumed}\"}} {n}");
     }
 }
 
@@ -357,9 +404,24 @@ fn this_process(out: &mut String, process: &ProcessInfo) {
     head(out, "ringway_snapshot_info", "The configuration in force.", "gauge");
     let (version, hash) = (process.snapshot_version, &process.snapshot_hash);
     let _ = writeln!(out, "ringway_snapshot_info{{version=\"{version}\",hash=\"{hash}\"}} 1");
-    let rows: [(&str, &str, &str, f64); 5] = [
+    if !process.certificates.is_empty() {
+        let name = "ringway_tls_certificate_not_after_seconds";
+        head(out, name, "Until when a listener's certificate is valid, in seconds since 1970.", "gauge");
+        for info in &process.certificates {
+            let (listener, certificate) = (label(&info.listener), label(&info.certificate));
+            let end = info.not_after_s;
+            let _ = writeln!(out, "{name}{{listener=\"{listener}\",cert=\"{certificate}\"}} {end}");
+        }
+    }
+    let rows: [(&str, &str, &str, f64); 6] = [
         ("ringway_reloads_total", "Reloads taken over.", "counter", process.reloads as f64),
         ("ringway_reloads_refused_total", "Reloads refused.", "counter", process.reloads_refused as f64),
+        (
+            "ringway_tls_reloads_refused_total",
+            "Changed certificates, keys or authorities that could not be used.",
+            "counter",
+            process.tls_reloads_refused as f64,
+        ),
         ("ringway_uptime_seconds", "Since the start.", "gauge", process.uptime_ms as f64 / 1e3),
         ("process_resident_memory_bytes", "Resident memory.", "gauge", process.resident_bytes as f64),
         (

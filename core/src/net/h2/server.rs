@@ -20,11 +20,14 @@ use crate::http::http2::absorb::{Absorber, Event};
 use crate::http::http2::{Asked, render, websocket_key};
 use crate::http::message::Method;
 use crate::net::stream::{Peek, Transport};
+use crate::net::tls::Agreed;
 
 /// A client's connection.
 pub struct ServerConnection<S: Transport> {
     h2: Connection<Wire<S>, Bytes>,
     shared: Rc<Shared<S>>,
+    /// Of the TLS that carries it.
+    agreed: Option<Rc<Agreed>>,
     calmed: bool,
 }
 
@@ -48,6 +51,7 @@ pub enum Incoming {
 impl<S: Transport> ServerConnection<S> {
     /// Greets a client. `early` was read from the stream already. `None`: it did not speak HTTP/2, or went away.
     pub async fn new(stream: S, early: &[u8], settings: &Settings, clock: Monotonic) -> Option<Self> {
+        let agreed = stream.tls().cloned().map(Rc::new);
         let shared = Shared::new(stream, Guard::of_client(clock), early);
         let mut handshake = Builder::new()
             .max_concurrent_streams(settings.streams_max)
@@ -58,12 +62,13 @@ impl<S: Transport> ServerConnection<S> {
             .enable_connect_protocol()
             .handshake(Wire::new(&shared));
         let greeted = drive(&shared, |cx| std::pin::Pin::new(&mut handshake).poll(cx)).await;
-        Some(Self { h2: greeted.ok()?, shared, calmed: false })
+        Some(Self { h2: greeted.ok()?, shared, agreed, calmed: false })
     }
 
     /// Awaits the next request, moving everything that is under way meanwhile. May be dropped at any time.
     pub async fn next(&mut self, key: impl Fn() -> [u8; 16]) -> Incoming {
         let (h2, shared, calmed) = (&mut self.h2, &self.shared, &mut self.calmed);
+        let agreed = self.agreed.as_ref();
         drive(shared, |cx| {
             let next = h2.poll_accept(cx);
             if !*calmed && shared.guard.borrow().tripped().is_some() {
@@ -76,7 +81,7 @@ impl<S: Transport> ServerConnection<S> {
             match next {
                 Poll::Pending => Poll::Pending,
                 Poll::Ready(Some(Ok((request, respond)))) => {
-                    Poll::Ready(ServerStream::accept(request, respond, key()))
+                    Poll::Ready(ServerStream::accept(request, respond, agreed, key()))
                 }
                 Poll::Ready(None) => Poll::Ready(Incoming::Over(None)),
                 Poll::Ready(Some(Err(error))) => Poll::Ready(Incoming::Over(blame(&error))),
@@ -119,6 +124,7 @@ fn blame(error: &h2::Error) -> Option<&'static str> {
 /// One request and its response, as a stream of bytes in HTTP/1.1 form.
 pub struct ServerStream {
     inner: RefCell<Inner>,
+    agreed: Option<Rc<Agreed>>,
 }
 
 struct Inner {
@@ -156,6 +162,7 @@ impl ServerStream {
     fn accept(
         request: http::Request<RecvStream>,
         mut respond: SendResponse<Bytes>,
+        agreed: Option<&Rc<Agreed>>,
         key: [u8; 16],
     ) -> Incoming {
         let (parts, body) = request.into_parts();
@@ -176,7 +183,7 @@ impl ServerStream {
                     respond: Respond(respond),
                     aborted: false,
                 };
-                Incoming::Stream(Box::new(Self { inner: RefCell::new(inner) }))
+                Incoming::Stream(Box::new(Self { inner: RefCell::new(inner), agreed: agreed.map(Rc::clone) }))
             }
             Err(malformed) => {
                 let mut head = http::Response::new(());
@@ -267,6 +274,10 @@ impl Transport for ServerStream {
 
     fn splice_fd(&self) -> Option<BorrowedFd<'_>> {
         None
+    }
+
+    fn tls(&self) -> Option<&Agreed> {
+        self.agreed.as_deref()
     }
 }
 
