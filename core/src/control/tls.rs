@@ -220,15 +220,12 @@ impl Keeper {
         };
         let mut generation = 0;
         let tickets = settings.tickets.as_ref().and_then(|tickets| {
-            let keys = match &tickets.keys {
-                Some(path) => {
-                    self.ticket_keys(path, &format!("{at}.tickets.keys"), &mut contents, findings)?
-                }
-                None => {
-                    let rotating = self.random_keys(name, tickets.rotate, now, at, findings)?;
-                    generation = rotating.generation;
-                    rotating.keys.clone()
-                }
+            let keys = if let Some(path) = &tickets.keys {
+                self.ticket_keys(path, &format!("{at}.tickets.keys"), &mut contents, findings)?
+            } else {
+                let rotating = self.random_keys(name, tickets.rotate, now, at, findings)?;
+                generation = rotating.generation;
+                rotating.keys.clone()
             };
             // Two rotations: the time for which a key that has just been replaced still opens.
             Some((keys, tickets.rotate * 2))
@@ -303,17 +300,16 @@ impl Keeper {
         };
         let mut names = Vec::with_capacity(upstream.endpoints.len());
         for (index, endpoint) in upstream.endpoints.iter().enumerate() {
-            names.push(match &endpoint.tls_name {
-                None => None,
-                Some(name) => match ServerName::try_from(name.to_string()) {
-                    Ok(name) => Some(name),
-                    Err(_) => {
-                        let field = format!("{at}.endpoints[{index}]");
-                        findings.error(&field, format!("`{name}` can't be a name in a certificate"));
-                        None
-                    }
-                },
-            });
+            let Some(text) = &endpoint.tls_name else {
+                names.push(None);
+                continue;
+            };
+            let name = ServerName::try_from(text.to_string());
+            if name.is_err() {
+                let field = format!("{at}.endpoints[{index}]");
+                findings.error(&field, format!("`{text}` can't be a name in a certificate"));
+            }
+            names.push(name.ok());
         }
         if findings.errors.len() > before {
             return None;

@@ -257,6 +257,10 @@ impl Transport for Stream {
     }
 
     fn tls(&self) -> Option<&Agreed> {
-        each!(self, s => s.tls())
+        match self {
+            Self::Tls(stream) => Some(stream.agreed()),
+            Self::OfClient(stream) => stream.tls(),
+            Self::Socket(_) | Self::ToOrigin(_) => None,
+        }
     }
 }

@@ -14,7 +14,7 @@ use super::multiplex;
 use super::pump::{Pumping, would_block};
 use super::record::Record;
 use super::request;
-use super::respond::{self, Asker};
+use super::respond::{self, Asker, Common};
 use crate::base::buffer::Buffer;
 use crate::base::deadline::Deadline;
 use crate::base::fault::Fault;
@@ -166,6 +166,11 @@ impl<P: Platform> Downstream<P> {
         &self.peer_text.bytes[..usize::from(self.peer_text.length)]
     }
 
+    /// What answers of our own have in common here.
+    pub(super) fn common<'a>(&self, bound: &'a Bound<P::Stream>, date: &'a [u8]) -> Common<'a> {
+        Common { date, secure: self.stream.tls().is_some(), fields: bound.fields(self.listener) }
+    }
+
     /// An exchange begins.
     pub(super) fn started(&self) {
         self.requests.set(self.requests.get().saturating_add(1));
@@ -290,8 +295,9 @@ impl<P: Platform> Downstream<P> {
         let now = self.core.tick_ns();
         let mut record = Record::new(self.core.platform.random(), now);
         let mut out = self.core.take_head();
-        let date = self.core.date(now);
-        respond::problem(fault, &record, Asker::UNKNOWN, Persistence::Close, &date, &mut out);
+        let (date, bound) = (self.core.date(now), self.core.bound());
+        let common = self.common(&bound, &date);
+        respond::problem(fault, &record, Asker::UNKNOWN, Persistence::Close, &common, &mut out);
         let _ = self.write(&out).await;
         self.core.give_head(out);
         record.status = fault.status;

@@ -106,6 +106,8 @@ pub struct BoundListener {
     pub forwarding: Forwarding,
     /// How TLS is served; `None`: in the clear.
     pub tls: Option<Arc<TlsServer>>,
+    /// Field lines of every response.
+    pub fields: Box<[u8]>,
 }
 
 /// A snapshot made ready for this worker.
@@ -129,6 +131,11 @@ impl<S> Bound<S> {
     /// A listener's settings, if it is still configured.
     pub fn listener(&self, id: ListenerId) -> Option<&BoundListener> {
         self.listeners.get(id.0 as usize)?.as_ref()
+    }
+
+    /// Field lines of every response to a listener's clients.
+    pub fn fields(&self, id: ListenerId) -> &[u8] {
+        self.listener(id).map_or(&[], |listener| &listener.fields)
     }
 
     /// How upstreams are told about clients of a listener.
@@ -480,6 +487,11 @@ fn bind_listener(install: &Install, index: usize) -> BoundListener {
         index,
         forwarding: forwarding(snapshot, snapshot.listeners[index].trusted_hops as u8),
         tls: install.tls_servers[index].clone(),
+        fields: snapshot.listeners[index]
+            .tls
+            .as_ref()
+            .map(|tls| Box::from(tls.hsts.as_bytes()))
+            .unwrap_or_default(),
     }
 }
 

@@ -359,7 +359,7 @@ fn shape<P: Platform>(
         via: bound.snapshot.forwarding.via.as_deref(),
         wire: lease.wire(),
         date: &date,
-        extra: b"",
+        extra: bound.fields(conn.listener),
     };
     if !final_head {
         // RFC 9110 section 15.2: never to an HTTP/1.0 client; a 100 only to one that asked for it.

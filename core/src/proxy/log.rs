@@ -6,11 +6,13 @@
 use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::rc::Rc;
 
 use crossbeam_channel::{Sender, TrySendError};
 
 use super::record::Record;
 use crate::config::snapshot::AccessLogMode;
+use crate::net::tls::identity::ClientIdentity;
 
 /// A batch is sent when it has grown to this, or at the next round.
 const BATCH_BYTES: usize = 16 * 1024;
@@ -42,6 +44,19 @@ pub struct Draft {
     pub version: &'static str,
     /// Whether the line is written.
     pub wanted: Wanted,
+    /// What TLS has settled; `None` in the clear.
+    pub tls: Option<Tls>,
+}
+
+/// What a line says of TLS.
+#[derive(Debug)]
+pub struct Tls {
+    /// The version.
+    pub version: &'static str,
+    /// The name that the client asked for.
+    pub server_name: Option<Box<str>>,
+    /// Who it has proved to be.
+    pub client: Option<Rc<ClientIdentity>>,
 }
 
 /// Whether a request's line is written. Decided when its head is there, since that is what the line tells of.
@@ -114,6 +129,16 @@ fn render(draft: &Draft, record: &Record, unix_ms: u64, duration_us: u64) -> Str
         ("user_agent", &draft.user_agent),
     ] {
         field(&mut line, name, text);
+    }
+    if let Some(tls) = &draft.tls {
+        field(&mut line, "tls_version", tls.version);
+        if let Some(name) = &tls.server_name {
+            field(&mut line, "tls_server_name", name);
+        }
+        if let Some(client) = &tls.client {
+            field(&mut line, "tls_client", client.common_name.as_deref().unwrap_or_default());
+            field(&mut line, "tls_client_sha256", &client.fingerprint);
+        }
     }
     let _ = write!(line, ",\"status\":{},\"duration_us\":{duration_us}", record.status);
     let (received, sent) = (record.request_bytes, record.response_bytes);

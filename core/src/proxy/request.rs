@@ -58,7 +58,13 @@ enum Decision<S> {
     /// Refuse it.
     Refuse { fault: Fault, asker: Asker, head_bytes: usize, body: BodyLength, keep_alive: bool },
     /// It is answered already: the response is encoded.
-    Answer { route: usize, status: u16, head_bytes: usize, body: BodyLength, persistence: Persistence },
+    Answer {
+        route: Option<usize>,
+        status: u16,
+        head_bytes: usize,
+        body: BodyLength,
+        persistence: Persistence,
+    },
     /// Send it on: the head for the upstream is encoded.
     Forward(Plan<S>),
 }
@@ -84,7 +90,7 @@ pub(super) async fn serve<P: Platform>(conn: &Downstream<P>, buffer: &mut Buffer
         }
         Decision::Answer { route: index, status, head_bytes, body, persistence } => {
             conn.started();
-            route = Some(index);
+            route = index;
             record.status = status;
             let rest = after_body(buffer, head_bytes, body, persistence == Persistence::KeepAlive);
             if conn.write(&out).await.is_err() { After::Close } else { rest }
@@ -141,7 +147,8 @@ pub(super) async fn serve<P: Platform>(conn: &Downstream<P>, buffer: &mut Buffer
 pub(super) fn log_headless<P: Platform>(conn: &Downstream<P>, record: &mut Record) {
     let wanted = wanted(conn, &conn.core.bound());
     if wanted != Wanted::Never {
-        record.draft = Some(Box::new(Draft { client: conn.peer.ip(), wanted, ..Draft::default() }));
+        let (client, tls) = (conn.peer.ip(), tls(conn));
+        record.draft = Some(Box::new(Draft { client, wanted, tls, ..Draft::default() }));
     }
 }
 
@@ -172,7 +179,7 @@ fn decide<P: Platform>(
     let client = client_ip(conn, bound, &head);
     let wanted = wanted(conn, bound);
     if wanted != Wanted::Never {
-        record.draft = Some(Box::new(draft(conn.wire, &head, client, wanted)));
+        record.draft = Some(Box::new(Draft { tls: tls(conn), ..draft(conn.wire, &head, client, wanted) }));
     }
     let asker = Asker { version: head.version, method: head.method };
     let keep_alive = head.keep_alive && conn.may_serve_more(bound);
@@ -183,6 +190,26 @@ fn decide<P: Platform>(
         body: head.body,
         keep_alive,
     };
+    let persistence = if keep_alive { Persistence::KeepAlive } else { Persistence::Close };
+    let date = conn.core.date(record.started_ns);
+    let common = conn.common(bound, &date);
+    let answer = |route, status| Decision::Answer {
+        route,
+        status,
+        head_bytes: head.head_bytes,
+        body: head.body,
+        persistence,
+    };
+    let redirects = bound.listener(conn.listener).and_then(|l| snapshot.listeners[l.index].redirect_to_https);
+    if let Some(port) = redirects {
+        if head.method == Method::Connect {
+            return refuse(Fault::policy("connect_refused", 405));
+        }
+        if respond::to_https(port, &head, persistence, &common, out) {
+            return answer(None, 308);
+        }
+        return refuse(Fault::downstream("no_host", 400));
+    }
     // 2 strip and normalise
     let mut scratch = Vec::new();
     let path = match head.target {
@@ -215,23 +242,14 @@ fn decide<P: Platform>(
     {
         return refuse(Fault::policy("body_too_large", 413));
     }
-    let persistence = if keep_alive { Persistence::KeepAlive } else { Persistence::Close };
-    let date = conn.core.date(record.started_ns);
-    let answer = |status| Decision::Answer {
-        route: index,
-        status,
-        head_bytes: head.head_bytes,
-        body: head.body,
-        persistence,
-    };
     match &route.action {
         Action::Respond(respond) => {
-            respond::configured(respond, asker, persistence, &date, out);
-            answer(respond.status)
+            respond::configured(respond, asker, persistence, &common, out);
+            answer(Some(index), respond.status)
         }
         Action::Redirect(redirect) => {
-            if respond::redirect(redirect, &head, path, persistence, &date, out) {
-                answer(redirect.status)
+            if respond::redirect(redirect, &head, path, persistence, &common, out) {
+                answer(Some(index), redirect.status)
             } else {
                 refuse(Fault::downstream("no_host", 400))
             }
@@ -400,6 +418,15 @@ fn wanted<P: Platform>(conn: &Downstream<P>, bound: &Bound<P::Stream>) -> Wanted
     log::wanted(log.mode, log.sample, || conn.core.platform.random())
 }
 
+fn tls<P: Platform>(conn: &Downstream<P>) -> Option<log::Tls> {
+    let agreed = conn.stream.tls()?;
+    Some(log::Tls {
+        version: agreed.version.name(),
+        server_name: agreed.server_name.clone(),
+        client: agreed.client.as_ref().map(Rc::clone),
+    })
+}
+
 fn draft(wire: Wire, head: &RequestHead<'_, '_>, client: Option<IpAddr>, wanted: Wanted) -> Draft {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Draft {
@@ -414,6 +441,7 @@ fn draft(wire: Wire, head: &RequestHead<'_, '_>, client: Option<IpAddr>, wanted:
             (Wire::Http1, Version::Http11) => "HTTP/1.1",
         },
         wanted,
+        tls: None,
     }
 }
 
@@ -435,8 +463,8 @@ async fn refuse<P: Platform>(
     record.status = fault.status;
     record.reason = Some(fault.reason);
     out.clear();
-    let date = conn.core.date(conn.core.tick_ns());
-    respond::problem(fault, record, asker, persistence, &date, out);
+    let (date, bound) = (conn.core.date(conn.core.tick_ns()), conn.core.bound());
+    respond::problem(fault, record, asker, persistence, &conn.common(&bound, &date), out);
     if conn.write(out).await.is_err() { After::Close } else { after }
 }
 

@@ -7,7 +7,7 @@ use super::record::Record;
 use crate::base::fault::Fault;
 use crate::config::snapshot::{Redirect, RedirectTarget, Respond, Scheme};
 use crate::http::http1::encode::{Payload, Persistence, SimpleResponse, encode_simple_response};
-use crate::http::message::{Method, RequestHead, Status, Version};
+use crate::http::message::{Method, RequestHead, Status, Target, Version};
 
 /// What of the client's request decides the shape of any answer.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +25,17 @@ impl Asker {
     }
 }
 
+/// What all answers on one connection have in common.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Common<'a> {
+    /// The Date field's value.
+    pub(super) date: &'a [u8],
+    /// How the client got here: a redirect that names no scheme keeps to it.
+    pub(super) secure: bool,
+    /// Field lines that the listener adds to every response.
+    pub(super) fields: &'a [u8],
+}
+
 /// Appends a problem document (RFC 9457) for a fault: the reason code and the request's id, so that a client's report
 /// can be matched with the log; nothing of the inside.
 pub(super) fn problem(
@@ -32,7 +43,7 @@ pub(super) fn problem(
     record: &Record,
     asker: Asker,
     persistence: Persistence,
-    date: &[u8],
+    common: &Common<'_>,
     out: &mut Vec<u8>,
 ) {
     let status = Status(fault.status);
@@ -45,10 +56,11 @@ pub(super) fn problem(
         fault.reason,
         record.id
     );
-    let mut extra = format!("X-Request-Id: {:016x}\r\n", record.id);
+    let mut extra = format!("X-Request-Id: {:016x}\r\n", record.id).into_bytes();
     if fault.status == 503 {
-        extra.push_str("Retry-After: 1\r\n");
+        extra.extend_from_slice(b"Retry-After: 1\r\n");
     }
+    extra.extend_from_slice(common.fields);
     let response = SimpleResponse {
         status,
         content_type: "application/problem+json",
@@ -56,8 +68,8 @@ pub(super) fn problem(
         payload: asker.payload(),
         client: asker.version,
         persistence,
-        date,
-        extra: extra.as_bytes(),
+        date: common.date,
+        extra: &extra,
     };
     encode_simple_response(&response, out);
 }
@@ -67,13 +79,14 @@ pub(super) fn configured(
     respond: &Respond,
     asker: Asker,
     persistence: Persistence,
-    date: &[u8],
+    common: &Common<'_>,
     out: &mut Vec<u8>,
 ) {
     let mut extra = Vec::new();
     for (name, value) in &respond.headers {
         line(name, value, &mut extra);
     }
+    extra.extend_from_slice(common.fields);
     let response = SimpleResponse {
         status: Status(respond.status),
         content_type: &respond.content_type,
@@ -81,7 +94,7 @@ pub(super) fn configured(
         payload: asker.payload(),
         client: asker.version,
         persistence,
-        date,
+        date: common.date,
         extra: &extra,
     };
     encode_simple_response(&response, out);
@@ -93,25 +106,62 @@ pub(super) fn redirect(
     head: &RequestHead<'_, '_>,
     path: &[u8],
     persistence: Persistence,
-    date: &[u8],
+    common: &Common<'_>,
     out: &mut Vec<u8>,
 ) -> bool {
-    let Some(location) = location(&redirect.target, head, path) else { return false };
-    let mut extra = Vec::with_capacity(location.len() + 16);
-    line("Location", &location, &mut extra);
+    let Some(location) = location(&redirect.target, head, path, common.secure) else { return false };
+    moved(redirect.status, &location, head, persistence, common, out);
+    true
+}
+
+/// Appends a redirect to the same URL with `https` on this port; false if the request does not say which host.
+pub(super) fn to_https(
+    port: u16,
+    head: &RequestHead<'_, '_>,
+    persistence: Persistence,
+    common: &Common<'_>,
+    out: &mut Vec<u8>,
+) -> bool {
+    let target = RedirectTarget::Parts {
+        scheme: Some(Scheme::Https),
+        host: None,
+        port: Some(port).filter(|port| *port != 443),
+        path: None,
+    };
+    // As the client sent it: nothing is looked up by it here.
+    let path = match head.target {
+        Target::Asterisk => b"/",
+        _ => head.target.path(),
+    };
+    let Some(location) = location(&target, head, path, false) else { return false };
+    // 308 keeps the method and the body (RFC 9110 section 15.4.9).
+    moved(308, &location, head, persistence, common, out);
+    true
+}
+
+fn moved(
+    status: u16,
+    location: &[u8],
+    head: &RequestHead<'_, '_>,
+    persistence: Persistence,
+    common: &Common<'_>,
+    out: &mut Vec<u8>,
+) {
+    let mut extra = Vec::with_capacity(location.len() + common.fields.len() + 16);
+    line("Location", location, &mut extra);
+    extra.extend_from_slice(common.fields);
     let asker = Asker { version: head.version, method: head.method };
     let response = SimpleResponse {
-        status: Status(redirect.status),
+        status: Status(status),
         content_type: "text/plain",
         body: b"",
         payload: asker.payload(),
         client: asker.version,
         persistence,
-        date,
+        date: common.date,
         extra: &extra,
     };
     encode_simple_response(&response, out);
-    true
 }
 
 fn line(name: &str, value: &[u8], out: &mut Vec<u8>) {
@@ -121,7 +171,12 @@ fn line(name: &str, value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
-fn location(target: &RedirectTarget, head: &RequestHead<'_, '_>, path: &[u8]) -> Option<Vec<u8>> {
+fn location(
+    target: &RedirectTarget,
+    head: &RequestHead<'_, '_>,
+    path: &[u8],
+    secure: bool,
+) -> Option<Vec<u8>> {
     let (scheme, host, port, new_path) = match target {
         RedirectTarget::Location(text) => return Some(text.as_bytes().to_vec()),
         RedirectTarget::Parts { scheme, host, port, path } => (scheme, host, port, path),
@@ -134,6 +189,7 @@ fn location(target: &RedirectTarget, head: &RequestHead<'_, '_>, path: &[u8]) ->
     let mut out = Vec::with_capacity(64 + path.len());
     out.extend_from_slice(match scheme {
         Some(Scheme::Https) => b"https://",
+        None if secure => b"https://",
         Some(Scheme::Http) | None => b"http://",
     });
     out.extend_from_slice(host_name);

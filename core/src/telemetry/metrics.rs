@@ -56,7 +56,7 @@ counters! {
     UpstreamConnects => "ringway_upstream_connects_total",
     /// Upstream connections that could not be opened.
     UpstreamConnectErrors => "ringway_upstream_connect_errors_total",
-    /// TLS handshakes with clients that failed; ringway_refused_total tells why.
+    /// TLS handshakes with clients that failed. Their reasons are among the refusals.
     HandshakesFailed => "ringway_tls_handshakes_failed_total",
     /// Requests sent on a kept upstream connection.
     UpstreamReused => "ringway_upstream_reused_total",

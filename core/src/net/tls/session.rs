@@ -54,6 +54,14 @@ enum Step {
     NeedRoom(usize),
 }
 
+/// What is to be encrypted when that is possible.
+#[derive(Clone, Copy)]
+enum Send<'p> {
+    Nothing,
+    Plaintext(&'p [u8]),
+    CloseNotify,
+}
+
 /// One connection's state.
 pub(super) struct Session {
     side: Side,
@@ -127,7 +135,7 @@ impl Session {
     ) -> Result<(), rustls::Error> {
         let mut at = 0;
         loop {
-            match self.step(&mut received[at..], Some(&mut *plaintext), None, out) {
+            match self.step(&mut received[at..], Some(&mut *plaintext), Send::Nothing, out) {
                 Ok((discard, Step::GoOn)) => at += discard,
                 Ok((discard, Step::NeedRoom(bytes))) => {
                     at += discard;
@@ -140,7 +148,7 @@ impl Session {
                 Err((discard, error)) => {
                     // One step more, and one only, for the alert that tells the peer: after it the state machine would
                     // go on to what it has failed at.
-                    let _ = self.step(&mut received[at + discard..], Some(plaintext), None, out);
+                    let _ = self.step(&mut received[at + discard..], Some(plaintext), Send::Nothing, out);
                     self.held = Vec::new();
                     return Err(error);
                 }
@@ -169,23 +177,23 @@ impl Session {
 
     /// Appends `plaintext` as records. Only after the handshake.
     pub(super) fn encrypt(&mut self, plaintext: &[u8], out: &mut Outgoing) -> Result<(), rustls::Error> {
-        self.send(Some(plaintext), out)
+        self.send(Send::Plaintext(plaintext), out)
     }
 
     /// Appends the alert that says that no more follows from us.
     pub(super) fn close_notify(&mut self, out: &mut Outgoing) -> Result<(), rustls::Error> {
-        self.send(None, out)
+        self.send(Send::CloseNotify, out)
     }
 
-    fn send(&mut self, plaintext: Option<&[u8]>, out: &mut Outgoing) -> Result<(), rustls::Error> {
+    fn send(&mut self, what: Send<'_>, out: &mut Outgoing) -> Result<(), rustls::Error> {
         // The state machine keeps places in what is held, so it must see it again.
         let mut held = std::mem::take(&mut self.held);
         let before = out.filled().len();
         let outcome = loop {
-            match self.step(&mut held, None, Some(plaintext), out) {
+            match self.step(&mut held, None, what, out) {
                 Ok((_, Step::GoOn)) => {}
                 Ok((_, Step::NeedRoom(bytes))) => out.reserve(bytes),
-                Ok((_, Step::Rest)) if out.filled().len() > before || plaintext == Some(&[]) => break Ok(()),
+                Ok((_, Step::Rest)) if out.filled().len() > before => break Ok(()),
                 // Not yet, or not any more.
                 Ok((_, Step::Rest)) => break Err(rustls::Error::HandshakeNotComplete),
                 Err((_, error)) => break Err(error),
@@ -195,12 +203,12 @@ impl Session {
         outcome
     }
 
-    /// One turn of rustls' state machine. `send`: what to encrypt when that is possible, `Some(None)` being the end.
+    /// One turn of rustls' state machine.
     fn step(
         &mut self,
         received: &mut [u8],
         plaintext: Option<&mut Plaintext<'_>>,
-        send: Option<Option<&[u8]>>,
+        send: Send<'_>,
         out: &mut Outgoing,
     ) -> Result<(usize, Step), (usize, rustls::Error)> {
         let peer_closed = &mut self.peer_closed;
@@ -218,7 +226,7 @@ impl Session {
 fn turn<Data>(
     status: UnbufferedStatus<'_, '_, Data>,
     plaintext: Option<&mut Plaintext<'_>>,
-    send: Option<Option<&[u8]>>,
+    send: Send<'_>,
     out: &mut Outgoing,
     peer_closed: &mut bool,
 ) -> Result<(usize, Step), (usize, rustls::Error)> {
@@ -262,9 +270,9 @@ fn turn<Data>(
         }
         ConnectionState::WriteTraffic(mut traffic) => {
             let wrote = match send {
-                None => return Ok((discard, Step::Rest)),
-                Some(Some(plaintext)) => traffic.encrypt(plaintext, out.spare()),
-                Some(None) => traffic.queue_close_notify(out.spare()),
+                Send::Nothing => return Ok((discard, Step::Rest)),
+                Send::Plaintext(plaintext) => traffic.encrypt(plaintext, out.spare()),
+                Send::CloseNotify => traffic.queue_close_notify(out.spare()),
             };
             match wrote {
                 Ok(bytes) => {
