@@ -64,7 +64,8 @@ impl std::fmt::Debug for Session {
 }
 
 impl Session {
-    /// Greets an origin and starts the task that moves its frames.
+    /// Greets an origin, awaits its SETTINGS, and starts the task that moves its frames. Before the SETTINGS it is not
+    /// known how many streams it takes, nor whether it takes a WebSocket: what is sent earlier is refused.
     pub async fn new<S: Transport>(
         stream: S,
         scheme: Scheme,
@@ -86,6 +87,14 @@ impl Session {
         let mut handshake = Box::pin(handshake);
         let (requests, mut connection) =
             drive(&shared, |cx| handshake.as_mut().poll(cx)).await.map_err(broken)?;
+        drive(&shared, |cx| match Pin::new(&mut connection).poll(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(broken(error))),
+            Poll::Ready(Ok(())) => Poll::Ready(Err(ErrorKind::UnexpectedEof.into())),
+            // What has come has been taken in.
+            Poll::Pending if shared.guard.borrow().greeted() => Poll::Ready(Ok(())),
+            Poll::Pending => Poll::Pending,
+        })
+        .await?;
         let pings = Pings {
             h2: connection.ping_pong(),
             reads: Rc::clone(&shared.reads),
