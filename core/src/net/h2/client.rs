@@ -135,6 +135,7 @@ impl Session {
             outbound: Outbound::new(Absorber::request(self.scheme)),
             request: Request { requests: self.requests.borrow().clone(), response: None, asked: None },
             refused: false,
+            reset: false,
             aborted: false,
         };
         Some(ClientStream { inner: RefCell::new(inner), state: Rc::clone(&self.state) })
@@ -208,6 +209,8 @@ struct Inner {
     request: Request,
     /// The origin has said that it did not act on the request.
     refused: bool,
+    /// The origin has reset the stream.
+    reset: bool,
     aborted: bool,
 }
 
@@ -266,6 +269,7 @@ impl Inner {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(error)) => {
                     self.refused |= is_unprocessed(&error);
+                    self.reset |= error.is_remote() && error.is_reset();
                     return Poll::Ready(Err(broken(error)));
                 }
                 Poll::Ready(Ok(response)) => {
@@ -338,6 +342,10 @@ impl Transport for ClientStream {
 
     fn was_refused(&self) -> bool {
         self.inner.borrow().refused
+    }
+
+    fn was_reset(&self) -> bool {
+        self.inner.borrow().reset
     }
 }
 
