@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use h2::Reason;
-use ringway_tests::client;
 use ringway_tests::config::Config;
 use ringway_tests::for_each_driver;
 use ringway_tests::h2 as two;
@@ -12,7 +11,6 @@ use ringway_tests::h2::{Failure, raw};
 use ringway_tests::origin::{self as one, After, BodyKind};
 use ringway_tests::payload::Payload;
 use ringway_tests::proxy::{Driver, Proxy};
-use ringway_tests::stream::Address;
 use ringway_tests::wait::{Gate, eventually};
 use ringway_tests::wire::{Framing, WireError};
 use std::fmt::Write as _;
@@ -289,12 +287,13 @@ impl Ask<'_> {
                     map.insert("content-length", payload.bytes.into());
                 }
                 let mut stream = client.open(asked, Then::More);
-                payload
-                    .pieces(64 * 1024, |piece| stream.try_send(piece.to_vec(), Then::More))
-                    .expect("sending");
-                if self.trailers.is_empty() {
-                    stream.send("", Then::End);
+                let sent = payload.pieces(64 * 1024, |piece| stream.try_send(piece.to_vec(), Then::More));
+                if sent == Err(Failure::Reset(Reason::NO_ERROR)) {
+                    // It is answered already.
+                } else if self.trailers.is_empty() {
+                    assert_eq!(sent.and_then(|()| stream.try_send("", Then::End)), Ok(()));
                 } else {
+                    assert_eq!(sent, Ok(()));
                     stream.send_trailers(self.trailers);
                 }
                 stream
@@ -548,31 +547,36 @@ for_each_driver! {
 
     /// An HTTP/2 client of an origin that dies in the middle of a body sees a reset, never an end.
     fn an_answer_that_is_cut(driver) {
-        let one = one::Origin::with(|exchange| {
+        // Cut at once, what is queued is dropped in favour of the reset, and maybe the head with it.
+        let gate = Gate::new();
+        let held = gate.clone();
+        let one = one::Origin::with(move |exchange| {
             exchange.write("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")?;
+            held.wait();
             Ok(After::Close)
         });
-        let two = two::origin::Origin::with(|exchange| {
+        let other = Gate::new();
+        let held = other.clone();
+        let two = two::origin::Origin::with(move |exchange| {
             exchange.answer(200, &[], Then::More)?;
             exchange.send("half", Then::More)?;
+            held.wait();
             exchange.reset(Reason::INTERNAL_ERROR)
         });
-        for config in [Config::to(&one), two.config()] {
+        for (config, gate) in [(Config::to(&one), gate), (two.config(), other)] {
             let proxy = Proxy::start(driver, &config);
             let client = two_client(&proxy);
             let mut stream = client.open(request("GET", "/", &[]), Then::End);
-            let cut = stream.try_response().map(|response| response.text());
-            assert_eq!(cut, Err(Failure::Reset(Reason::INTERNAL_ERROR)));
-            let mut client = proxy.connect();
-            client.send(client::get("/"));
-            let cut = client.try_response("GET").map(|response| response.text());
-            assert!(matches!(cut, Err(WireError::Truncated(_) | WireError::Reset)), "{cut:?}");
-            proxy.await_metric("ringway_refused_total", &[], |cuts| cuts == 2.0);
+            stream.head();
+            assert_eq!(stream.chunk().expect("the half").as_deref(), Some(&b"half"[..]));
+            gate.open();
+            assert_eq!(stream.chunk(), Err(Failure::Reset(Reason::INTERNAL_ERROR)));
+            proxy.await_metric("ringway_refused_total", &[], |cuts| cuts == 1.0);
             let metrics = proxy.metrics();
-            let reasons = ["upstream_body_truncated", "upstream_reset_in_body"];
+            let reasons = ["upstream_body_truncated", "upstream_reset_in_body", "body_truncated"];
             let counted: f64 =
                 reasons.iter().map(|reason| metrics.sum("ringway_refused_total", &[("reason", reason)])).sum();
-            assert_eq!(counted, 2.0, "{:?}", metrics.series("ringway_refused_total"));
+            assert_eq!(counted, 1.0, "{:?}", metrics.series("ringway_refused_total"));
         }
     }
 
@@ -592,8 +596,9 @@ for_each_driver! {
                 return one::scripted(exchange);
             }
             exchange.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+            let chunk = [b"1000\r\n".as_slice(), &[b'x'; 0x1000], b"\r\n"].concat();
             loop {
-                exchange.write("5\r\nhello\r\n")?;
+                exchange.write(&chunk)?;
             }
         });
         let two = two::origin::Origin::with(|exchange| {
@@ -650,10 +655,8 @@ for_each_driver! {
             exchange.reply(413, &[("Connection", "close")], "too much")?;
             Ok(After::Close)
         });
-        let two = two::origin::Origin::with(|exchange| {
-            exchange.reply(413, &[], "too much")?;
-            exchange.reset(Reason::NO_ERROR)
-        });
+        // What the h2 crate makes of an answer to a request that nobody reads: RST_STREAM with NO_ERROR.
+        let two = two::origin::Origin::with(|exchange| exchange.reply(413, &[], "too much"));
         for config in [Config::to(&one), two.config()] {
             let proxy = Proxy::start(driver, &config);
             let client = two_client(&proxy);
@@ -741,7 +744,9 @@ for_each_driver! {
 
     /// Streams whose readers have stopped hold no more than their windows and a bounded number of buffers.
     fn stalled_streams_hold_little(driver) within 60 {
-        for_each_pair(driver, |config| config, |from, proxy, _, pair| {
+        // What 100 readers leave unread fits the window of their one connection to an HTTP/2 origin.
+        let windows = "http2: { stream_window: 64KiB, connection_window: 8MiB }";
+        for_each_pair(driver, |config| config.upstream(windows), |from, proxy, _, pair| {
             if from == Wire::One {
                 return;
             }
@@ -874,17 +879,6 @@ for_each_driver! {
         let head = client.await_frame("the answer", |frame| frame.kind == raw::kind::HEADERS);
         assert_eq!(head.status(), 200);
         assert_eq!(origin.await_finished(0).body, vec![b'd'; 300]);
-    }
-
-    fn unix_sockets_speak_http1_only_if_told(driver) {
-        let origin = one::Origin::start();
-        let Address::Tcp(address) = *origin.address() else { panic!("a TCP origin") };
-        // An HTTP/1.1 origin behind `protocol: http2` is no HTTP/2 origin.
-        let proxy = Proxy::start(driver, &Config::to_addresses(&[address.into()]).upstream("protocol: http2"));
-        for answer in [proxy.get("/").status, two_client(&proxy).get("/").status] {
-            assert!(matches!(answer, 502 | 504), "{answer}");
-        }
-        assert!(origin.requests().iter().all(|record| record.target() == "*"), "{:?}", origin.requests());
     }
 }
 
