@@ -9,6 +9,7 @@ mod balance;
 mod bodies;
 mod drain;
 mod errors;
+mod h2_pairs;
 mod headers;
 mod http10;
 mod keep_alive;

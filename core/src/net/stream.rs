@@ -45,6 +45,11 @@ pub trait Transport: 'static {
     fn was_refused(&self) -> bool {
         false
     }
+    /// The peer has given up this exchange alone, on a connection that goes on: no sign of a connection that was dead
+    /// before anything was written to it.
+    fn was_reset(&self) -> bool {
+        false
+    }
 }
 
 /// What a look at an idle stream shows.
@@ -262,5 +267,9 @@ impl Transport for Stream {
             Self::OfClient(stream) => stream.tls(),
             Self::Socket(_) | Self::ToOrigin(_) => None,
         }
+    }
+
+    fn was_reset(&self) -> bool {
+        each!(self, s => s.was_reset())
     }
 }

@@ -305,6 +305,10 @@ pub(super) fn closed_before_response<S: Transport>(lease: &Lease<S>) -> Fault {
     if lease.stream().was_refused() {
         return refused();
     }
+    if lease.stream().was_reset() {
+        lease.failed();
+        return Fault::upstream("upstream_reset", 502, Retry::Never);
+    }
     if lease.reused {
         return Fault::upstream(STALE, 502, Retry::IfIdempotent);
     }

@@ -64,7 +64,8 @@ impl std::fmt::Debug for Session {
 }
 
 impl Session {
-    /// Greets an origin and starts the task that moves its frames.
+    /// Greets an origin, awaits its SETTINGS, and starts the task that moves its frames. Before the SETTINGS it is not
+    /// known how many streams it takes, nor whether it takes a WebSocket: what is sent earlier is refused.
     pub async fn new<S: Transport>(
         stream: S,
         scheme: Scheme,
@@ -86,6 +87,14 @@ impl Session {
         let mut handshake = Box::pin(handshake);
         let (requests, mut connection) =
             drive(&shared, |cx| handshake.as_mut().poll(cx)).await.map_err(broken)?;
+        drive(&shared, |cx| match Pin::new(&mut connection).poll(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(broken(error))),
+            Poll::Ready(Ok(())) => Poll::Ready(Err(ErrorKind::UnexpectedEof.into())),
+            // What has come has been taken in.
+            Poll::Pending if shared.guard.borrow().greeted() => Poll::Ready(Ok(())),
+            Poll::Pending => Poll::Pending,
+        })
+        .await?;
         let pings = Pings {
             h2: connection.ping_pong(),
             reads: Rc::clone(&shared.reads),
@@ -126,6 +135,7 @@ impl Session {
             outbound: Outbound::new(Absorber::request(self.scheme)),
             request: Request { requests: self.requests.borrow().clone(), response: None, asked: None },
             refused: false,
+            reset: false,
             aborted: false,
         };
         Some(ClientStream { inner: RefCell::new(inner), state: Rc::clone(&self.state) })
@@ -199,6 +209,8 @@ struct Inner {
     request: Request,
     /// The origin has said that it did not act on the request.
     refused: bool,
+    /// The origin has reset the stream.
+    reset: bool,
     aborted: bool,
 }
 
@@ -257,6 +269,7 @@ impl Inner {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(error)) => {
                     self.refused |= is_unprocessed(&error);
+                    self.reset |= error.is_remote() && error.is_reset();
                     return Poll::Ready(Err(broken(error)));
                 }
                 Poll::Ready(Ok(response)) => {
@@ -329,6 +342,10 @@ impl Transport for ClientStream {
 
     fn was_refused(&self) -> bool {
         self.inner.borrow().refused
+    }
+
+    fn was_reset(&self) -> bool {
+        self.inner.borrow().reset
     }
 }
 

@@ -37,6 +37,7 @@ pub struct Guard {
     reset: Bucket,
     window: Bucket,
     sent_bytes: usize,
+    greeted: bool,
     tripped: Option<&'static str>,
 }
 
@@ -75,6 +76,7 @@ impl Guard {
             reset: Bucket::full(RESET, now),
             window: Bucket::full(WINDOW, now),
             sent_bytes: 0,
+            greeted: false,
             tripped: None,
         }
     }
@@ -82,6 +84,11 @@ impl Guard {
     /// What the peer does too much of, once it does.
     pub fn tripped(&self) -> Option<&'static str> {
         self.tripped
+    }
+
+    /// The first frame has come whole. It can only be SETTINGS (RFC 9113 section 3.4).
+    pub fn greeted(&self) -> bool {
+        self.greeted && self.payload_left == 0
     }
 
     /// Bytes that came.
@@ -101,6 +108,7 @@ impl Guard {
                 self.header_filled = 0;
                 let [a, b, c, kind, flags, ..] = self.header;
                 self.payload_left = u32::from_be_bytes([0, a, b, c]);
+                self.greeted = true;
                 self.frame(kind, flags);
             }
         }
