@@ -3,7 +3,9 @@
 pub mod compare;
 pub mod duration;
 pub mod floor;
+pub mod grpc;
 pub mod http1;
+pub mod http2;
 pub mod load;
 pub mod net;
 pub mod origin;

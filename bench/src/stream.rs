@@ -176,6 +176,31 @@ impl Stream {
         result.map_err(|cause| (progress, cause))
     }
 
+    /// Sends some of `data` without waiting and returns how much was taken. Zero: nothing goes now, await
+    /// [`Stream::socket`]'s writability.
+    pub fn try_send(&mut self, data: &[u8], buffers: &Buffers) -> Result<usize, Broken> {
+        let Some(tls) = &mut self.tls else {
+            return match self.socket.send(data) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(0),
+                result => Ok(result?),
+            };
+        };
+        tls.try_flush(&self.socket)?;
+        if !tls.unsent.is_empty() {
+            return Ok(0);
+        }
+        let piece = &data[..data.len().min(TLS_SEND_BYTES)];
+        tls.send_piece(piece, &self.socket, buffers)?;
+        Ok(piece.len())
+    }
+
+    /// Sends what TLS has ready, without waiting. True when nothing is left.
+    pub fn try_flush(&mut self) -> Result<bool, Broken> {
+        let Some(tls) = &mut self.tls else { return Ok(true) };
+        tls.try_flush(&self.socket)?;
+        Ok(tls.unsent.is_empty())
+    }
+
     /// Sends `first`, then `second`, in one call where it goes.
     pub async fn send_both(&mut self, first: &[u8], second: &[u8], buffers: &Buffers) -> Result<(), Broken> {
         let (mut first, mut second) = (first, second);
@@ -201,16 +226,20 @@ impl Stream {
     /// Says that no more will come from us.
     pub async fn finish(&mut self, buffers: &Buffers) -> Result<(), Broken> {
         if let Some(tls) = &mut self.tls {
-            let out = &mut *buffers.outgoing.borrow_mut();
-            out.clear();
-            tls.session.close(out)?;
-            tls.unsent.extend_from_slice(out.bytes());
-        }
-        if let Some(tls) = &mut self.tls {
+            tls.say_end(buffers)?;
             tls.flush(&self.socket).await?;
         }
         self.socket.shutdown_write();
         Ok(())
+    }
+
+    /// The same without waiting, for a connection on which nothing is unsent.
+    pub fn finish_now(&mut self, buffers: &Buffers) {
+        if let Some(tls) = &mut self.tls {
+            // The peer may have gone, and then needs no farewell.
+            let _ = tls.say_end(buffers).and_then(|()| tls.try_flush(&self.socket));
+        }
+        self.socket.shutdown_write();
     }
 
     /// Waits until the handshake's bytes and other answers of TLS itself are sent.
@@ -295,26 +324,38 @@ impl Protected {
         progress: &mut Progress,
     ) -> Result<(), Broken> {
         for piece in data.chunks(TLS_SEND_BYTES) {
-            {
-                let out = &mut *buffers.outgoing.borrow_mut();
-                out.clear();
-                out.push(&self.unsent);
-                self.unsent = Vec::new();
-                self.session.encrypt(piece, out)?;
-                let sent = match socket.send(out.bytes()) {
-                    Ok(n) => n,
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
-                    Err(e) => return Err(Broken::Io(e)),
-                };
-                if sent > 0 {
-                    *progress = Progress::Partly;
-                }
-                self.unsent.extend_from_slice(&out.bytes()[sent..]);
+            if self.send_piece(piece, socket, buffers)? > 0 {
+                *progress = Progress::Partly;
             }
             self.flush(socket).await?;
             *progress = Progress::Partly;
         }
         Ok(())
+    }
+
+    fn say_end(&mut self, buffers: &Buffers) -> Result<(), Broken> {
+        let out = &mut *buffers.outgoing.borrow_mut();
+        out.clear();
+        self.session.close(out)?;
+        self.unsent.extend_from_slice(out.bytes());
+        Ok(())
+    }
+
+    /// Protects `piece` and sends, after what is unsent, as much as goes now. The rest is unsent then. Returns the
+    /// bytes on the wire.
+    fn send_piece(&mut self, piece: &[u8], socket: &Socket, buffers: &Buffers) -> Result<usize, Broken> {
+        let out = &mut *buffers.outgoing.borrow_mut();
+        out.clear();
+        out.push(&self.unsent);
+        self.unsent = Vec::new();
+        self.session.encrypt(piece, out)?;
+        let sent = match socket.send(out.bytes()) {
+            Ok(n) => n,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(e) => return Err(Broken::Io(e)),
+        };
+        self.unsent.extend_from_slice(&out.bytes()[sent..]);
+        Ok(sent)
     }
 
     /// Sends what is unsent as far as it goes now.

@@ -12,9 +12,9 @@ use std::{
 use anyhow::{Context, bail};
 use clap::{ArgGroup, Args};
 use ringway_bench::{
-    duration,
+    duration, grpc,
     load::{
-        self, Arrivals, Check, Config, Digest, Extent, Observer, Pace, Request, Target,
+        self, Arrivals, Check, Config, Digest, Extent, Grpc, Observer, Pace, Protocol, Request, Target,
         stats::{Second, Totals},
     },
     net::Address,
@@ -80,6 +80,8 @@ pub(crate) struct LoadArgs {
     #[arg(long, value_name = "DIGEST", num_args = 0..=1, default_missing_value = "first", require_equals = true,
           value_parser = parse_digest)]
     verify: Option<Digest>,
+    #[command(flatten)]
+    http2: Http2Args,
     /// Connect here instead of where the URLs lead, `host:port` or `unix:/path`
     #[arg(long, value_name = "ADDR", conflicts_with = "unix_socket")]
     connect_to: Option<String>,
@@ -105,6 +107,60 @@ pub(crate) struct LoadArgs {
     /// No progress line, even on a terminal
     #[arg(short, long)]
     quiet: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "HTTP/2 and gRPC")]
+struct Http2Args {
+    /// HTTP/2, which the server must choose by ALPN: https only
+    #[arg(long)]
+    http2: bool,
+    /// HTTP/2 from the first byte, also in the clear
+    #[arg(long, alias = "h2c")]
+    http2_prior_knowledge: bool,
+    /// Streams at once on each connection
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    streams: u32,
+    /// gRPC calls of the origin's unary method, or of the one that the URL names; implies HTTP/2
+    #[arg(long)]
+    grpc: bool,
+    /// Length of each gRPC message
+    #[arg(long, value_name = "BYTES", default_value_t = 128, requires = "grpc",
+          value_parser = clap::value_parser!(u32).range(..=4 * 1024 * 1024))]
+    grpc_message: u32,
+    /// gRPC streams of so many messages, of the origin's bidirectional method unless the URL names another
+    #[arg(long, value_name = "MESSAGES", requires = "grpc", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    grpc_stream: Option<u32>,
+}
+
+impl Http2Args {
+    fn protocol(&self) -> Protocol {
+        if self.http2 || self.http2_prior_knowledge || self.grpc {
+            Protocol::Http2 { streams: self.streams as usize }
+        } else {
+            Protocol::Http1
+        }
+    }
+
+    fn grpc(&self) -> Option<Grpc> {
+        let messages = u64::from(self.grpc_stream.unwrap_or(1));
+        self.grpc.then_some(Grpc { message_bytes: self.grpc_message as usize, messages })
+    }
+
+    fn apply(&self, targets: &mut [Target]) -> anyhow::Result<()> {
+        let in_the_clear = targets.iter().find(|target| target.server_name.is_none());
+        if let Some(target) = in_the_clear.filter(|_| self.http2 && !self.http2_prior_knowledge) {
+            bail!("{}: HTTP/2 in the clear needs --http2-prior-knowledge", target.url());
+        }
+        if self.streams > 1 && self.protocol() == Protocol::Http1 {
+            bail!("HTTP/1.1 has no streams: --streams needs --http2, --http2-prior-knowledge or --grpc");
+        }
+        let method = if self.grpc_stream.is_some() { grpc::Method::Bidi } else { grpc::Method::Unary };
+        for target in targets.iter_mut().filter(|target| self.grpc && target.path == "/") {
+            method.path().clone_into(&mut target.path);
+        }
+        Ok(())
+    }
 }
 
 /// Names as curl has them.
@@ -201,13 +257,17 @@ fn config(args: &LoadArgs) -> anyhow::Result<Config> {
         None => Target::parse(url, weight),
     };
     let targets: Result<Vec<Target>, _> = args.urls.iter().zip(weights).map(target).collect();
+    let mut targets = targets?;
+    args.http2.apply(&mut targets)?;
     let body = match (&args.body, &args.body_file) {
         (Some(body), _) => body.clone().into_bytes(),
         (None, Some(path)) => fs::read(path).with_context(|| path.display().to_string())?,
         (None, None) => Vec::new(),
     };
     Ok(Config {
-        targets: targets?,
+        targets,
+        protocol: args.http2.protocol(),
+        grpc: args.http2.grpc(),
         request: Request { method: args.method.clone(), headers: args.headers.clone(), body },
         connections: args.connections as usize,
         threads: usize::from(args.threads),

@@ -28,8 +28,6 @@ use crate::{
     },
     net::{self, Address},
     origin::pattern,
-    runtime::Io,
-    tls::settings::ClientSettings,
     usage::{self, Memory, Usage},
 };
 
@@ -359,14 +357,10 @@ impl<'a> Stage<'a> {
     fn config(&self, port: u16, connections: usize, duration: Duration) -> Result<Config, Error> {
         let authority = format!("127.0.0.1:{port}");
         let address = Address::resolve(&authority)?;
+        let target =
+            Target { address, server_name: None, authority, path: self.suite.path.clone(), weight: 1 };
+        let extent = Extent::For(self.options.duration.unwrap_or(duration));
         Ok(Config {
-            targets: vec![Target {
-                address,
-                server_name: None,
-                authority,
-                path: self.suite.path.clone(),
-                weight: 1,
-            }],
             request: Request {
                 method: self.suite.method.clone(),
                 headers: Vec::new(),
@@ -374,19 +368,15 @@ impl<'a> Stage<'a> {
             },
             connections,
             threads: self.load_threads,
-            pace: Pace::Closed,
-            extent: Extent::For(self.options.duration.unwrap_or(duration)),
             warm_up: self.suite.warm_up,
             timeout: REQUEST_TIMEOUT,
-            requests_per_connection: None,
             check: Check {
                 status: Some(200),
                 body_bytes: self.suite.body_bytes(),
                 digest: Digest::Unchecked,
             },
-            tls: ClientSettings::default(),
-            io: Io::Auto,
             cores: self.load_cores.clone(),
+            ..Config::new(vec![target], extent)
         })
     }
 

@@ -4,12 +4,13 @@ use std::{hash::Hasher, io, rc::Rc};
 
 use super::{
     Digest,
+    outcome::Complete,
     stats::ErrorKind,
     target::Encoded,
     worker::{RECEIVE_BYTES, Slot, Worker},
 };
 use crate::{
-    http1::{BodyExpected, Head, Progress, ResponseReader},
+    http1::{BodyExpected, Progress, ResponseReader},
     net::{self, Socket},
     stream::{Broken, Progress as Sent, Received, Stream},
     tls,
@@ -39,13 +40,6 @@ struct Connection<'a> {
     last_used_ns: u64,
 }
 
-/// A response that came to its end.
-struct Complete {
-    head: Head,
-    body_bytes: u64,
-    digest: u64,
-}
-
 impl Connection<'_> {
     async fn exchange(&mut self, due_ns: u64) {
         let (worker, slot) = (self.worker, self.slot);
@@ -54,52 +48,17 @@ impl Connection<'_> {
         slot.deadline_ns.set(sent_ns + worker.timeout_ns);
         let outcome = self.attempt(target, due_ns, sent_ns).await;
         slot.deadline_ns.set(0);
-        let now = worker.now_ns();
-        slot.now_ns.set(now);
-        self.last_used_ns = now;
-        worker.note_event(now);
-
         let timed_out = slot.timed_out.take();
-        let result = match outcome {
-            Ok(complete) => {
-                let class = usize::from(complete.head.status / 100);
-                let class = if class < 6 { class } else { 0 };
-                let verdict = self.check(target, &complete);
-                worker.record(due_ns, |interval| {
-                    interval.counts.statuses[class] += 1;
-                    interval.counts.body_bytes += complete.body_bytes;
-                    interval.counts.requests += u64::from(verdict.is_ok());
-                });
-                // A deadline that fell on the last byte has shut the socket down all the same.
-                if !complete.head.keep_alive || timed_out {
-                    self.close();
-                }
-                verdict
-            }
-            Err(kind) => {
-                self.close();
-                Err(if timed_out { ErrorKind::Timeout } else { kind })
-            }
-        };
-        // Latency is what a user would have waited: for any whole response, or until giving up.
-        let waited = !matches!(
-            result,
-            Err(ErrorKind::Connect | ErrorKind::Tls | ErrorKind::Reset | ErrorKind::Malformed)
-        );
-        if waited {
-            worker.record(due_ns, |interval| {
-                interval.latency.saturating_record(now.saturating_sub(due_ns));
-                if let Some(service) = &mut interval.service {
-                    service.saturating_record(now.saturating_sub(sent_ns));
-                }
-            });
+        let outcome = outcome.map_err(|kind| if timed_out { ErrorKind::Timeout } else { kind });
+        // A deadline that fell on the last byte has shut the socket down all the same.
+        if outcome.is_err() || timed_out || !self.reader.head().keep_alive {
+            self.close();
         }
-        if let Err(kind) = result {
-            worker.record_error(due_ns, kind);
-            if matches!(kind, ErrorKind::Connect | ErrorKind::Tls) {
-                worker.back_off().await;
-                slot.now_ns.set(worker.now_ns());
-            }
+        let result = worker.settle(slot, target, due_ns, sent_ns, outcome);
+        self.last_used_ns = slot.now_ns.get();
+        if matches!(result, Err(ErrorKind::Connect | ErrorKind::Tls)) {
+            worker.back_off().await;
+            slot.now_ns.set(worker.now_ns());
         }
     }
 
@@ -164,18 +123,7 @@ impl Connection<'_> {
 
     fn tls_failed(&self, cause: &Broken) -> ErrorKind {
         // A deadline shuts the socket down, which looks as if the peer had.
-        if self.slot.timed_out.get() {
-            return ErrorKind::Timeout;
-        }
-        if let Broken::Io(cause) = cause {
-            use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
-            // Anything else says that there never was a connection.
-            if !matches!(cause.kind(), BrokenPipe | ConnectionReset | UnexpectedEof) {
-                return ErrorKind::Connect;
-            }
-        }
-        self.worker.note_tls_error(cause);
-        ErrorKind::Tls
+        if self.slot.timed_out.get() { ErrorKind::Timeout } else { self.worker.handshake_failed(cause) }
     }
 
     fn close(&mut self) {
@@ -244,7 +192,8 @@ impl Connection<'_> {
     }
 
     fn complete(&self, digest: u64) -> Complete {
-        Complete { head: self.reader.head(), body_bytes: self.reader.body_bytes(), digest }
+        let (status, body_bytes) = (self.reader.head().status, self.reader.body_bytes());
+        Complete { status, body_bytes, digest, grpc: None }
     }
 
     fn at_close(&self, digest: u64) -> Result<Complete, ErrorKind> {
@@ -254,22 +203,6 @@ impl Connection<'_> {
     /// What it means that the connection ends here.
     fn broken(&self) -> ErrorKind {
         if self.reader.is_in_body() { ErrorKind::WrongLength } else { ErrorKind::Reset }
-    }
-
-    fn check(&self, target: &Encoded, complete: &Complete) -> Result<(), ErrorKind> {
-        let check = &self.worker.plan.config.check;
-        let status = complete.head.status;
-        if check.status.map_or(status >= 400, |asked| asked != status) {
-            return Err(ErrorKind::Status);
-        }
-        if check.body_bytes.is_some_and(|asked| asked != complete.body_bytes) {
-            return Err(ErrorKind::WrongLength);
-        }
-        let verify = check.digest != Digest::Unchecked;
-        if verify && *target.digest.get_or_init(|| complete.digest) != complete.digest {
-            return Err(ErrorKind::WrongDigest);
-        }
-        Ok(())
     }
 }
 

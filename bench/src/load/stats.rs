@@ -6,7 +6,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::{Arrivals, Config, Extent, Pace, Target};
-use crate::tls::Negotiated;
+use crate::{grpc, tls::Negotiated};
 
 /// Latencies are recorded in nanoseconds, from this to an hour, with three significant digits.
 const LATENCY_NS_MIN: u64 = 100;
@@ -28,20 +28,23 @@ pub enum ErrorKind {
     Reset,
     /// A complete response with a status that was not asked for.
     Status,
+    /// A gRPC call that ended with another status than 0, or without one.
+    Grpc,
     /// The body ended early, or is not as long as asked for.
     WrongLength,
     WrongDigest,
-    /// What came is not HTTP/1.1 that can be framed, or belongs to no request.
+    /// What came is not HTTP that can be framed, or belongs to no request.
     Malformed,
 }
 
 impl ErrorKind {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Connect,
         Self::Tls,
         Self::Timeout,
         Self::Reset,
         Self::Status,
+        Self::Grpc,
         Self::WrongLength,
         Self::WrongDigest,
         Self::Malformed,
@@ -54,6 +57,7 @@ impl ErrorKind {
             Self::Timeout => "timeout",
             Self::Reset => "reset",
             Self::Status => "status",
+            Self::Grpc => "grpc_status",
             Self::WrongLength => "wrong_length",
             Self::WrongDigest => "wrong_digest",
             Self::Malformed => "malformed",
@@ -85,6 +89,9 @@ pub struct Counts {
     /// By the status's first digit; 0 for none of 1 to 5.
     pub statuses: [u64; 6],
     pub body_bytes: u64,
+    /// gRPC calls by their status; the last for none.
+    pub calls: [u64; grpc::STATUS_MAX + 2],
+    pub messages: u64,
     pub connections: u64,
     pub handshakes_full: u64,
     pub handshakes_resumed: u64,
@@ -93,6 +100,12 @@ pub struct Counts {
 }
 
 impl Counts {
+    pub(super) fn count_call(&mut self, status: Option<usize>, messages: u64) {
+        let none = self.calls.len() - 1;
+        self.calls[status.filter(|&status| status < none).unwrap_or(none)] += 1;
+        self.messages += messages;
+    }
+
     pub fn errors_sum(&self) -> u64 {
         self.errors.iter().sum()
     }
@@ -105,6 +118,10 @@ impl Counts {
         self.handshakes_resumed += other.handshakes_resumed;
         self.unsent += other.unsent;
         for (sum, more) in self.errors.iter_mut().zip(other.errors) {
+            *sum += more;
+        }
+        self.messages += other.messages;
+        for (sum, more) in self.calls.iter_mut().zip(other.calls) {
             *sum += more;
         }
         for (sum, more) in self.statuses.iter_mut().zip(other.statuses) {
@@ -228,6 +245,23 @@ impl Latency {
     }
 }
 
+#[derive(Debug, Clone, Serialize)]
+pub struct Calls {
+    pub messages: u64,
+    pub messages_per_s: f64,
+    pub statuses: BTreeMap<String, u64>,
+}
+
+impl Calls {
+    fn new(counts: &Counts, messages_per_s: f64) -> Self {
+        let name =
+            |status: usize| if status > grpc::STATUS_MAX { "none".to_owned() } else { status.to_string() };
+        let calls = counts.calls.iter().enumerate().filter(|&(_, &n)| n > 0);
+        let statuses = calls.map(|(status, &n)| (name(status), n)).collect();
+        Self { messages: counts.messages, messages_per_s, statuses }
+    }
+}
+
 /// What TLS was like.
 #[derive(Debug, Clone, Serialize)]
 pub struct Tls {
@@ -266,7 +300,11 @@ pub(super) struct Seen {
 pub struct Report {
     pub targets: Vec<String>,
     pub method: String,
+    /// "HTTP/1.1" or "HTTP/2".
+    pub protocol: &'static str,
     pub connections: usize,
+    /// At once on each connection.
+    pub streams: usize,
     pub threads: usize,
     /// "closed", "open constant" or "open poisson".
     pub pace: &'static str,
@@ -287,6 +325,8 @@ pub struct Report {
     /// In the open loop: from the actual send time, which a stall can hide.
     pub service: Option<Latency>,
     pub statuses: BTreeMap<&'static str, u64>,
+    /// With gRPC: received messages, and calls by status ("none" without one).
+    pub grpc: Option<Calls>,
     pub errors: BTreeMap<&'static str, u64>,
     /// Due before the end and not sent: the target, or the generator, did not keep up.
     pub unsent: u64,
@@ -318,7 +358,9 @@ impl Report {
         Self {
             targets: config.targets.iter().map(Target::url).collect(),
             method: config.request.method.clone(),
+            protocol: config.protocol.name(),
             connections: config.connections,
+            streams: config.protocol.streams(),
             threads: config.threads,
             pace,
             rate_asked_per_s,
@@ -333,6 +375,7 @@ impl Report {
             latency: Latency::of(&totals.latency),
             service: rate_asked_per_s.map(|_| Latency::of(&totals.service)),
             statuses: CLASSES.into_iter().zip(counts.statuses).filter(|&(_, n)| n > 0).collect(),
+            grpc: config.grpc.map(|_| Calls::new(counts, per_s(counts.messages))),
             errors: ErrorKind::ALL.iter().map(|k| (k.name(), counts.errors[*k as usize])).collect(),
             unsent: counts.unsent,
             generator_cpu_us_per_request: totals.cpu_ns as f64 / 1000.0 / sent as f64,

@@ -4,10 +4,11 @@ use std::{hash::Hasher, io, rc::Rc};
 
 use super::{
     Shared, pattern,
-    plan::{Content, Cut, Plan, Request, parse_request},
+    plan::{Content, Cut, EchoHead, Plan, Request, parse_request},
 };
 use crate::{
     http1::{Body, Framing, HEAD_BYTES_MAX},
+    http2::PREFACE,
     stream::{Broken, Buffers, Received, Stream},
     tls::{self, Handshake},
 };
@@ -15,9 +16,22 @@ use crate::{
 /// Answers up to this size are kept ready, head and body in one piece.
 const PREPARED_BYTES_MAX: u64 = 64 * 1024;
 
+/// Serves a connection in the version that the client speaks.
 pub(super) async fn serve(stream: Stream, shared: Rc<Shared>) {
+    let mut connection = Connection { stream, shared, pending: Vec::new(), last: None };
     // Whatever broke, the client has seen it; the origin has nobody to tell.
-    let _ = Connection { stream, shared, pending: Vec::new(), last: None }.run().await;
+    match connection.choose().await {
+        Ok(Version::Http1) => drop(connection.run().await),
+        Ok(Version::Http2) => {
+            super::http2::serve(connection.stream, connection.pending, connection.shared).await;
+        }
+        Err(_) => {}
+    }
+}
+
+enum Version {
+    Http1,
+    Http2,
 }
 
 /// The previous request whose answer is the same bytes each time.
@@ -42,8 +56,23 @@ enum Next {
 }
 
 impl Connection {
-    async fn run(&mut self) -> Result<(), Broken> {
+    /// By ALPN under TLS, else by the first bytes.
+    async fn choose(&mut self) -> Result<Version, Broken> {
         self.accept_tls().await?;
+        if let Some(session) = self.stream.session() {
+            return Ok(if session.alpn() == Some(b"h2") { Version::Http2 } else { Version::Http1 });
+        }
+        loop {
+            if self.pending.starts_with(PREFACE) {
+                return Ok(Version::Http2);
+            }
+            if !PREFACE.starts_with(&self.pending) || self.receive_more().await? == Received::End {
+                return Ok(Version::Http1);
+            }
+        }
+    }
+
+    async fn run(&mut self) -> Result<(), Broken> {
         loop {
             if !self.pending.is_empty()
                 && let Next::Close = self.answer_pending().await?
@@ -216,7 +245,7 @@ impl Connection {
             return Err(Broken::Io(io::ErrorKind::ConnectionReset.into()));
         }
         let echo = match &plan.content {
-            Content::Echo(head) => echo_body(head, body_bytes, digest, self.stream.session()),
+            Content::Echo(head) => echo_body(head, body_bytes, digest, self.stream.session().map(describe)),
             Content::Pattern(_) | Content::Text(_) => Vec::new(),
         };
         let total = plan.content_bytes(echo.len() as u64);
@@ -287,21 +316,27 @@ impl Prepared {
     }
 }
 
-fn echo_body(
-    head: &super::plan::EchoHead,
+pub(super) fn echo_body(
+    head: &EchoHead,
     body_bytes: u64,
     digest: u64,
-    session: Option<&tls::Session>,
+    tls: Option<serde_json::Value>,
 ) -> Vec<u8> {
     let mut json = serde_json::json!(head);
     json["body_bytes"] = body_bytes.into();
     json["body_xxh3"] = format!("{digest:016x}").into();
-    if let Some(session) = session {
-        json["tls"] = serde_json::json!(session.negotiated());
-        json["tls"]["handshake"] = serde_json::json!(session.handshake());
-        json["tls"]["client_certificate"] = session.has_peer_certificate().into();
+    if let Some(tls) = tls {
+        json["tls"] = tls;
     }
     let mut text = json.to_string().into_bytes();
     text.push(b'\n');
     text
+}
+
+/// What an echo says about TLS.
+pub(super) fn describe(session: &tls::Session) -> serde_json::Value {
+    let mut json = serde_json::json!(session.negotiated());
+    json["handshake"] = serde_json::json!(session.handshake());
+    json["client_certificate"] = session.has_peer_certificate().into();
+    json
 }

@@ -1,11 +1,13 @@
-//! A very cheap HTTP/1.1 origin: what it answers is asked for in the path, the query or `x-origin-*` headers.
+//! A very cheap origin for HTTP/1.1 and HTTP/2: what it answers is asked for in the path, the query or `x-origin-*` headers.
 //!
 //! - `/bytes/N` answers N bytes of a fixed pattern, `/status/CODE` an empty body, `/echo` a JSON description
 //!   of the request; anything else is a 404.
+//! - `/bench.Echo/Unary` and its like (see [`crate::grpc::Method`]) are gRPC methods, over HTTP/2.
 //! - Query keys, each also a header `x-origin-KEY`: see [`plan::Plan`].
 //!
 //! Each worker is one thread with its own runtime; they share the listening sockets. A request whose head is the
 //! same as the connection's previous one is answered from bytes prepared then, with one receive and one send.
+//! HTTP/2 is chosen by ALPN, or in the clear by the client's first bytes.
 //! It serves load tests: it trusts its clients, bounds only heads, and never times a connection out.
 
 use std::{
@@ -29,6 +31,7 @@ use crate::{
 };
 
 mod exchange;
+mod http2;
 pub mod pattern;
 pub mod plan;
 
@@ -94,7 +97,7 @@ impl Handshakes {
 
 /// Binds and starts.
 pub fn start(config: &Config) -> io::Result<Origin> {
-    let tls = config.tls.as_ref().map(|tls| tls.build(&["http/1.1"]).map(Arc::new)).transpose()?;
+    let tls = config.tls.as_ref().map(|tls| tls.build(&["h2", "http/1.1"]).map(Arc::new)).transpose()?;
     let handshakes = Arc::<Handshakes>::default();
     let mut listeners = Vec::new();
     let mut bound = Vec::new();
@@ -110,7 +113,7 @@ pub fn start(config: &Config) -> io::Result<Origin> {
         let (io, stall, report) = (config.io, config.stall, report.clone());
         let (tls, handshakes) = (tls.clone(), handshakes.clone());
         thread::Builder::new().name(format!("origin-{worker}")).spawn(move || {
-            let buffers = Buffers::new(SCRATCH_BYTES);
+            let buffers = Rc::new(Buffers::new(SCRATCH_BYTES));
             let shared = Rc::new(Shared { buffers, started, stall, tls, handshakes });
             let serve = || serve(listeners, shared, report.clone());
             if let Err(error) = runtime::block_on_with_timers(io, serve) {
@@ -128,7 +131,7 @@ pub fn start(config: &Config) -> io::Result<Origin> {
 /// What the connections of one worker share.
 #[derive(Debug)]
 struct Shared {
-    buffers: Buffers,
+    buffers: Rc<Buffers>,
     started: Instant,
     stall: Option<Stall>,
     tls: Option<Arc<rustls::ServerConfig>>,

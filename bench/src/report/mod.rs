@@ -20,8 +20,10 @@ pub fn table(report: &Report) -> String {
     }
     let rate =
         report.rate_asked_per_s.map_or(String::new(), |rate| format!(" at {} requests/s", number(rate)));
+    let streams = if report.streams > 1 { format!(" x {} streams", report.streams) } else { String::new() };
     line(format_args!(
-        "{} connections, {} thread{}, {} loop{rate}",
+        "{}, {} connections{streams}, {} thread{}, {} loop{rate}",
+        report.protocol,
         report.connections,
         report.threads,
         if report.threads == 1 { "" } else { "s" },
@@ -46,6 +48,12 @@ pub fn table(report: &Report) -> String {
         "statuses",
         if statuses.is_empty() { "none".into() } else { statuses.join(", ") }
     ));
+    if let Some(calls) = &report.grpc {
+        let statuses: Vec<String> =
+            calls.statuses.iter().map(|(status, n)| format!("{status}: {n}")).collect();
+        line(format_args!("  {:<22}{}", "gRPC statuses", statuses.join(", ")));
+        line(format_args!("  {:<22}{}/s", "messages received", number(calls.messages_per_s)));
+    }
     let errors: Vec<String> =
         report.errors.iter().filter(|(_, n)| **n > 0).map(|(kind, n)| format!("{kind} {n}")).collect();
     line(format_args!(

@@ -9,7 +9,7 @@ use std::{
 };
 
 use ringway_bench::{
-    load::{self, Check, Config, Digest, Extent, Pace, Request, Target, Unobserved, stats::Report},
+    load::{self, Config, Extent, Target, Unobserved, stats::Report},
     net::Address,
     origin::{self, Handshakes, Origin, Stall},
     runtime::Io,
@@ -88,21 +88,8 @@ pub(crate) fn talk(address: SocketAddr, request: &str) -> (String, std::io::Resu
 
 /// One connection, closed loop, as many requests as asked for.
 pub(crate) fn config(address: SocketAddr, path: &str, requests: u64) -> Config {
-    Config {
-        targets: vec![Target::parse(&format!("http://{address}{path}"), 1).expect("a URL")],
-        request: Request::default(),
-        connections: 1,
-        threads: 1,
-        pace: Pace::Closed,
-        extent: Extent::Requests(requests),
-        warm_up: Duration::ZERO,
-        timeout: DEADLINE,
-        requests_per_connection: None,
-        check: Check { status: None, body_bytes: None, digest: Digest::Unchecked },
-        tls: ClientSettings::default(),
-        io: Io::Auto,
-        cores: Vec::new(),
-    }
+    let target = Target::parse(&format!("http://{address}{path}"), 1).expect("a URL");
+    Config { timeout: DEADLINE, ..Config::new(vec![target], Extent::Requests(requests)) }
 }
 
 pub(crate) fn load(config: &Config) -> Report {
