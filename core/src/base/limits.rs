@@ -136,3 +136,7 @@ pub const COPIED_BODY_BYTES_MAX: usize = 4 * 1024;
 /// encoders wrote it: 16 KiB of the peer's and all that 64 operations may add.
 pub const RENDERED_HEAD_BYTES_MAX: usize =
     HEADER_BYTES_DEFAULT + HEADER_OPS_MAX * (HEADER_VALUE_BYTES_MAX + 256);
+
+/// Bytes of a whole PROXY header of version 2. The format allows 64 KiB; addresses take up to 216, and host name,
+/// certificate's name and connection id together a few hundred.
+pub const PROXY_HEADER_BYTES_MAX: usize = 4 * 1024;
