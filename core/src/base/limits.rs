@@ -148,3 +148,7 @@ pub const TLS_CLIENT_SESSIONS_MAX: usize = 256;
 
 /// Ticket keys that one file may hold: each ticket names its own, so more would cost nothing but a search.
 pub const TICKET_KEYS_MAX: usize = 8;
+
+/// Bytes of a whole PROXY header of version 2. The format allows 64 KiB; addresses take up to 216, and host name,
+/// certificate's name and connection id together a few hundred.
+pub const PROXY_HEADER_BYTES_MAX: usize = 4 * 1024;

@@ -9,5 +9,6 @@ pub mod grammar;
 pub mod http1;
 pub mod http2;
 pub mod message;
+pub mod proxy_protocol;
 pub mod rewrite;
 pub mod upgrade;

@@ -53,7 +53,7 @@ impl Default for HeadLimits {
 }
 
 /// What a prefix of the stream holds.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Parsed<T> {
     Complete(T),
     /// Nothing wrong so far; parse again from the start when there is more.
