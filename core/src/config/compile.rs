@@ -197,6 +197,7 @@ impl Compiler<'_> {
                     trusted_hops: usize::from(listener.trusted_hops),
                     connections_max: listener.connections_max,
                     requests_per_connection_max: NonZeroU32::new(listener.requests_per_connection_max),
+                    proxy_protocol: listener.proxy_protocol,
                     connection_age_max: listener.connection_age_max.as_std(),
                     http2: self.listener_http2(&item, &listener.http2),
                     tls: self.listener_tls(&item, listener),
@@ -255,6 +256,23 @@ impl Compiler<'_> {
             }
         }
         (upstream.protocol == raw::Protocol::Http2 || by_scheme).then_some(http2)
+    }
+
+    fn upstream_proxy_protocol(
+        &mut self,
+        item: &At<'_>,
+        upstream: &raw::Upstream,
+    ) -> Option<raw::ProxyProtocol> {
+        if upstream.proxy_protocol.is_some() && upstream.protocol == raw::Protocol::Http2 {
+            self.errors
+                .add(
+                    ProblemKind::Conflict,
+                    &item.field("proxy_protocol"),
+                    "an HTTP/2 connection carries the requests of many clients; its header could name but one",
+                )
+                .with(&item.field("protocol"));
+        }
+        upstream.proxy_protocol
     }
 
     fn http2(&mut self, at: &At<'_>, streams_max: u32, stream: raw::Size, connection: raw::Size) -> Http2 {
@@ -410,6 +428,7 @@ impl Compiler<'_> {
                     pending_max: upstream.pending_max,
                     host: self.upstream_host(&item.field("host"), &upstream.host),
                     http2: self.upstream_http2(&item, upstream),
+                    proxy_protocol: self.upstream_proxy_protocol(&item, upstream),
                     ping_interval: upstream.http2.ping_interval.as_std(),
                     ping_timeout: upstream.http2.ping_timeout.as_std(),
                     timeouts: UpstreamTimeouts {

@@ -107,6 +107,9 @@ pub struct Listener {
     #[serde(default = "default_requests_per_connection_max")]
     #[schemars(range(min = 0, max = 4_000_000_000u32))]
     pub requests_per_connection_max: u32,
+    /// Every connection starts with a PROXY protocol header, version 1 or 2, which tells the client's address. Only for listeners that nobody but a trusted proxy can reach: a connection without one is closed.
+    #[serde(default)]
+    pub proxy_protocol: bool,
     /// How old an HTTP/2 connection may grow before its client is asked to open another; or `off`. Nothing under way is cut. It varies by a tenth from connection to connection, so that clients that came together do not go together.
     #[serde(default = "default_connection_age_max")]
     pub connection_age_max: Timeout,
@@ -320,6 +323,16 @@ pub struct UpstreamHttp2 {
     pub ping_timeout: Duration,
 }
 
+/// The form of a PROXY protocol header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ProxyProtocol {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
+}
+
 /// What is spoken to endpoints.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -481,6 +494,9 @@ pub struct Upstream {
     /// The Host field that is sent: `client` passes the client's on, `upstream` sends the endpoint's own name, anything else is sent as written. A route's `rewrite.host` comes first.
     #[serde(default = "default_host")]
     pub host: String,
+    /// Start each connection to an endpoint with a PROXY protocol header that tells the client's address. Such connections are not shared and not kept. Not with `protocol: http2`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<ProxyProtocol>,
     /// What is spoken to the endpoints.
     #[serde(default)]
     pub protocol: Protocol,
@@ -780,6 +796,7 @@ impl Listener {
             trusted_hops: 0,
             connections_max: default_listener_connections_max(),
             requests_per_connection_max: default_requests_per_connection_max(),
+            proxy_protocol: false,
             connection_age_max: default_connection_age_max(),
             http2: ListenerHttp2::default(),
             timeouts: ListenerTimeouts::default(),
@@ -842,6 +859,7 @@ impl Upstream {
             idle_connections_max: default_idle_connections_max(),
             pending_max: default_pending_max(),
             host: default_host(),
+            proxy_protocol: None,
             protocol: Protocol::default(),
             http2: UpstreamHttp2::default(),
             timeouts: UpstreamTimeouts::default(),

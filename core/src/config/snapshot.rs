@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use regex::bytes::Regex;
 
-pub use super::raw::{AccessLogMode, Alpn, Balance, Io, TlsVersion, Verify};
+pub use super::raw::{AccessLogMode, Alpn, Balance, Io, ProxyProtocol, TlsVersion, Verify};
 use crate::http::rewrite::HeaderOps;
 use crate::policy::route::RouteTable;
 
@@ -56,6 +56,8 @@ pub struct Listener {
     /// For each worker.
     pub connections_max: u32,
     pub requests_per_connection_max: Option<NonZeroU32>,
+    /// Connections start with a PROXY header.
+    pub proxy_protocol: bool,
     pub connection_age_max: Option<Duration>,
     /// `None`: not spoken.
     pub http2: Option<Http2>,
@@ -166,6 +168,7 @@ pub struct Upstream {
     /// `None`: HTTP/1.1.
     pub http2: Option<Http2>,
     /// `None`: HTTP/2 connections are not asked whether they live.
+    pub proxy_protocol: Option<ProxyProtocol>,
     pub ping_interval: Option<Duration>,
     pub ping_timeout: Duration,
     pub timeouts: UpstreamTimeouts,

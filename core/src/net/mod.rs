@@ -13,5 +13,6 @@ pub mod h2;
 pub mod listener;
 pub mod pipe;
 pub mod platform;
+pub mod proxied;
 pub mod stream;
 pub mod tls;

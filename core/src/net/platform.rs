@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use super::connect::{self, Address};
 use super::h2::Settings as Http2Settings;
 use super::h2::client::{ClientStream, Session};
 use super::h2::server::ServerStream;
+use super::proxied::{self, OnBehalf, ProxyVersion};
 use super::stream::{Socket, Stream, Transport};
 use super::tls::client::{Connector, ServerName};
 use super::tls::server::TlsServer;
@@ -41,7 +43,15 @@ pub trait Platform: 'static {
     /// A random number, not for secrets.
     fn random(&self) -> u64;
     /// Opens a connection; the caller bounds the wait.
-    async fn connect(&self, address: &Address, how: &Dial) -> Result<Connected<Self::Stream>, ConnectError>;
+    async fn connect(
+        &self,
+        address: &Address,
+        how: &Dial,
+        client: &OnBehalf,
+    ) -> Result<Connected<Self::Stream>, ConnectError>;
+    /// Takes a PROXY header off the front of a client's connection; the caller bounds the wait. Gives the address that
+    /// it tells, or a reason code.
+    async fn accept_proxied(&self, stream: &Self::Stream) -> Result<Option<SocketAddr>, &'static str>;
     /// Answers a client's TLS handshake; the caller bounds the wait.
     async fn accept_tls(
         &self,
@@ -66,12 +76,14 @@ pub struct Dial {
     pub tls: Option<(Rc<Connector>, ServerName<'static>)>,
     /// With HTTP/2; `None`: HTTP/1.1.
     pub http2: Option<Http2Settings>,
+    /// With a PROXY header first. Such a connection is its client's alone.
+    pub proxy: Option<ProxyVersion>,
 }
 
 /// The same connector, not one that is like it.
 impl PartialEq for Dial {
     fn eq(&self, other: &Self) -> bool {
-        if self.http2 != other.http2 {
+        if self.http2 != other.http2 || self.proxy != other.proxy {
             return false;
         }
         match (&self.tls, &other.tls) {
@@ -142,8 +154,16 @@ impl Platform for Linux {
         z ^ (z >> 31)
     }
 
-    async fn connect(&self, address: &Address, how: &Dial) -> Result<Connected<Stream>, ConnectError> {
+    async fn connect(
+        &self,
+        address: &Address,
+        how: &Dial,
+        client: &OnBehalf,
+    ) -> Result<Connected<Stream>, ConnectError> {
         let socket = connect::open(address).await.map_err(ConnectError::Io)?;
+        if let Some(version) = how.proxy {
+            Box::pin(proxied::send(&socket, version, client)).await.map_err(ConnectError::Io)?;
+        }
         let (stream, scheme) = match &how.tls {
             None => (Stream::Socket(socket), Scheme::Http),
             Some((connector, name)) => {
@@ -159,6 +179,13 @@ impl Platform for Linux {
         let Some(settings) = &how.http2 else { return Ok(Connected::Stream(stream)) };
         let session = Box::pin(Session::new(stream, scheme, settings, self.clock)).await;
         session.map(Connected::Session).map_err(ConnectError::Io)
+    }
+
+    async fn accept_proxied(&self, stream: &Stream) -> Result<Option<SocketAddr>, &'static str> {
+        match stream {
+            Stream::Socket(socket) => proxied::receive(socket).await,
+            _ => Ok(None),
+        }
     }
 
     async fn accept_tls(&self, stream: Stream, server: &TlsServer) -> Result<Stream, AcceptError<Stream>> {

@@ -1,6 +1,7 @@
 //! One connected stream socket, and the trait through which the request path sees it.
 
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use super::h2::client::ClientStream;
@@ -36,6 +37,10 @@ pub trait Transport: 'static {
     fn abort_on_close(&self);
     /// What a TLS handshake settled; `None` in the clear.
     fn tls(&self) -> Option<&Agreed> {
+        None
+    }
+    /// Our end's address, if the stream has one.
+    fn local_address(&self) -> Option<SocketAddr> {
         None
     }
     /// The descriptor, if the kernel can move bytes from and to it by itself.
@@ -109,6 +114,12 @@ impl Socket {
         Watched::new(socket).map(Self)
     }
 
+    /// Reads what is there without taking it; 0 is the end of the stream.
+    pub(super) fn peek_bytes(&self, into: &mut [u8]) -> io::Result<usize> {
+        let (_, n) = rustix::net::recv(&self.0, into, RecvFlags::DONTWAIT | RecvFlags::PEEK)?;
+        Ok(n)
+    }
+
     /// How a connect that was in progress ended.
     pub(super) fn connect_outcome(&self) -> io::Result<()> {
         Ok(rustix::net::sockopt::socket_error(&self.0)??)
@@ -164,6 +175,10 @@ impl Transport for Socket {
 
     fn splice_fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.0.as_fd())
+    }
+
+    fn local_address(&self) -> Option<SocketAddr> {
+        SocketAddr::try_from(rustix::net::getsockname(&self.0).ok()?).ok()
     }
 }
 
@@ -259,6 +274,10 @@ impl Transport for Stream {
 
     fn has_unsent(&self) -> bool {
         each!(self, s => s.has_unsent())
+    }
+
+    fn local_address(&self) -> Option<SocketAddr> {
+        each!(self, s => s.local_address())
     }
 
     fn tls(&self) -> Option<&Agreed> {

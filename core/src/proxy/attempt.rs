@@ -21,7 +21,9 @@ use crate::base::fault::{Fault, Retry};
 use crate::base::limits::ATTEMPTS_MAX;
 use crate::config::snapshot::RouteTimeouts;
 use crate::http::flow::{Batch, Flow, PIECES_MAX};
+use crate::net::listener::Peer;
 use crate::net::platform::{ConnectError, Connected, Platform};
+use crate::net::proxied::OnBehalf;
 use crate::net::stream::{Peek, Transport};
 use crate::telemetry::metrics::Counter;
 
@@ -161,7 +163,9 @@ pub(super) async fn open<P: Platform>(
     }
     core.metrics.count(Counter::UpstreamConnects);
     conn.deadline.arm(now, connect_timeout(bound, plan));
-    let outcome = conn.deadline.bound(core.platform.connect(&endpoint.address, &endpoint.dial)).await;
+    let client = on_behalf(conn, endpoint);
+    let outcome =
+        conn.deadline.bound(core.platform.connect(&endpoint.address, &endpoint.dial, &client)).await;
     core.tick_ns();
     match outcome {
         Ok(Ok(connected)) => {
@@ -193,6 +197,16 @@ pub(super) async fn open<P: Platform>(
             let retry = if conn.deadline.cap_was_hit() { Retry::Never } else { Retry::Safe };
             Err(Fault { retry, ..elapsed(conn, "upstream_connect_timeout", 504) })
         }
+    }
+}
+
+/// For the PROXY header, where the endpoint reads one.
+fn on_behalf<P: Platform>(conn: &Downstream<P>, endpoint: &Endpoint<P::Stream>) -> OnBehalf {
+    match conn.peer {
+        Peer::Tcp(source) if endpoint.dial.proxy.is_some() => {
+            OnBehalf { source: Some(source), destination: conn.stream.local_address() }
+        }
+        _ => OnBehalf::default(),
     }
 }
 

@@ -17,13 +17,14 @@ use super::upstream::{self, Lend, Resolved, Upstream};
 use crate::base::buffer::BufferPool;
 use crate::base::deadline::Deadlines;
 use crate::base::signal::Signal;
-use crate::config::snapshot::{Balance, Http2, Snapshot};
+use crate::config::snapshot::{Balance, Http2, ProxyProtocol, Snapshot};
 use crate::http::http1::parse::HeadLimits;
 use crate::http::rewrite::Forwarding;
 use crate::net::connect::Address;
 use crate::net::h2::Settings as Http2Settings;
 use crate::net::pipe::PipePool;
 use crate::net::platform::Platform;
+use crate::net::proxied::ProxyVersion;
 use crate::net::tls::HandshakeError;
 use crate::net::tls::client::TlsClient;
 use crate::net::tls::server::TlsServer;
@@ -265,6 +266,10 @@ impl<P: Platform> Core<P> {
                     idle_ms: configured.timeouts.idle.as_millis() as u64,
                     ping_ms: configured.ping_interval.map_or(0, |d| d.as_millis() as u64),
                     ping_timeout_ms: configured.ping_timeout.as_millis() as u64,
+                    proxy: configured.proxy_protocol.map(|version| match version {
+                        ProxyProtocol::V1 => ProxyVersion::V1,
+                        ProxyProtocol::V2 => ProxyVersion::V2,
+                    }),
                     http2: configured.http2.map(|http2| http2_settings(snapshot, http2)),
                 };
                 let state = states

@@ -18,6 +18,7 @@ use crate::net::connect::Address;
 use crate::net::h2::Settings as Http2Settings;
 use crate::net::h2::client::{ClientStream, Session};
 use crate::net::platform::{Connected, Dial};
+use crate::net::proxied::ProxyVersion;
 use crate::net::stream::{Peek, Transport};
 use crate::net::tls::client::{Connector, ServerName, TlsClient};
 use crate::policy::balance::{self, Candidate, Rule};
@@ -100,6 +101,8 @@ pub struct Settings {
     pub idle_ms: u64,
     /// Bounds of HTTP/2 connections, if that is what its endpoints speak.
     pub http2: Option<Http2Settings>,
+    /// The PROXY header that its endpoints read in front of each connection.
+    pub proxy: Option<ProxyVersion>,
     /// After how long without a byte a connection with streams is asked for a sign of life; zero: never.
     pub ping_ms: u64,
     /// How long it may take to give it.
@@ -200,6 +203,7 @@ impl<S: Transport> Upstream<S> {
             Dial {
                 tls: tls.map(|(connector, name)| (Rc::clone(connector), name.clone())),
                 http2: settings.http2,
+                proxy: settings.proxy,
             }
         };
         let old = self.endpoints.borrow().clone();
@@ -625,7 +629,8 @@ impl<S: Transport> Lease<S> {
 
     /// The exchange ended cleanly: keeps the connection for the next one, if there is room.
     pub fn keep(mut self, now_ms: u64) {
-        if self.place != Share::Own {
+        // After a PROXY header a connection is one client's, and tells nothing of the next.
+        if self.place != Share::Own || self.endpoint.dial.proxy.is_some() {
             return;
         }
         let settings = self.upstream.settings.get();

@@ -38,7 +38,25 @@ pub struct Guard {
     window: Bucket,
     sent_bytes: usize,
     greeted: bool,
-    tripped: Option<&'static str>,
+    tripped: Option<Flood>,
+}
+
+/// What a peer may do too much of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flood {
+    Reset,
+    Control,
+    Window,
+}
+
+impl Flood {
+    fn reason(self) -> &'static str {
+        match self {
+            Flood::Reset => "h2_reset_flood",
+            Flood::Control => "h2_control_flood",
+            Flood::Window => "h2_window_flood",
+        }
+    }
 }
 
 /// Frame types of RFC 9113 section 6.
@@ -83,7 +101,7 @@ impl Guard {
 
     /// What the peer does too much of, once it does.
     pub fn tripped(&self) -> Option<&'static str> {
-        self.tripped
+        self.tripped.map(Flood::reason)
     }
 
     /// The first frame has come whole. It can only be SETTINGS (RFC 9113 section 3.4).
@@ -124,18 +142,18 @@ impl Guard {
     }
 
     fn frame(&mut self, kind: u8, flags: u8) {
-        let (bucket, rate, reason) = match kind {
+        let (bucket, rate, flood) = match kind {
             kind::HEADERS => return self.control.put(CONTROL, 1),
             kind::DATA if self.payload_left > 0 => return self.control.put(CONTROL, 1),
             kind::DATA if flags & END_STREAM != 0 => return,
             // The h2 crate bounds heads, and refuses these two where they don't belong.
             kind::CONTINUATION | kind::PUSH_PROMISE | kind::GOAWAY => return,
-            kind::RST_STREAM => (&mut self.reset, RESET, "h2_reset_flood"),
-            kind::WINDOW_UPDATE => (&mut self.window, WINDOW, "h2_window_flood"),
-            _ => (&mut self.control, CONTROL, "h2_control_flood"),
+            kind::RST_STREAM => (&mut self.reset, RESET, Flood::Reset),
+            kind::WINDOW_UPDATE => (&mut self.window, WINDOW, Flood::Window),
+            _ => (&mut self.control, CONTROL, Flood::Control),
         };
         if !bucket.take(rate, 1, self.clock.now_ns()) {
-            self.tripped.get_or_insert(reason);
+            self.tripped.get_or_insert(flood);
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::future::Future;
 use std::io::{self, ErrorKind, IoSlice};
+use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -28,6 +29,7 @@ pub struct ServerConnection<S: Transport> {
     shared: Rc<Shared<S>>,
     /// Of the TLS that carries it.
     agreed: Option<Rc<Agreed>>,
+    local: Option<SocketAddr>,
     calmed: bool,
 }
 
@@ -52,6 +54,7 @@ impl<S: Transport> ServerConnection<S> {
     /// Greets a client. `early` was read from the stream already. `None`: it did not speak HTTP/2, or went away.
     pub async fn new(stream: S, early: &[u8], settings: &Settings, clock: Monotonic) -> Option<Self> {
         let agreed = stream.tls().cloned().map(Rc::new);
+        let local = stream.local_address();
         let shared = Shared::new(stream, Guard::of_client(clock), early);
         let mut handshake = Builder::new()
             .max_concurrent_streams(settings.streams_max)
@@ -62,13 +65,13 @@ impl<S: Transport> ServerConnection<S> {
             .enable_connect_protocol()
             .handshake(Wire::new(&shared));
         let greeted = drive(&shared, |cx| std::pin::Pin::new(&mut handshake).poll(cx)).await;
-        Some(Self { h2: greeted.ok()?, shared, agreed, calmed: false })
+        Some(Self { h2: greeted.ok()?, shared, agreed, local, calmed: false })
     }
 
     /// Awaits the next request, moving everything that is under way meanwhile. May be dropped at any time.
     pub async fn next(&mut self, key: impl Fn() -> [u8; 16]) -> Incoming {
         let (h2, shared, calmed) = (&mut self.h2, &self.shared, &mut self.calmed);
-        let agreed = self.agreed.as_ref();
+        let carrier = (self.agreed.as_ref(), self.local);
         drive(shared, |cx| {
             let next = h2.poll_accept(cx);
             if !*calmed && shared.guard.borrow().tripped().is_some() {
@@ -81,10 +84,10 @@ impl<S: Transport> ServerConnection<S> {
             match next {
                 Poll::Pending => Poll::Pending,
                 Poll::Ready(Some(Ok((request, respond)))) => {
-                    Poll::Ready(ServerStream::accept(request, respond, agreed, key()))
+                    Poll::Ready(ServerStream::accept(request, respond, carrier, key()))
                 }
                 Poll::Ready(None) => Poll::Ready(Incoming::Over(None)),
-                Poll::Ready(Some(Err(error))) => Poll::Ready(Incoming::Over(blame(&error))),
+                Poll::Ready(Some(Err(error))) => Poll::Ready(Incoming::Over(reason(&error))),
             }
         })
         .await
@@ -108,11 +111,9 @@ impl<S: Transport> ServerConnection<S> {
 }
 
 /// The reason code of a connection's end, if it was not an ordinary one.
-fn blame(error: &h2::Error) -> Option<&'static str> {
-    if error.is_io() || error.is_remote() {
-        return None;
-    }
-    Some(match error.reason() {
+fn reason(error: &h2::Error) -> Option<&'static str> {
+    let theirs = !error.is_io() && !error.is_remote();
+    theirs.then(|| match error.reason() {
         Some(Reason::ENHANCE_YOUR_CALM) => "h2_enhance_your_calm",
         Some(Reason::FLOW_CONTROL_ERROR) => "h2_flow_control",
         Some(Reason::COMPRESSION_ERROR) => "h2_compression",
@@ -125,6 +126,7 @@ fn blame(error: &h2::Error) -> Option<&'static str> {
 pub struct ServerStream {
     inner: RefCell<Inner>,
     agreed: Option<Rc<Agreed>>,
+    local: Option<SocketAddr>,
 }
 
 struct Inner {
@@ -162,7 +164,7 @@ impl ServerStream {
     fn accept(
         request: http::Request<RecvStream>,
         mut respond: SendResponse<Bytes>,
-        agreed: Option<&Rc<Agreed>>,
+        (agreed, local): (Option<&Rc<Agreed>>, Option<SocketAddr>),
         key: [u8; 16],
     ) -> Incoming {
         let (parts, body) = request.into_parts();
@@ -183,7 +185,11 @@ impl ServerStream {
                     respond: Respond(respond),
                     aborted: false,
                 };
-                Incoming::Stream(Box::new(Self { inner: RefCell::new(inner), agreed: agreed.map(Rc::clone) }))
+                Incoming::Stream(Box::new(Self {
+                    inner: RefCell::new(inner),
+                    agreed: agreed.map(Rc::clone),
+                    local,
+                }))
             }
             Err(malformed) => {
                 let mut head = http::Response::new(());
@@ -274,6 +280,10 @@ impl Transport for ServerStream {
 
     fn splice_fd(&self) -> Option<BorrowedFd<'_>> {
         None
+    }
+
+    fn local_address(&self) -> Option<SocketAddr> {
+        self.local
     }
 
     fn tls(&self) -> Option<&Agreed> {
