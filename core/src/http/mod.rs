@@ -6,6 +6,8 @@ pub mod corpus;
 pub mod flow;
 pub mod framing;
 pub mod grammar;
+pub mod grpc;
+pub mod grpc_web;
 pub mod http1;
 pub mod http2;
 pub mod message;
