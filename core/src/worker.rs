@@ -374,7 +374,10 @@ fn serve(core: &Rc<Core<Linux>>, id: ListenerId, socket: OwnedFd, peer: Peer) {
     core.opened(id);
     match core.platform.attach(socket) {
         Ok(stream) => match Opening::of(core, id) {
-            Some(opening) => spawn(handshake::serve(Rc::clone(core), stream, peer, id, opening)),
+            Some(opening) => {
+                core.handshake_began();
+                spawn(handshake::serve(Rc::clone(core), stream, peer, id, opening));
+            }
             None => spawn(connection::serve(Rc::clone(core), stream, peer, id)),
         },
         Err(_) => connection::refuse(core, id),

@@ -1,6 +1,7 @@
 //! `ringway-edge`: the gateway. A thin shell around the engine: command line, messages, exit codes.
 
 mod demo;
+mod dev_cert;
 
 use std::fs;
 use std::path::PathBuf;
@@ -52,6 +53,8 @@ enum Command {
         #[arg(long, short, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Make a certificate for this machine, to try TLS with.
+    DevCert(dev_cert::DevCert),
     /// Print the JSON Schema of the configuration file, for editors.
     Schema,
     /// Show the edge at work: two origins and a policy, built in.
@@ -134,6 +137,7 @@ fn main() -> ExitCode {
             serve(ConfigSource::Raw(Box::new(raw)), overrides.overrides())
         }
         Command::Check { config } => check(&config),
+        Command::DevCert(settings) => settings.run(),
         Command::Schema => {
             println!("{:#}", ringway::config::schema());
             ExitCode::SUCCESS

@@ -30,13 +30,19 @@ impl Config {
     }
 
     pub fn to_addresses(addresses: &[Address]) -> Config {
+        let urls: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        Config::to_urls(&urls.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// Everything to these endpoints, as the file writes them.
+    pub fn to_urls(urls: &[&str]) -> Config {
         Config {
             workers: 1,
             top: Vec::new(),
             listener: Vec::new(),
             upstream: Vec::new(),
             route: Vec::new(),
-            upstreams: vec![("origin".to_owned(), addresses.iter().map(ToString::to_string).collect())],
+            upstreams: vec![("origin".to_owned(), urls.iter().map(|url| (*url).to_owned()).collect())],
             routes: None,
         }
     }

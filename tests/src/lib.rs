@@ -8,6 +8,7 @@
 //! - [`config`], [`proxy`]: the proxy under test. [`metrics`]: a strict reader of what it counts.
 //! - [`process`]: the real binary. [`folder`]: a place for its files. [`problem`]: what a refusal says.
 //! - [`h2`]: client, origin and raw frames of HTTP/2.
+//! - [`tls`]: certificates and a client that speaks TLS.
 //! - [`load`]: steady load for claims of "zero failed". [`wait`]: watchdog, conditions, gates.
 
 pub mod client;
@@ -22,6 +23,7 @@ pub mod problem;
 pub mod process;
 pub mod proxy;
 pub mod stream;
+pub mod tls;
 pub mod wait;
 pub mod wire;
 

@@ -1,6 +1,8 @@
 //! One blocking socket, TCP or Unix, with the few controls that a test needs and std does not have.
 
+use crate::tls::Cut;
 use crate::wait::PATIENCE;
+use rustls::{ClientConnection, StreamOwned};
 use socket2::SockRef;
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -36,6 +38,7 @@ impl From<SocketAddr> for Address {
 pub enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Tls(Box<StreamOwned<ClientConnection, Cut>>),
 }
 
 impl Stream {
@@ -62,6 +65,7 @@ impl Stream {
         match self {
             Stream::Tcp(stream) => stream.try_clone().map(Stream::Tcp),
             Stream::Unix(stream) => stream.try_clone().map(Stream::Unix),
+            Stream::Tls(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
@@ -69,6 +73,7 @@ impl Stream {
         match self {
             Stream::Tcp(stream) => stream.set_read_timeout(Some(patience)),
             Stream::Unix(stream) => stream.set_read_timeout(Some(patience)),
+            Stream::Tls(stream) => stream.sock.socket.set_read_timeout(Some(patience)),
         }
     }
 
@@ -76,6 +81,7 @@ impl Stream {
         match self {
             Stream::Tcp(stream) => stream.set_write_timeout(Some(patience)),
             Stream::Unix(stream) => stream.set_write_timeout(Some(patience)),
+            Stream::Tls(stream) => stream.sock.socket.set_write_timeout(Some(patience)),
         }
     }
 
@@ -83,6 +89,7 @@ impl Stream {
         match self {
             Stream::Tcp(stream) => stream.shutdown(how),
             Stream::Unix(stream) => stream.shutdown(how),
+            Stream::Tls(stream) => stream.sock.socket.shutdown(how),
         }
     }
 
@@ -106,6 +113,7 @@ impl Stream {
         match self {
             Stream::Tcp(stream) => stream.local_addr().ok(),
             Stream::Unix(_) => None,
+            Stream::Tls(stream) => stream.sock.socket.local_addr().ok(),
         }
     }
 
@@ -113,6 +121,7 @@ impl Stream {
         match self {
             Stream::Tcp(stream) => SockRef::from(stream),
             Stream::Unix(stream) => SockRef::from(stream),
+            Stream::Tls(stream) => SockRef::from(&stream.sock.socket),
         }
     }
 }
@@ -122,6 +131,7 @@ impl Read for Stream {
         match self {
             Stream::Tcp(stream) => stream.read(into),
             Stream::Unix(stream) => stream.read(into),
+            Stream::Tls(stream) => stream.read(into),
         }
     }
 }
@@ -131,10 +141,14 @@ impl Write for Stream {
         match self {
             Stream::Tcp(stream) => stream.write(from),
             Stream::Unix(stream) => stream.write(from),
+            Stream::Tls(stream) => stream.write(from),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        match self {
+            Stream::Tcp(_) | Stream::Unix(_) => Ok(()),
+            Stream::Tls(stream) => stream.flush(),
+        }
     }
 }

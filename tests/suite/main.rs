@@ -25,4 +25,8 @@ mod routing;
 mod slow_and_leaving;
 mod smuggling;
 mod timeouts;
+mod tls;
+mod tls_reload;
+mod tls_sessions;
+mod tls_upstream;
 mod tunnels;

@@ -444,6 +444,47 @@ fn each_wrong_meaning() {
         ("version: 1\nlisteners:\n  - { name: a, address: 127.0.0.1:1 }\n  - { name: §a, address: §127.0.0.1:1 }\n".to_owned(), "listener `a` is there twice"),
         ("version: 1\nadmin: { address: 127.0.0.1:1 }\nlisteners: [{ name: a, address: §127.0.0.1:1 }]\n".to_owned(), "the admin interface has"),
     ]);
+    let listener =
+        |tls: &str| format!("version: 1\nlisteners: [{{ name: a, address: 127.0.0.1:1, {tls} }}]\n");
+    let tls = |more: &str| listener(&format!("tls: {{ certificates: [{{ cert: c, key: k }}], {more} }}"));
+    let upstream =
+        |tls: &str| whole(&format!("upstreams: [{{ name: u, endpoints: ['https://a'], tls: {{ {tls} }} }}]"));
+    cases.extend([
+        (listener("tls: §{ alpn: [h2] }"), "the field `certificates` is missing"),
+        (listener("tls: { §certificates: [] }"), "at least one entry"),
+        (listener("tls: { certificates: [§{ cert: c }] }"), "the field `key` is missing"),
+        (listener("tls: { certificates: [{ cert: §'', key: k }] }"), "the path of a file"),
+        (tls("min_version: §1.2"), "expected `1.2` or `1.3`, found the number 1.2"),
+        (tls("min_version: §'1.1'"), "`1.1` is not accepted here"),
+        (tls("min_version: §'1.3', max_version: '1.2'"), "newer than `max_version`"),
+        (tls("alpn: [§h3]"), "expected `h2` or `http/1.1`"),
+        (tls("alpn: [h2, §h2]"), "the protocol is there twice"),
+        (tls("ciphers: [§TLS_AES_128_GCM_SHA265]"), "did you mean `TLS_AES_128_GCM_SHA256`?"),
+        (tls("ciphers: [§TLS_RSA_WITH_NULL_MD5]"), "unknown cipher suite"),
+        (tls("ciphers: [TLS_AES_128_GCM_SHA256, §TLS_AES_128_GCM_SHA256]"), "is there twice"),
+        (tls("max_version: '1.2', ciphers: §[TLS_AES_128_GCM_SHA256]"), "nobody could connect"),
+        (tls("client_certificates: §sometimes"), "expected `off`, `optional` or `required`"),
+        (tls("§client_ca: f"), "no effect while clients are not asked = set `client_certificates`"),
+        (tls("tickets: §on"), "`on` is not accepted here"),
+        (tls("tickets: { rotate: §10s }"), "expected 1m to 84h"),
+        (tls("hsts: §{ preload: true }"), "the field `max_age` is missing"),
+        (
+            tls("hsts: { max_age: 60, include_subdomains: true, preload: §true }"),
+            "a year = max_age: 31536000",
+        ),
+        (listener("redirect_to_https: §0"), "port 0 can't be connected to"),
+        (listener("redirect_to_https: §70000"), "70000 is out of range"),
+        (
+            listener("tls: { certificates: [{ cert: c, key: k }] }, §redirect_to_https: true"),
+            "redirect to itself",
+        ),
+        (upstream("verify: §none"), "expected `full` or `insecure`"),
+        (upstream("verify: insecure, §ca: f"), "no effect while nothing is verified"),
+        (upstream("§client_cert: f"), "`client_cert` needs `client_key`"),
+        (upstream("§client_key: f"), "`client_key` needs `client_cert`"),
+        (upstream("server_name: §'a:1'"), "no host name or IP address"),
+        (whole("upstreams: [{ name: u, endpoints: [§'http://a'], tls: {} }]"), "`http://` is plain HTTP"),
+    ]);
     for (marked, fragment) in &cases {
         let marked = marked.replace("'§", "§'");
         let expected: Vec<&str> = match marked.matches('§').count() {
@@ -457,6 +498,54 @@ fn each_wrong_meaning() {
 #[test]
 fn port_zero_may_be_listened_on_twice() {
     loaded("version: 1\nlisteners: [{ name: a, address: [127.0.0.1:0, 127.0.0.1:0] }]\n");
+}
+
+#[test]
+fn tls_settings_are_compiled() {
+    let snapshot = loaded(
+        "version: 1
+listeners:
+  - { name: plain, address: 127.0.0.1:1, redirect_to_https: 8443 }
+  - { name: off, address: 127.0.0.1:2, redirect_to_https: false }
+  - name: tls
+    address: 127.0.0.1:3
+    timeouts: { tls_handshake: 3s }
+    tls:
+      certificates: [{ cert: c.pem, key: c.key, ocsp: c.der }]
+      client_certificates: required
+      client_ca: clients.pem
+      tickets: { keys: t }
+      hsts: { max_age: 5, include_subdomains: true }
+upstreams:
+  - { name: a, endpoints: ['https://A.org', 'http://b.org', 'https://[::1]:8443'] }
+  - { name: b, endpoints: ['c.org:443', 'unix:/d'], tls: { server_name: E.org } }
+",
+    );
+    let [plain, off, tls] = &snapshot.listeners[..] else { panic!() };
+    assert_eq!((plain.redirect_to_https, off.redirect_to_https), (Some(8443), None));
+    assert_eq!(plain.timeouts.tls_handshake, Duration::from_secs(10));
+    assert_eq!(tls.timeouts.tls_handshake, Duration::from_secs(3));
+    let tls = tls.tls.as_ref().unwrap();
+    assert_eq!(tls.certificates[0].ocsp.as_deref(), Some(std::path::Path::new("c.der")));
+    assert_eq!(tls.clients, super::snapshot::ClientCertificates::Required("clients.pem".into()));
+    assert_eq!(tls.tickets.as_ref().unwrap().keys.as_deref(), Some(std::path::Path::new("t")));
+    assert_eq!(&*tls.hsts, "Strict-Transport-Security: max-age=5; includeSubDomains\r\n");
+    let endpoints: Vec<_> = snapshot
+        .upstreams
+        .iter()
+        .flat_map(|upstream| &upstream.endpoints)
+        .map(|endpoint| (&*endpoint.authority, endpoint.tls_name.as_deref()))
+        .collect();
+    assert_eq!(
+        endpoints,
+        [
+            ("a.org", Some("a.org")),
+            ("b.org", None),
+            ("[::1]:8443", Some("::1")),
+            ("c.org", Some("e.org")),
+            ("localhost", Some("e.org")),
+        ]
+    );
 }
 
 #[test]
@@ -508,6 +597,12 @@ fn suspicious_settings_are_warned_of() {
                 "{HEAD}routes: [{{ name: r, respond: {{}} }}]\nio: uring\nadmin: {{ address: '[::]:1' }}\n"
             ),
             vec!["refuses to start", "reachable from other machines"],
+        ),
+        (
+            format!(
+                "{HEAD}upstreams: [{{ name: u, endpoints: ['https://a'], tls: {{ verify: insecure }} }}]\nroutes: [{{ name: r, upstream: u }}]\n"
+            ),
+            vec!["endpoints are not verified"],
         ),
         (
             format!(

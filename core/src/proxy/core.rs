@@ -375,8 +375,8 @@ impl<P: Platform> Core<P> {
         }
     }
 
-    /// A client's TLS handshake begins.
-    pub(super) fn handshake_began(&self) {
+    /// A client's TLS handshake begins. Call before its task is started, so that the bound sees it at once.
+    pub fn handshake_began(&self) {
         self.handshakes.set(self.handshakes.get() + 1);
     }
 

@@ -48,7 +48,8 @@ impl<P: Platform> Drop for Counted<P> {
     }
 }
 
-/// Leads a connection through its handshake, then serves it. `Core::opened` has been called for it.
+/// Leads a connection through its handshake, then serves it. `Core::opened` and `Core::handshake_began` have been called
+/// for it.
 pub async fn serve<P: Platform>(
     core: Rc<Core<P>>,
     stream: P::Stream,
@@ -79,7 +80,6 @@ async fn accept<P: Platform>(
     listener: ListenerId,
     opening: Opening,
 ) -> Option<(Accepted<P::Stream>, Peer)> {
-    core.handshake_began();
     let mut counted = Counted { core: Rc::clone(core), listener, served: false };
     let timeout = {
         let bound = core.bound();

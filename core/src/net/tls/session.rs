@@ -146,9 +146,14 @@ impl Session {
                     break;
                 }
                 Err((discard, error)) => {
-                    // One step more, and one only, for the alert that tells the peer: after it the state machine would
-                    // go on to what it has failed at.
-                    let _ = self.step(&mut received[at + discard..], Some(plaintext), Send::Nothing, out);
+                    // What is to be said goes out, the alert last; a step beyond it would fail at the same record again.
+                    at += discard;
+                    while self.common().wants_write() {
+                        if self.step(&mut received[at..], Some(&mut *plaintext), Send::Nothing, out).is_err()
+                        {
+                            break;
+                        }
+                    }
                     self.held = Vec::new();
                     return Err(error);
                 }
