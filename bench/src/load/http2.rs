@@ -14,7 +14,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::client::{Builder, ResponseFuture, SendRequest};
+use h2::{
+    Reason,
+    client::{Builder, ResponseFuture, SendRequest},
+};
 
 use super::{
     Digest,
@@ -30,6 +33,9 @@ use crate::{
     stream::{Broken, Stream},
     tls,
 };
+
+/// A request that is refused more often is an error.
+const REFUSALS_MAX: u32 = 8;
 
 pub(super) struct Connection {
     lane: usize,
@@ -85,16 +91,18 @@ async fn exchange(
     due_ns: u64,
 ) -> Result<Complete, ErrorKind> {
     let Some(request) = &target.http2 else { return Err(ErrorKind::Malformed) };
-    let requests_max = worker.plan.config.requests_per_connection;
-    connection.opened(worker, due_ns).await?;
-    let mut sent = connection.send(request, requests_max);
-    if sent.is_none() {
-        // A connection that the server has closed meanwhile is no error: nothing was sent.
-        connection.opened(worker, due_ns).await?;
-        sent = connection.send(request, requests_max);
-    }
-    let response = sent.ok_or(ErrorKind::Malformed)?;
-    let (head, mut body) = response.await.map_err(|e| connection.broken(&e, ErrorKind::Reset))?.into_parts();
+    let mut refusals = 0;
+    let (head, mut body) = loop {
+        match connection.begin(worker, request, due_ns).await?.await {
+            Ok(response) => break response.into_parts(),
+            // Servers that have answered as many requests as they like say GOAWAY while more are on their way.
+            Err(error) if is_unprocessed(&error) && refusals < REFUSALS_MAX => {
+                refusals += 1;
+                worker.record(due_ns, |interval| interval.counts.refused += 1);
+            }
+            Err(error) => return Err(connection.broken(&error, ErrorKind::Reset)),
+        }
+    };
     let mut hasher = twox_hash::XxHash3_64::new();
     let mut messages = grpc::Messages::default();
     let mut body_bytes = 0;
@@ -128,6 +136,13 @@ async fn exchange(
     Ok(Complete { status: head.status.as_u16(), body_bytes, digest, grpc: call })
 }
 
+/// The server has said that it did nothing about the request, so that it may be sent again (RFC 9113, section 8.7).
+fn is_unprocessed(error: &h2::Error) -> bool {
+    let refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
+    let too_late = error.is_go_away() && error.reason() == Some(Reason::NO_ERROR);
+    error.is_remote() && (refused || too_late)
+}
+
 impl Connection {
     pub(super) fn new(lane: usize) -> Self {
         Self {
@@ -137,6 +152,24 @@ impl Connection {
             attempts: Cell::new(0),
             failed: Cell::new((0, ErrorKind::Connect)),
         }
+    }
+
+    /// Sends `request`, over a new connection if need be.
+    async fn begin(
+        self: &Rc<Self>,
+        worker: &Rc<Worker>,
+        request: &Http2Request,
+        due_ns: u64,
+    ) -> Result<ResponseFuture, ErrorKind> {
+        let requests_max = worker.plan.config.requests_per_connection;
+        self.opened(worker, due_ns).await?;
+        let mut sent = self.send(request, requests_max);
+        if sent.is_none() {
+            // A connection that the server has closed meanwhile is no error: nothing was sent.
+            self.opened(worker, due_ns).await?;
+            sent = self.send(request, requests_max);
+        }
+        sent.ok_or(ErrorKind::Malformed)
     }
 
     /// Completes when there is a connection to send on, making one if there is none.

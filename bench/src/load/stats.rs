@@ -93,6 +93,8 @@ pub struct Counts {
     pub calls: [u64; grpc::STATUS_MAX + 2],
     pub messages: u64,
     pub connections: u64,
+    /// With HTTP/2: sent again, because the server had said that it did nothing about it.
+    pub refused: u64,
     pub handshakes_full: u64,
     pub handshakes_resumed: u64,
     /// Due in the open loop and not sent before the end.
@@ -114,6 +116,7 @@ impl Counts {
         self.requests += other.requests;
         self.body_bytes += other.body_bytes;
         self.connections += other.connections;
+        self.refused += other.refused;
         self.handshakes_full += other.handshakes_full;
         self.handshakes_resumed += other.handshakes_resumed;
         self.unsent += other.unsent;
@@ -318,6 +321,9 @@ pub struct Report {
     pub body_bytes: u64,
     pub body_bytes_per_s: f64,
     pub connections_opened: u64,
+    /// Requests that were sent again, because the server had said that it did nothing about them: HTTP/2's GOAWAY and
+    /// `REFUSED_STREAM`. They count once, with all the time that it took.
+    pub refused: u64,
     /// With `https`.
     pub tls: Option<Tls>,
     /// In the open loop from the intended send time.
@@ -371,6 +377,7 @@ impl Report {
             body_bytes: counts.body_bytes,
             body_bytes_per_s: per_s(counts.body_bytes),
             connections_opened: counts.connections,
+            refused: counts.refused,
             tls: config.targets.iter().any(|t| t.server_name.is_some()).then(|| Tls::new(seen, counts)),
             latency: Latency::of(&totals.latency),
             service: rate_asked_per_s.map(|_| Latency::of(&totals.service)),

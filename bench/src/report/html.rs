@@ -34,6 +34,9 @@ pub fn page(report: &Report) -> String {
     row("throughput", &format!("{}/s", number(report.requests_per_s)));
     row("body bytes", &format!("{}/s", bytes(report.body_bytes_per_s)));
     row("connections opened", &number(report.connections_opened as f64));
+    if report.refused > 0 {
+        row("sent again", &number(report.refused as f64));
+    }
     if let Some(tls) = &report.tls {
         row("TLS", &agreed(tls));
         row("full handshakes", &number(tls.handshakes_full as f64));

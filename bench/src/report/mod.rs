@@ -34,6 +34,9 @@ pub fn table(report: &Report) -> String {
     line(format_args!("  {:<22}{}/s", "throughput", number(report.requests_per_s)));
     line(format_args!("  {:<22}{}/s", "body bytes", bytes(report.body_bytes_per_s)));
     line(format_args!("  {:<22}{}", "connections opened", report.connections_opened));
+    if report.refused > 0 {
+        line(format_args!("  {:<22}{} after GOAWAY or REFUSED_STREAM", "sent again", report.refused));
+    }
     if let Some(tls) = &report.tls {
         line(format_args!("  {:<22}{}", "TLS", agreed(tls)));
         let (full, resumed) = (tls.handshakes_full, tls.handshakes_resumed);

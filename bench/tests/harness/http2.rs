@@ -1,7 +1,8 @@
 //! HTTP/2 and gRPC: the generator against the origin, and both against curl's idea of them.
 
 use std::{
-    net::{SocketAddr, TcpListener},
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
     process::Command,
     thread,
     time::Duration,
@@ -108,6 +109,82 @@ fn connections_are_used_as_often_as_asked() {
 }
 
 #[test]
+fn what_a_server_did_not_process_is_sent_again() {
+    // Each answer ends its connection, while the other streams of it have sent more.
+    let origin = start_origin(None, Io::Auto);
+    let mut config = h2c(origin, "/bytes/10?close", 400);
+    config.protocol = Protocol::Http2 { streams: 16 };
+    let report = load(&config);
+    assert_eq!((report.requests, report.errors_sum()), (400, 0), "{:?}", report.errors);
+    assert!(report.connections_opened > 2, "{}", report.connections_opened);
+}
+
+/// One frame (RFC 9113, section 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
+
+/// Answers the first request of each connection with 200, and does nothing about the second: says so with a GOAWAY,
+/// then a close, on every other connection, and with `REFUSED_STREAM` on the others.
+fn refusing_server() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let serve = |mut socket: TcpStream, says_goaway: bool| -> std::io::Result<()> {
+        socket.read_exact(&mut [0; 24])?;
+        socket.write_all(&frame(SETTINGS, 0, 0, &[]))?;
+        let mut requests = 0;
+        loop {
+            let mut head = [0; 9];
+            socket.read_exact(&mut head)?;
+            let payload_bytes = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+            socket.read_exact(&mut vec![0; payload_bytes])?;
+            if head[3] != HEADERS {
+                continue;
+            }
+            requests += 1;
+            let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+            if requests != 2 {
+                // ":status: 200" in the static table; ends headers and stream.
+                socket.write_all(&frame(HEADERS, 0x5, stream, &[0x88]))?;
+            } else if says_goaway {
+                let last = [0, 0, 0, 1, 0, 0, 0, 0];
+                return socket.write_all(&frame(GOAWAY, 0, 0, &last));
+            } else {
+                socket.write_all(&frame(RST_STREAM, 0, stream, &[0, 0, 0, 7]))?;
+            }
+        }
+    };
+    thread::spawn(move || {
+        // The first looks whether anybody is there, and says nothing.
+        for (index, socket) in listener.incoming().enumerate() {
+            let socket = socket.expect("a connection");
+            thread::spawn(move || serve(socket, index % 2 == 1));
+        }
+    });
+    address
+}
+
+#[test]
+fn what_was_refused_counts_once() {
+    let mut config = h2c(refusing_server(), "/", 12);
+    config.connections = 1;
+    config.protocol = Protocol::Http2 { streams: 2 };
+    let report = load(&config);
+    assert_eq!((report.requests, report.errors_sum()), (12, 0), "{:?}", report.errors);
+    assert!(report.refused >= 1, "{}", report.refused);
+    assert_eq!(report.statuses, [("2xx", 12)].into());
+}
+
+#[test]
 fn the_open_loop_shows_a_stall() {
     let origin = start_origin(Some(Stall { period: ms(1000), length: ms(200) }), Io::Auto);
     let mut config = h2c(origin, "/bytes/100", 0);
@@ -155,7 +232,6 @@ fn a_server_without_http2_is_told_apart() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
     thread::spawn(move || {
-        use std::io::{Read, Write};
         for socket in listener.incoming() {
             let mut socket = socket.expect("a connection");
             if socket.read(&mut [0; 4096]).unwrap_or(0) > 0 {
