@@ -20,6 +20,7 @@ mod peers;
 mod pipelining;
 mod pools;
 mod process;
+mod proxy_protocol;
 mod reload;
 mod routing;
 mod slow_and_leaving;
