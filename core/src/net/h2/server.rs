@@ -58,7 +58,15 @@ impl<S: Transport> ServerConnection<S> {
             .enable_connect_protocol()
             .handshake(Wire::new(&shared));
         let greeted = drive(&shared, |cx| std::pin::Pin::new(&mut handshake).poll(cx)).await;
-        Some(Self { h2: greeted.ok()?, shared, calmed: false })
+        let mut h2 = greeted.ok()?;
+        // The preface ends with SETTINGS (RFC 9113 section 3.4). Streams that come with them wait.
+        let whole = drive(&shared, |cx| {
+            let over = h2.poll_closed(cx).is_ready();
+            let guard = shared.guard.borrow();
+            let whole = guard.greeted() && guard.tripped().is_none();
+            if over || guard.greeted() { Poll::Ready(whole) } else { Poll::Pending }
+        });
+        whole.await.then_some(Self { h2, shared, calmed: false })
     }
 
     /// Awaits the next request, moving everything that is under way meanwhile. May be dropped at any time.
