@@ -134,6 +134,8 @@ struct Inner {
     outbound: Outbound,
     respond: Respond,
     aborted: bool,
+    /// The rest of the request was not fit to be read (RFC 9113 section 8.1.1).
+    malformed: bool,
 }
 
 /// Sends heads.
@@ -183,6 +185,7 @@ impl ServerStream {
                     outbound: Outbound::new(Absorber::response(asked)),
                     respond: Respond(respond),
                     aborted: false,
+                    malformed: false,
                 };
                 Incoming::Stream(Box::new(Self { inner: RefCell::new(inner) }))
             }
@@ -213,7 +216,10 @@ impl Transport for ServerStream {
         let inner = &mut *self.inner.borrow_mut();
         let cx = &mut Context::from_waker(Waker::noop());
         match inner.inbound.poll_fetch(cx) {
-            Poll::Ready(Err(error)) => return Err(error),
+            Poll::Ready(Err(error)) => {
+                inner.malformed |= error.kind() == ErrorKind::InvalidData;
+                return Err(error);
+            }
             Poll::Pending => return Err(ErrorKind::WouldBlock.into()),
             Poll::Ready(Ok(())) => {}
         }
@@ -285,9 +291,10 @@ impl Drop for ServerStream {
             // If the request is not over the h2 crate says NO_ERROR: the client need not send the rest.
             return;
         }
+        let reason = if inner.malformed { Reason::PROTOCOL_ERROR } else { Reason::INTERNAL_ERROR };
         match inner.outbound.stream() {
-            Some(stream) => stream.send_reset(Reason::INTERNAL_ERROR),
-            None => inner.respond.0.send_reset(Reason::INTERNAL_ERROR),
+            Some(stream) => stream.send_reset(reason),
+            None => inner.respond.0.send_reset(reason),
         }
     }
 }
