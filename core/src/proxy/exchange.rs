@@ -22,7 +22,7 @@ use crate::http::flow::{Batch, Flow, FlowError, PIECES_MAX};
 use crate::http::framing::{BodyLength, relay};
 use crate::http::http1::encode::{Persistence, ResponseRewrite, encode_response};
 use crate::http::http1::parse::{Parsed, head_end_hint, parse_response};
-use crate::http::message::{HeaderSlots, Status, Version};
+use crate::http::message::{HeaderSlots, Status, Version, Wire};
 use crate::http::upgrade::{Switch, switched};
 use crate::net::platform::Platform;
 use crate::net::stream::{Peek, Transport};
@@ -197,7 +197,7 @@ async fn receive<P: Platform>(
                 held = (!buffer.is_empty()).then_some(buffer);
                 continue;
             }
-            Err(error) if error.kind() == ErrorKind::InvalidData => {
+            Err(error) if error.kind() == ErrorKind::InvalidData && lease.wire() == Wire::Http2 => {
                 lease.failed();
                 return Err(Fault::upstream("upstream_h2_malformed", 502, Retry::Never));
             }

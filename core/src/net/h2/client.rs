@@ -90,6 +90,9 @@ impl Session {
         drive(&shared, |cx| match Pin::new(&mut connection).poll(cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(broken(error))),
             Poll::Ready(Ok(())) => Poll::Ready(Err(ErrorKind::UnexpectedEof.into())),
+            Poll::Pending if shared.guard.borrow().tripped().is_some() => {
+                Poll::Ready(Err(ErrorKind::InvalidData.into()))
+            }
             // What has come has been taken in.
             Poll::Pending if shared.guard.borrow().greeted() => Poll::Ready(Ok(())),
             Poll::Pending => Poll::Pending,

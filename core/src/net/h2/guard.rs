@@ -41,9 +41,11 @@ pub struct Guard {
     tripped: Option<Flood>,
 }
 
-/// What a peer may do too much of.
+/// What a peer may do too much of, or must do first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Flood {
+    /// The first frame is not SETTINGS.
+    Preface,
     Reset,
     Control,
     Window,
@@ -52,6 +54,7 @@ enum Flood {
 impl Flood {
     fn reason(self) -> &'static str {
         match self {
+            Flood::Preface => "h2_preface",
             Flood::Reset => "h2_reset_flood",
             Flood::Control => "h2_control_flood",
             Flood::Window => "h2_window_flood",
@@ -64,6 +67,7 @@ mod kind {
     pub(super) const DATA: u8 = 0;
     pub(super) const HEADERS: u8 = 1;
     pub(super) const RST_STREAM: u8 = 3;
+    pub(super) const SETTINGS: u8 = 4;
     pub(super) const PUSH_PROMISE: u8 = 5;
     pub(super) const GOAWAY: u8 = 7;
     pub(super) const WINDOW_UPDATE: u8 = 8;
@@ -126,7 +130,6 @@ impl Guard {
                 self.header_filled = 0;
                 let [a, b, c, kind, flags, ..] = self.header;
                 self.payload_left = u32::from_be_bytes([0, a, b, c]);
-                self.greeted = true;
                 self.frame(kind, flags);
             }
         }
@@ -142,6 +145,12 @@ impl Guard {
     }
 
     fn frame(&mut self, kind: u8, flags: u8) {
+        if !std::mem::replace(&mut self.greeted, true) {
+            if kind != kind::SETTINGS {
+                self.tripped = Some(Flood::Preface);
+            }
+            return;
+        }
         let (bucket, rate, flood) = match kind {
             kind::HEADERS => return self.control.put(CONTROL, 1),
             kind::DATA if self.payload_left > 0 => return self.control.put(CONTROL, 1),
@@ -169,6 +178,25 @@ mod tests {
         frame
     }
 
+    fn greeted() -> Guard {
+        let mut guard = Guard::of_server(Monotonic::start());
+        guard.see(&frame(0, 4, 0));
+        guard
+    }
+
+    #[test]
+    fn the_first_frame_is_settings_and_nothing_else() {
+        for (kind, reason) in [(4, None), (1, Some("h2_preface")), (6, Some("h2_preface"))] {
+            let mut guard = Guard::of_server(Monotonic::start());
+            let bytes = frame(12, kind, 0);
+            for at in 0..bytes.len() {
+                assert!(!guard.greeted(), "after {at} bytes");
+                guard.see(&bytes[at..=at]);
+            }
+            assert_eq!((guard.tripped(), guard.greeted()), (reason, true));
+        }
+    }
+
     #[test]
     fn each_flood_has_its_bound_and_its_reason() {
         for (name, frame, bound, reason) in [
@@ -181,7 +209,7 @@ mod tests {
             ("RST_STREAM", frame(4, 3, 0), RESET.burst, "h2_reset_flood"),
             ("WINDOW_UPDATE", frame(4, 8, 0), WINDOW.burst, "h2_window_flood"),
         ] {
-            let mut guard = Guard::of_server(Monotonic::start());
+            let mut guard = greeted();
             for sent in 0.. {
                 // Whatever the bucket gained while this test ran is far below this.
                 assert!(sent < bound * 2, "{name} is not bounded");
@@ -199,6 +227,7 @@ mod tests {
     fn useful_frames_are_free_and_earn() {
         let mut guard = Guard::of_client(Monotonic::start());
         guard.see(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        guard.see(&frame(0, 4, 0));
         for _ in 0..CONTROL.burst * 5 {
             guard.see(&frame(20, 1, 4));
             guard.see(&frame(100, 0, 0));
@@ -214,6 +243,7 @@ mod tests {
     #[test]
     fn frames_are_counted_however_they_are_cut() {
         let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        bytes.extend(frame(6, 4, 0));
         for _ in 0..RESET.burst {
             bytes.extend(frame(4, 3, 0));
         }

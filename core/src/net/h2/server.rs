@@ -65,7 +65,15 @@ impl<S: Transport> ServerConnection<S> {
             .enable_connect_protocol()
             .handshake(Wire::new(&shared));
         let greeted = drive(&shared, |cx| std::pin::Pin::new(&mut handshake).poll(cx)).await;
-        Some(Self { h2: greeted.ok()?, shared, agreed, local, calmed: false })
+        let mut h2 = greeted.ok()?;
+        // The preface ends with SETTINGS (RFC 9113 section 3.4). Streams that come with them wait.
+        let whole = drive(&shared, |cx| {
+            let over = h2.poll_closed(cx).is_ready();
+            let guard = shared.guard.borrow();
+            let whole = guard.greeted() && guard.tripped().is_none();
+            if over || guard.greeted() { Poll::Ready(whole) } else { Poll::Pending }
+        });
+        whole.await.then_some(Self { h2, shared, agreed, local, calmed: false })
     }
 
     /// Awaits the next request, moving everything that is under way meanwhile. May be dropped at any time.
@@ -134,6 +142,8 @@ struct Inner {
     outbound: Outbound,
     respond: Respond,
     aborted: bool,
+    /// The rest of the request was not fit to be read (RFC 9113 section 8.1.1).
+    malformed: bool,
 }
 
 /// Sends heads.
@@ -184,6 +194,7 @@ impl ServerStream {
                     outbound: Outbound::new(Absorber::response(asked)),
                     respond: Respond(respond),
                     aborted: false,
+                    malformed: false,
                 };
                 Incoming::Stream(Box::new(Self {
                     inner: RefCell::new(inner),
@@ -218,7 +229,10 @@ impl Transport for ServerStream {
         let inner = &mut *self.inner.borrow_mut();
         let cx = &mut Context::from_waker(Waker::noop());
         match inner.inbound.poll_fetch(cx) {
-            Poll::Ready(Err(error)) => return Err(error),
+            Poll::Ready(Err(error)) => {
+                inner.malformed |= error.kind() == ErrorKind::InvalidData;
+                return Err(error);
+            }
             Poll::Pending => return Err(ErrorKind::WouldBlock.into()),
             Poll::Ready(Ok(())) => {}
         }
@@ -298,9 +312,10 @@ impl Drop for ServerStream {
             // If the request is not over the h2 crate says NO_ERROR: the client need not send the rest.
             return;
         }
+        let reason = if inner.malformed { Reason::PROTOCOL_ERROR } else { Reason::INTERNAL_ERROR };
         match inner.outbound.stream() {
-            Some(stream) => stream.send_reset(Reason::INTERNAL_ERROR),
-            None => inner.respond.0.send_reset(Reason::INTERNAL_ERROR),
+            Some(stream) => stream.send_reset(reason),
+            None => inner.respond.0.send_reset(reason),
         }
     }
 }
