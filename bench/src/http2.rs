@@ -22,6 +22,9 @@ pub const STREAM_WINDOW_BYTES: u32 = 6 << 20;
 pub const CONNECTION_WINDOW_BYTES: u32 = 15 << 20;
 /// What a client says first (RFC 9113, section 3.4).
 pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Received at once. h2 itself has room for 8 KiB or less: a body of 1 MiB took 192 calls instead of 16, and 1.4 times the
+/// CPU time (1 KiB the same).
+const RECEIVE_BYTES: usize = 64 * 1024;
 /// h2 is asked to wait when so much is unsent.
 const OUTBOX_BYTES_MAX: usize = 64 * 1024;
 
@@ -190,17 +193,17 @@ impl Inner {
     }
 
     fn receive(&mut self, into: &mut ReadBuf<'_>) -> Result<(), Broken> {
-        let (room, before) = (into.remaining(), into.filled().len());
+        let mut received_bytes = 0;
         let inbox = &mut self.inbox;
-        let received = self.stream.receive(&self.buffers, room, |bytes| {
-            // Under TLS a record may hold more than h2 asks for.
+        let received = self.stream.receive(&self.buffers, RECEIVE_BYTES, |bytes| {
+            received_bytes += bytes.len();
             let (fits, rest) = bytes.split_at(bytes.len().min(into.remaining()));
             into.put_slice(fits);
             inbox.extend_from_slice(rest);
         })?;
         self.ended |= received == Received::End;
         // The socket gave less than it could have: asking again would be in vain. A level-triggered poll will tell.
-        self.awaits_read = !self.ended && into.filled().len() - before < room;
+        self.awaits_read = !self.ended && received_bytes < RECEIVE_BYTES;
         Ok(())
     }
 }
