@@ -3,10 +3,14 @@
 pub mod compare;
 pub mod duration;
 pub mod floor;
+pub mod grpc;
 pub mod http1;
+pub mod http2;
 pub mod load;
 pub mod net;
 pub mod origin;
 pub mod report;
 pub mod runtime;
+pub mod stream;
+pub mod tls;
 pub mod usage;

@@ -172,6 +172,12 @@ impl Socket {
         self.inner.writable(false).await
     }
 
+    /// Awaits the end of [`connect`], and what became of it.
+    pub async fn connected(&self) -> io::Result<()> {
+        self.writable().await?;
+        rustix::net::sockopt::socket_error(self)?.map_err(io::Error::from)
+    }
+
     /// Zero is the end of the stream; `WouldBlock` says to await [`Socket::readable`].
     pub fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
         retry(|| rustix::net::recv(self, &mut *buffer, RecvFlags::DONTWAIT).map(|(_, n)| n))

@@ -6,6 +6,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use ringway::base::bucket::{Bucket, Rate};
 use ringway::base::buffer::BufferPool;
 use ringway::base::deadline::Deadlines;
 use ringway::policy::balance::{Candidate, Rule, State};
@@ -18,6 +19,18 @@ fn buffers(c: &mut Criterion) {
         b.iter(|| match pin!(pool.take_for_request()).poll(&mut cx) {
             Poll::Ready(buffer) => drop(black_box(buffer)),
             Poll::Pending => unreachable!("the pool is not at its ceiling"),
+        });
+    });
+}
+
+fn buckets(c: &mut Criterion) {
+    let rate = Rate { per_second: 1_000, burst: 100 };
+    let mut bucket = Bucket::full(rate, 0);
+    let mut now_ns = 0;
+    c.bench_function("bucket: take one token", |b| {
+        b.iter(|| {
+            now_ns += 700_000;
+            bucket.take(rate, black_box(1), black_box(now_ns))
         });
     });
 }
@@ -61,5 +74,5 @@ fn balance(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, buffers, deadlines, metrics, balance);
+criterion_group!(benches, buffers, buckets, deadlines, metrics, balance);
 criterion_main!(benches);

@@ -1,4 +1,5 @@
-//! What HTTP/1.x costs per message, without a socket: parse, encode, and both together; chunks; the path.
+//! What HTTP costs per message, without a socket: parse, encode, and both together; HTTP/2 in HTTP/1.1 form and back;
+//! chunks; the path.
 //!
 //! Run: `cargo bench -p ringway --bench http`.
 
@@ -6,12 +7,14 @@ use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use ringway::http::chunked::{ChunkEvent, ChunkedDecoder, LAST_CHUNK, encode_chunk};
-use ringway::http::framing::relay;
+use ringway::http::framing::{FramingFields, StartLine, body_length, content_length, relay};
 use ringway::http::http1::encode::{
     ExpectRelay, Persistence, RequestRewrite, ResponseRewrite, TargetRewrite, encode_request, encode_response,
 };
 use ringway::http::http1::parse::{HeadLimits, Parsed, head_end_hint, parse_request, parse_response};
-use ringway::http::message::{HeaderSlots, Method, RequestHead, ResponseHead, Scheme, Version};
+use ringway::http::http2::absorb::{Absorber, Event};
+use ringway::http::http2::{Asked, render};
+use ringway::http::message::{HeaderSlots, Method, RequestHead, ResponseHead, Scheme, Status, Version, Wire};
 use ringway::http::rewrite::{Forwarding, ForwardingValues, HeaderOps, normalise_path};
 
 /// Ten fields of about 50 bytes, as a browser sends them.
@@ -64,7 +67,12 @@ fn request_rewrite<'a>(
     ops: &'a HeaderOps,
     forwarding: Option<&'a Forwarding>,
 ) -> RequestRewrite<'a> {
-    let values = ForwardingValues { peer_ip: b"192.0.2.17", client_ip: b"192.0.2.17", scheme: Scheme::Https };
+    let values = ForwardingValues {
+        peer_ip: b"192.0.2.17",
+        client_ip: b"192.0.2.17",
+        scheme: Scheme::Https,
+        wire: Wire::Http1,
+    };
     RequestRewrite {
         target: TargetRewrite::Unchanged,
         host: None,
@@ -86,6 +94,7 @@ fn response_rewrite<'a>(head: &ResponseHead<'_, '_>, ops: &'a HeaderOps) -> Resp
         persistence: Persistence::KeepAlive,
         upgrade: None,
         via: None,
+        wire: Wire::Http1,
         date: DATE,
         extra: b"",
     }
@@ -149,6 +158,84 @@ fn encode(c: &mut Criterion) {
         });
     });
     group.finish();
+}
+
+/// The browser's request as an HTTP/2 library gives it.
+fn browser_parts() -> http::request::Parts {
+    with_request(BROWSER, |head| {
+        let mut builder = http::Request::builder()
+            .uri("https://www.example.com/articles/2026/11/ringway?utm_source=feed")
+            .version(http::Version::HTTP_2);
+        for header in head.headers() {
+            if !matches!(header.name, "Host" | "Connection") {
+                builder = builder.header(header.name, header.value);
+            }
+        }
+        builder.body(()).expect("a valid request").into_parts().0
+    })
+}
+
+/// What HTTP/2 costs on top: the head in HTTP/1.1 form, and back to fields.
+fn http2(c: &mut Criterion) {
+    let mut group = c.benchmark_group("h2");
+    let mut out = Vec::with_capacity(4096);
+    let parts = browser_parts();
+    group.bench_function("render_request_10_fields", |b| {
+        b.iter(|| {
+            out.clear();
+            render::request(black_box(&parts), None, true, [0; 16], &mut out)
+        });
+    });
+    let asked = Asked { method: Method::Get, websocket_key: None };
+    let response = {
+        let (head, _) = absorb_response(&asked, RESPONSE);
+        head.into_parts().0
+    };
+    group.bench_function("render_response_10_fields", |b| {
+        b.iter(|| {
+            out.clear();
+            render::response(black_box(&response), &asked, false, &mut out)
+        });
+    });
+    group.bench_function("absorb_response_10_fields", |b| {
+        b.iter(|| absorb_response(&asked, black_box(RESPONSE)));
+    });
+    group.bench_function("absorb_request_10_fields", |b| {
+        b.iter(|| match Absorber::request(Scheme::Https).step(black_box(BROWSER)) {
+            Ok((_, Some(Event::Request { head, .. }))) => head,
+            other => panic!("{other:?}"),
+        });
+    });
+    let mut body = Vec::new();
+    encode_chunk(&[b'x'; 1024], &mut body);
+    body.extend_from_slice(LAST_CHUNK);
+    let chunked_head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    group.bench_function("absorb_chunked_1_kib", |b| {
+        b.iter_batched_ref(
+            || {
+                let mut absorber = Absorber::response(asked);
+                absorber.step(chunked_head).expect("a valid head");
+                absorber
+            },
+            |absorber| match absorber.step(black_box(&body)) {
+                Ok((used, Some(Event::Data { bytes, end: true }))) => {
+                    let data_bytes = bytes.len();
+                    absorber.took(data_bytes);
+                    absorber.step(&body[used + data_bytes..]).expect("the end").0
+                }
+                other => panic!("{other:?}"),
+            },
+            BatchSize::SmallInput,
+        );
+    });
+    group.finish();
+}
+
+fn absorb_response(asked: &Asked, bytes: &[u8]) -> (http::Response<()>, usize) {
+    match Absorber::response(*asked).step(bytes) {
+        Ok((used, Some(Event::Response { head, .. }))) => (head, used),
+        other => panic!("{other:?}"),
+    }
 }
 
 /// One exchange's worth of heads: both parsed, both written.
@@ -215,5 +302,20 @@ fn path(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, parse, encode, exchange, chunked, path);
+/// The decision alone, and with the reading of the field that it mostly hangs on. `parse` includes both.
+fn framing(c: &mut Criterion) {
+    let start = StartLine::Response { to: Method::Get, status: Status(200), version: Version::Http11 };
+    c.bench_function("framing: body length of a response", |b| {
+        let fields = FramingFields { content_length: Some(1024), chunked: false };
+        b.iter(|| body_length(black_box(start), black_box(fields)));
+    });
+    c.bench_function("framing: read Content-Length and decide", |b| {
+        b.iter(|| {
+            let length = content_length(black_box(b"1024")).ok();
+            body_length(black_box(start), FramingFields { content_length: length, chunked: false })
+        });
+    });
+}
+
+criterion_group!(benches, framing, parse, encode, http2, exchange, chunked, path);
 criterion_main!(benches);

@@ -25,13 +25,30 @@ const CONTROL_CRATES: &[&str] = &[
 
 const ROOMS: &[Room] = &[
     Room { name: "base", may_import: &[], crates: &["pin_project_lite"] },
-    Room { name: "http", may_import: &["base"], crates: &["httparse", "memchr"] },
+    Room {
+        name: "http",
+        may_import: &["base"],
+        crates: &["httparse", "memchr", "bytes", "http", "base64", "ring"],
+    },
     Room { name: "telemetry", may_import: &["base"], crates: &["hdrhistogram", "crossbeam_channel"] },
     Room { name: "policy", may_import: &["base", "http"], crates: &["regex"] },
     Room {
         name: "net",
         may_import: &["base", "http", "telemetry"],
-        crates: &["monoio", "io_uring", "rustix", "rustls", "rustls_native_certs", "ring", "x509_parser"],
+        // tokio: only the traits that the h2 crate reads and writes through.
+        crates: &[
+            "monoio",
+            "io_uring",
+            "rustix",
+            "h2",
+            "http",
+            "bytes",
+            "tokio",
+            "rustls",
+            "rustls_native_certs",
+            "ring",
+            "x509_parser",
+        ],
     },
     Room {
         name: "config",
@@ -71,6 +88,7 @@ const WATCHED: &[&str] = &[
     "rustix",
     "monoio",
     "io_uring",
+    "h2",
     "rustls",
     "rustls_native_certs",
     "ring",
@@ -79,6 +97,8 @@ const WATCHED: &[&str] = &[
     "hdrhistogram",
     "httparse",
     "memchr",
+    "base64",
+    "ring",
     "pin_project_lite",
 ];
 

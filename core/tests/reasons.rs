@@ -18,6 +18,7 @@ const PLACES: &[&str] = &[
     "refuse(",
     "upstream(",
     "const STALE: &str = ",
+    "const GONE: &str = ",
 ];
 
 fn in_code(folder: &Path, found: &mut BTreeSet<String>) {
@@ -40,13 +41,16 @@ fn in_code(folder: &Path, found: &mut BTreeSet<String>) {
         // Enums of errors: `Self::Name => "code"` and `Type::Name => "code"` inside a `fn reason`.
         let heads = ["fn reason(self) -> &'static str {", "fn reason(&self) -> &'static str {"]
             .into_iter()
-            .chain(["fn reason(error: &rustls::Error) -> &'static str {"]);
+            .chain(["fn reason(error: &rustls::Error) -> &'static str {"])
+            .chain(["fn reason(error: &h2::Error) -> Option<&'static str> {"]);
         for (at, _) in heads.flat_map(|head| code.match_indices(head)) {
             let body = code[at..].split("\n    }").next().unwrap_or_default();
             let words = body.split("=> \"").skip(1).filter_map(|rest| rest.split('"').next());
             // `Status::reason` gives phrases, with capitals and spaces.
             found.extend(
-                words.filter(|w| w.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')).map(str::to_owned),
+                words
+                    .filter(|w| w.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'))
+                    .map(str::to_owned),
             );
         }
     }

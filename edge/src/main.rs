@@ -36,7 +36,7 @@ enum Command {
         /// Where to listen: `ip:port`, `[ipv6]:port` or `unix:/path`. May be given several times.
         #[arg(long, required = true, value_name = "ADDR")]
         listen: Vec<String>,
-        /// Where to forward: `http://host:port`, `https://host:port` or `unix:/path`. Several are taken in turn.
+        /// Where to forward: `http://host:port`, `https://host:port`, `h2c://host:port` (HTTP/2 in the clear) or `unix:/path`. Several are taken in turn.
         #[arg(long, required = true, value_name = "URL")]
         to: Vec<String>,
         #[command(flatten)]

@@ -7,12 +7,14 @@
 //! - [`payload`]: bodies of any size, checked without being held.
 //! - [`config`], [`proxy`]: the proxy under test. [`metrics`]: a strict reader of what it counts.
 //! - [`process`]: the real binary. [`folder`]: a place for its files. [`problem`]: what a refusal says.
+//! - [`h2`]: client, origin and raw frames of HTTP/2.
 //! - [`tls`]: certificates and a client that speaks TLS.
 //! - [`load`]: steady load for claims of "zero failed". [`wait`]: watchdog, conditions, gates.
 
 pub mod client;
 pub mod config;
 pub mod folder;
+pub mod h2;
 pub mod load;
 pub mod metrics;
 pub mod origin;

@@ -12,19 +12,21 @@ use std::{
 use anyhow::{Context, bail};
 use clap::{ArgGroup, Args};
 use ringway_bench::{
-    duration,
+    duration, grpc,
     load::{
-        self, Arrivals, Check, Config, Digest, Extent, Observer, Pace, Request, Target,
+        self, Arrivals, Check, Config, Digest, Extent, Grpc, Observer, Pace, Protocol, Request, Target,
         stats::{Second, Totals},
     },
+    net::Address,
     report,
     runtime::Io,
+    tls::settings::{ClientSettings, Identity, Resumption, Trust, Version},
 };
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("extent").args(["duration", "requests"]))]
 pub(crate) struct LoadArgs {
-    /// One or more URLs, http://host:port/path
+    /// One or more URLs, http://host:port/path or https://host:port/path
     #[arg(required = true, value_name = "URL")]
     urls: Vec<String>,
     /// How often each URL gets its turn, in the order of the URLs: 3,1
@@ -78,6 +80,16 @@ pub(crate) struct LoadArgs {
     #[arg(long, value_name = "DIGEST", num_args = 0..=1, default_missing_value = "first", require_equals = true,
           value_parser = parse_digest)]
     verify: Option<Digest>,
+    #[command(flatten)]
+    http2: Http2Args,
+    /// Connect here instead of where the URLs lead, `host:port` or `unix:/path`
+    #[arg(long, value_name = "ADDR", conflicts_with = "unix_socket")]
+    connect_to: Option<String>,
+    /// Connect to this Unix socket instead of where the URLs lead
+    #[arg(long, value_name = "PATH")]
+    unix_socket: Option<PathBuf>,
+    #[command(flatten)]
+    tls: TlsArgs,
     /// Pin the threads to these cores, in turn: 1,2
     #[arg(long, value_delimiter = ',')]
     cores: Vec<usize>,
@@ -95,6 +107,102 @@ pub(crate) struct LoadArgs {
     /// No progress line, even on a terminal
     #[arg(short, long)]
     quiet: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "HTTP/2 and gRPC")]
+struct Http2Args {
+    /// HTTP/2, which the server must choose by ALPN: https only
+    #[arg(long)]
+    http2: bool,
+    /// HTTP/2 from the first byte, also in the clear
+    #[arg(long, alias = "h2c")]
+    http2_prior_knowledge: bool,
+    /// Streams at once on each connection
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    streams: u32,
+    /// gRPC calls of the origin's unary method, or of the one that the URL names; implies HTTP/2
+    #[arg(long)]
+    grpc: bool,
+    /// Length of each gRPC message
+    #[arg(long, value_name = "BYTES", default_value_t = 128, requires = "grpc",
+          value_parser = clap::value_parser!(u32).range(..=4 * 1024 * 1024))]
+    grpc_message: u32,
+    /// gRPC streams of so many messages, of the origin's bidirectional method unless the URL names another
+    #[arg(long, value_name = "MESSAGES", requires = "grpc", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    grpc_stream: Option<u32>,
+}
+
+impl Http2Args {
+    fn protocol(&self) -> Protocol {
+        if self.http2 || self.http2_prior_knowledge || self.grpc {
+            Protocol::Http2 { streams: self.streams as usize }
+        } else {
+            Protocol::Http1
+        }
+    }
+
+    fn grpc(&self) -> Option<Grpc> {
+        let messages = u64::from(self.grpc_stream.unwrap_or(1));
+        self.grpc.then_some(Grpc { message_bytes: self.grpc_message as usize, messages })
+    }
+
+    fn apply(&self, targets: &mut [Target]) -> anyhow::Result<()> {
+        let in_the_clear = targets.iter().find(|target| target.server_name.is_none());
+        if let Some(target) = in_the_clear.filter(|_| self.http2 && !self.http2_prior_knowledge) {
+            bail!("{}: HTTP/2 in the clear needs --http2-prior-knowledge", target.url());
+        }
+        if self.streams > 1 && self.protocol() == Protocol::Http1 {
+            bail!("HTTP/1.1 has no streams: --streams needs --http2, --http2-prior-knowledge or --grpc");
+        }
+        let method = if self.grpc_stream.is_some() { grpc::Method::Bidi } else { grpc::Method::Unary };
+        for target in targets.iter_mut().filter(|target| self.grpc && target.path == "/") {
+            method.path().clone_into(&mut target.path);
+        }
+        Ok(())
+    }
+}
+
+/// Names as curl has them.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "TLS")]
+struct TlsArgs {
+    /// Take any certificate for any name
+    #[arg(short = 'k', long, conflicts_with = "cacert")]
+    insecure: bool,
+    /// Authorities to believe, PEM; otherwise those of the system
+    #[arg(long, value_name = "FILE")]
+    cacert: Option<PathBuf>,
+    /// Certificate chain to show when asked, PEM
+    #[arg(long, value_name = "FILE", requires = "key")]
+    cert: Option<PathBuf>,
+    /// Its key, PEM
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
+    #[arg(long, value_enum, value_name = "VERSION", default_value = "1.2")]
+    tls_min: Version,
+    #[arg(long, value_enum, value_name = "VERSION", default_value = "1.3")]
+    tls_max: Version,
+    /// Off: a full handshake for each new connection
+    #[arg(long, value_enum, value_name = "SWITCH", default_value_t)]
+    tls_resumption: Resumption,
+}
+
+impl TlsArgs {
+    fn settings(&self) -> ClientSettings {
+        let identity = self.cert.clone().zip(self.key.clone());
+        ClientSettings {
+            trust: match &self.cacert {
+                _ if self.insecure => Trust::Everyone,
+                Some(path) => Trust::File(path.clone()),
+                None => Trust::System,
+            },
+            identity: identity.map(|(certificates, key)| Identity { certificates, key }),
+            version_min: self.tls_min,
+            version_max: self.tls_max,
+            resumption: self.tls_resumption,
+        }
+    }
 }
 
 pub(crate) fn run(args: &LoadArgs) -> anyhow::Result<ExitCode> {
@@ -136,16 +244,30 @@ fn config(args: &LoadArgs) -> anyhow::Result<Config> {
     if !args.weights.is_empty() && args.weights.len() != args.urls.len() {
         bail!("{} weights for {} URLs", args.weights.len(), args.urls.len());
     }
+    let elsewhere = match (&args.unix_socket, &args.connect_to) {
+        (Some(path), _) => Some(Address::Unix(path.clone())),
+        (None, Some(text)) => {
+            Some(Address::resolve(text).with_context(|| format!("no address in {text:?}"))?)
+        }
+        (None, None) => None,
+    };
     let weights = args.weights.iter().copied().chain(std::iter::repeat(1));
-    let targets: Result<Vec<Target>, _> =
-        args.urls.iter().zip(weights).map(|(url, weight)| Target::parse(url, weight)).collect();
+    let target = |(url, weight): (&String, u32)| match &elsewhere {
+        Some(address) => Target::parse_to(url, weight, address.clone()),
+        None => Target::parse(url, weight),
+    };
+    let targets: Result<Vec<Target>, _> = args.urls.iter().zip(weights).map(target).collect();
+    let mut targets = targets?;
+    args.http2.apply(&mut targets)?;
     let body = match (&args.body, &args.body_file) {
         (Some(body), _) => body.clone().into_bytes(),
         (None, Some(path)) => fs::read(path).with_context(|| path.display().to_string())?,
         (None, None) => Vec::new(),
     };
     Ok(Config {
-        targets: targets?,
+        targets,
+        protocol: args.http2.protocol(),
+        grpc: args.http2.grpc(),
         request: Request { method: args.method.clone(), headers: args.headers.clone(), body },
         connections: args.connections as usize,
         threads: usize::from(args.threads),
@@ -160,6 +282,7 @@ fn config(args: &LoadArgs) -> anyhow::Result<Config> {
             body_bytes: args.expect_length,
             digest: args.verify.unwrap_or(Digest::Unchecked),
         },
+        tls: args.tls.settings(),
         io: args.io,
         cores: args.cores.clone(),
     })

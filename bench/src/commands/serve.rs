@@ -1,6 +1,6 @@
 //! `origin` and `floor`: print where they listen, then serve until they are ended.
 
-use std::{process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 use clap::Args;
@@ -9,6 +9,7 @@ use ringway_bench::{
     net::{self, Address},
     origin,
     runtime::Io,
+    tls::settings::{Identity, ServerSettings},
 };
 
 #[derive(Debug, Args)]
@@ -24,6 +25,15 @@ pub(crate) struct OriginArgs {
     workers: usize,
     #[arg(long, value_enum, default_value_t)]
     io: Io,
+    /// Speak TLS on all listeners: certificate chain, PEM
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Key of the certificate, PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Clients must show a certificate of these authorities, PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_client_ca: Option<PathBuf>,
     /// Stall all answers at the end of every so many milliseconds
     #[arg(long, value_name = "MS", requires = "stall_for_ms", value_parser = clap::value_parser!(u64).range(1..))]
     stall_every_ms: Option<u64>,
@@ -60,8 +70,12 @@ pub(crate) fn run_origin(args: OriginArgs) -> anyhow::Result<ExitCode> {
     });
     let listen = listen.iter().map(|text| resolve(text)).collect::<anyhow::Result<Vec<_>>>()?;
     raise_descriptor_limit();
-    let config = origin::Config { listen, workers: args.workers, io: args.io, stall };
-    for address in origin::start(&config).context("the origin does not start")? {
+    let tls = args.tls_cert.zip(args.tls_key).map(|(certificates, key)| ServerSettings {
+        identity: Identity { certificates, key },
+        client_roots: args.tls_client_ca,
+    });
+    let config = origin::Config { listen, workers: args.workers, io: args.io, stall, tls };
+    for address in origin::start(&config).context("the origin does not start")?.addresses {
         println!("listening on {address}");
     }
     wait_forever();

@@ -5,6 +5,7 @@
 //! becomes slower for a while is slower for all. What is compared is CPU time a request; throughput on few cores
 //! says as much about the load as about the proxy.
 
+mod idle;
 pub mod peer;
 mod process;
 pub mod run;

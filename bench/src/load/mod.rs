@@ -24,15 +24,18 @@ use std::{
 use crate::{
     net::{self, Address},
     runtime::{self, Io},
+    tls::settings::{BadSettings, ClientSettings},
 };
 
 mod connection;
+mod http2;
+mod outcome;
 pub mod schedule;
 pub mod stats;
 pub mod target;
 mod worker;
 
-use stats::{Interval, Report, Second, Totals};
+use stats::{Interval, Report, Second, Seen, Totals};
 pub use target::{Request, Target};
 
 /// Connections and the generator's own descriptors beside them.
@@ -53,6 +56,22 @@ pub enum Arrivals {
     Constant,
     /// Independent of each other, as many users' requests are.
     Poisson,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Protocol {
+    #[default]
+    Http1,
+    /// So many streams at once on each connection. In the clear: by prior knowledge (RFC 9113, section 3.3).
+    Http2 { streams: usize },
+}
+
+/// Calls instead of requests: one stream each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grpc {
+    pub message_bytes: usize,
+    /// In each stream, in the directions in which the origin's method has many.
+    pub messages: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +104,9 @@ pub struct Check {
 pub struct Config {
     pub targets: Vec<Target>,
     pub request: Request,
+    pub protocol: Protocol,
+    /// Over HTTP/2 only; method and body of `request` are replaced.
+    pub grpc: Option<Grpc>,
     pub connections: usize,
     pub threads: usize,
     pub pace: Pace,
@@ -95,9 +117,34 @@ pub struct Config {
     /// A new connection after so many requests.
     pub requests_per_connection: Option<u64>,
     pub check: Check,
+    /// Of use to targets with `https`.
+    pub tls: ClientSettings,
     pub io: Io,
     /// Cores for the threads, in turn. Empty: wherever the scheduler likes.
     pub cores: Vec<usize>,
+}
+
+impl Config {
+    /// One connection, closed loop, one thread, no checks but the status.
+    pub fn new(targets: Vec<Target>, extent: Extent) -> Self {
+        Self {
+            targets,
+            request: Request::default(),
+            protocol: Protocol::Http1,
+            grpc: None,
+            connections: 1,
+            threads: 1,
+            pace: Pace::Closed,
+            extent,
+            warm_up: Duration::ZERO,
+            timeout: Duration::from_secs(10),
+            requests_per_connection: None,
+            check: Check { status: None, body_bytes: None, digest: Digest::Unchecked },
+            tls: ClientSettings::default(),
+            io: Io::Auto,
+            cores: Vec::new(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -108,6 +155,10 @@ pub enum Error {
     TooFewConnections { connections: usize, needed: usize },
     /// The hard limit of open files is lower than what the connections need.
     Descriptors { needed: u64, limit: u64 },
+    /// What can't be said in HTTP/2.
+    Request(String),
+    /// Certificates, keys or versions that TLS can't be made with.
+    Tls(BadSettings),
     /// The generator itself could not start: runtime, thread or pinning.
     Start(io::Error),
 }
@@ -125,6 +176,8 @@ impl fmt::Display for Error {
             Self::Descriptors { needed, limit } => {
                 write!(f, "{needed} descriptors are needed and the limit is {limit} (ulimit -Hn)")
             }
+            Self::Request(why) => f.write_str(why),
+            Self::Tls(cause) => cause.fmt(f),
             Self::Start(cause) => write!(f, "the generator does not start: {cause}"),
         }
     }
@@ -147,7 +200,7 @@ impl Observer for Unobserved {}
 
 /// Blocks until the run is over or `stop` is set; then the report tells what was measured so far.
 pub fn run(config: &Config, stop: &Arc<AtomicBool>, observer: &mut dyn Observer) -> Result<Report, Error> {
-    let lanes = target::lanes(&config.targets, &config.request, &config.check);
+    let lanes = target::lanes(config)?;
     let threads = config.threads.max(1);
     if config.connections < threads * lanes.len() {
         let needed = threads * lanes.len();
@@ -155,6 +208,8 @@ pub fn run(config: &Config, stop: &Arc<AtomicBool>, observer: &mut dyn Observer)
     }
     let needed = config.connections as u64 + DESCRIPTORS_SPARE;
     net::ensure_descriptors(needed).map_err(|limit| Error::Descriptors { needed, limit })?;
+    let uses_tls = lanes.iter().any(|lane| lane.server_name.is_some());
+    let tls = uses_tls.then(|| config.tls.build(config.protocol.alpn())).transpose().map_err(Error::Tls)?;
     for lane in &lanes {
         net::probe(&lane.address, PROBE_TIMEOUT)
             .map_err(|cause| Error::Unreachable { target: lane.address.to_string(), cause })?;
@@ -163,6 +218,8 @@ pub fn run(config: &Config, stop: &Arc<AtomicBool>, observer: &mut dyn Observer)
     let plan = Arc::new(Plan {
         config: config.clone(),
         lanes,
+        tls,
+        seen: Seen::default(),
         epoch: Instant::now(),
         window_start: config.warm_up,
         stop: stop.clone(),
@@ -182,16 +239,42 @@ pub fn run(config: &Config, stop: &Arc<AtomicBool>, observer: &mut dyn Observer)
     }
 }
 
-/// What all threads of a run share, unchanging but for the two flags.
+/// What all threads of a run share, unchanging but for what is told once and the two flags.
 #[derive(Debug)]
 struct Plan {
     config: Config,
     lanes: Vec<target::Lane>,
+    tls: Option<rustls::ClientConfig>,
+    seen: Seen,
     epoch: Instant,
     /// End of the warm-up, from the epoch.
     window_start: Duration,
     stop: Arc<AtomicBool>,
     failed: OnceLock<(io::ErrorKind, String)>,
+}
+
+impl Protocol {
+    /// As servers are asked for it under TLS.
+    fn alpn(self) -> &'static [&'static str] {
+        match self {
+            Self::Http1 => &["http/1.1"],
+            Self::Http2 { .. } => &["h2"],
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Http1 => "HTTP/1.1",
+            Self::Http2 { .. } => "HTTP/2",
+        }
+    }
+
+    pub fn streams(self) -> usize {
+        match self {
+            Self::Http1 => 1,
+            Self::Http2 { streams } => streams,
+        }
+    }
 }
 
 impl Plan {
@@ -259,7 +342,7 @@ impl<'a> Gathering<'a> {
         for (_, (_, interval)) in std::mem::take(&mut self.open) {
             self.close(&interval, observer);
         }
-        Report::new(&self.plan.config, &self.totals, self.seconds, self.plan.is_stopped())
+        Report::new(&self.plan.config, &self.totals, &self.plan.seen, self.seconds, self.plan.is_stopped())
     }
 
     fn take(&mut self, interval: Interval, observer: &mut dyn Observer) {

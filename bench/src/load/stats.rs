@@ -1,11 +1,12 @@
 //! What a run counts, per second while it lasts and in sum at its end.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::OnceLock};
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::{Arrivals, Config, Extent, Pace};
+use super::{Arrivals, Config, Extent, Pace, Target};
+use crate::{grpc, tls::Negotiated};
 
 /// Latencies are recorded in nanoseconds, from this to an hour, with three significant digits.
 const LATENCY_NS_MIN: u64 = 100;
@@ -19,25 +20,31 @@ pub fn histogram() -> Histogram<u64> {
 pub enum ErrorKind {
     /// No connection came about.
     Connect,
+    /// A connection came about, and no TLS over it; or TLS broke later.
+    Tls,
     /// The last byte did not come in time.
     Timeout,
     /// The connection ended or was reset before a response began, or within its head.
     Reset,
     /// A complete response with a status that was not asked for.
     Status,
+    /// A gRPC call that ended with another status than 0, or without one.
+    Grpc,
     /// The body ended early, or is not as long as asked for.
     WrongLength,
     WrongDigest,
-    /// What came is not HTTP/1.1 that can be framed, or belongs to no request.
+    /// What came is not HTTP that can be framed, or belongs to no request.
     Malformed,
 }
 
 impl ErrorKind {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Connect,
+        Self::Tls,
         Self::Timeout,
         Self::Reset,
         Self::Status,
+        Self::Grpc,
         Self::WrongLength,
         Self::WrongDigest,
         Self::Malformed,
@@ -46,9 +53,11 @@ impl ErrorKind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Connect => "connect",
+            Self::Tls => "tls",
             Self::Timeout => "timeout",
             Self::Reset => "reset",
             Self::Status => "status",
+            Self::Grpc => "grpc_status",
             Self::WrongLength => "wrong_length",
             Self::WrongDigest => "wrong_digest",
             Self::Malformed => "malformed",
@@ -80,12 +89,25 @@ pub struct Counts {
     /// By the status's first digit; 0 for none of 1 to 5.
     pub statuses: [u64; 6],
     pub body_bytes: u64,
+    /// gRPC calls by their status; the last for none.
+    pub calls: [u64; grpc::STATUS_MAX + 2],
+    pub messages: u64,
     pub connections: u64,
+    /// With HTTP/2: sent again, because the server had said that it did nothing about it.
+    pub refused: u64,
+    pub handshakes_full: u64,
+    pub handshakes_resumed: u64,
     /// Due in the open loop and not sent before the end.
     pub unsent: u64,
 }
 
 impl Counts {
+    pub(super) fn count_call(&mut self, status: Option<usize>, messages: u64) {
+        let none = self.calls.len() - 1;
+        self.calls[status.filter(|&status| status < none).unwrap_or(none)] += 1;
+        self.messages += messages;
+    }
+
     pub fn errors_sum(&self) -> u64 {
         self.errors.iter().sum()
     }
@@ -94,8 +116,15 @@ impl Counts {
         self.requests += other.requests;
         self.body_bytes += other.body_bytes;
         self.connections += other.connections;
+        self.refused += other.refused;
+        self.handshakes_full += other.handshakes_full;
+        self.handshakes_resumed += other.handshakes_resumed;
         self.unsent += other.unsent;
         for (sum, more) in self.errors.iter_mut().zip(other.errors) {
+            *sum += more;
+        }
+        self.messages += other.messages;
+        for (sum, more) in self.calls.iter_mut().zip(other.calls) {
             *sum += more;
         }
         for (sum, more) in self.statuses.iter_mut().zip(other.statuses) {
@@ -219,12 +248,66 @@ impl Latency {
     }
 }
 
+#[derive(Debug, Clone, Serialize)]
+pub struct Calls {
+    pub messages: u64,
+    pub messages_per_s: f64,
+    pub statuses: BTreeMap<String, u64>,
+}
+
+impl Calls {
+    fn new(counts: &Counts, messages_per_s: f64) -> Self {
+        let name =
+            |status: usize| if status > grpc::STATUS_MAX { "none".to_owned() } else { status.to_string() };
+        let calls = counts.calls.iter().enumerate().filter(|&(_, &n)| n > 0);
+        let statuses = calls.map(|(status, &n)| (name(status), n)).collect();
+        Self { messages: counts.messages, messages_per_s, statuses }
+    }
+}
+
+/// What TLS was like.
+#[derive(Debug, Clone, Serialize)]
+pub struct Tls {
+    /// Of the run's first handshake.
+    pub version: Option<&'static str>,
+    pub cipher: Option<String>,
+    pub alpn: Option<String>,
+    pub handshakes_full: u64,
+    pub handshakes_resumed: u64,
+    pub first_error: Option<String>,
+}
+
+impl Tls {
+    pub(super) fn new(seen: &Seen, counts: &Counts) -> Self {
+        let first = seen.negotiated.get();
+        Self {
+            version: first.map(|n| n.version),
+            cipher: first.map(|n| n.cipher.clone()),
+            alpn: first.and_then(|n| n.alpn.clone()),
+            handshakes_full: counts.handshakes_full,
+            handshakes_resumed: counts.handshakes_resumed,
+            first_error: seen.tls_error.get().cloned(),
+        }
+    }
+}
+
+/// What is told once for all threads, by the first that sees it.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    pub(super) negotiated: OnceLock<Negotiated>,
+    pub(super) tls_error: OnceLock<String>,
+}
+
 /// The outcome of a run, as printed and as JSON.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     pub targets: Vec<String>,
     pub method: String,
+    /// "HTTP/1.1" or "HTTP/2".
+    pub protocol: &'static str,
     pub connections: usize,
+    /// At once on each connection.
+    pub streams: usize,
     pub threads: usize,
     /// "closed", "open constant" or "open poisson".
     pub pace: &'static str,
@@ -238,11 +321,18 @@ pub struct Report {
     pub body_bytes: u64,
     pub body_bytes_per_s: f64,
     pub connections_opened: u64,
+    /// Requests that were sent again, because the server had said that it did nothing about them: HTTP/2's GOAWAY and
+    /// `REFUSED_STREAM`. They count once, with all the time that it took.
+    pub refused: u64,
+    /// With `https`.
+    pub tls: Option<Tls>,
     /// In the open loop from the intended send time.
     pub latency: Latency,
     /// In the open loop: from the actual send time, which a stall can hide.
     pub service: Option<Latency>,
     pub statuses: BTreeMap<&'static str, u64>,
+    /// With gRPC: received messages, and calls by status ("none" without one).
+    pub grpc: Option<Calls>,
     pub errors: BTreeMap<&'static str, u64>,
     /// Due before the end and not sent: the target, or the generator, did not keep up.
     pub unsent: u64,
@@ -254,7 +344,13 @@ pub struct Report {
 }
 
 impl Report {
-    pub(super) fn new(config: &Config, totals: &Totals, seconds: Vec<Second>, interrupted: bool) -> Self {
+    pub(super) fn new(
+        config: &Config,
+        totals: &Totals,
+        seen: &Seen,
+        seconds: Vec<Second>,
+        interrupted: bool,
+    ) -> Self {
         const CLASSES: [&str; 6] = ["other", "1xx", "2xx", "3xx", "4xx", "5xx"];
         let counts = &totals.counts;
         let elapsed_s = totals.until_ns as f64 / 1e9;
@@ -266,9 +362,11 @@ impl Report {
         };
         let sent = (counts.requests + counts.errors_sum()).max(1);
         Self {
-            targets: config.targets.iter().map(|t| format!("http://{}{}", t.authority, t.path)).collect(),
+            targets: config.targets.iter().map(Target::url).collect(),
             method: config.request.method.clone(),
+            protocol: config.protocol.name(),
             connections: config.connections,
+            streams: config.protocol.streams(),
             threads: config.threads,
             pace,
             rate_asked_per_s,
@@ -279,9 +377,12 @@ impl Report {
             body_bytes: counts.body_bytes,
             body_bytes_per_s: per_s(counts.body_bytes),
             connections_opened: counts.connections,
+            refused: counts.refused,
+            tls: config.targets.iter().any(|t| t.server_name.is_some()).then(|| Tls::new(seen, counts)),
             latency: Latency::of(&totals.latency),
             service: rate_asked_per_s.map(|_| Latency::of(&totals.service)),
             statuses: CLASSES.into_iter().zip(counts.statuses).filter(|&(_, n)| n > 0).collect(),
+            grpc: config.grpc.map(|_| Calls::new(counts, per_s(counts.messages))),
             errors: ErrorKind::ALL.iter().map(|k| (k.name(), counts.errors[*k as usize])).collect(),
             unsent: counts.unsent,
             generator_cpu_us_per_request: totals.cpu_ns as f64 / 1000.0 / sent as f64,

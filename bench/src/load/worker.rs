@@ -8,6 +8,7 @@ use std::{
     collections::VecDeque,
     future::poll_fn,
     io,
+    pin::pin,
     rc::Rc,
     sync::{Arc, mpsc},
     task::{Poll, Waker},
@@ -15,7 +16,7 @@ use std::{
 };
 
 use super::{
-    Digest, Extent, Pace, Plan, connection,
+    Digest, Extent, Pace, Plan, Protocol, connection, http2,
     schedule::Schedule,
     share_of,
     stats::{ErrorKind, Interval},
@@ -23,6 +24,8 @@ use super::{
 };
 use crate::{
     net::{Socket, Timer},
+    stream::{Broken, Buffers},
+    tls::{self, Handshake},
     usage,
 };
 
@@ -43,7 +46,9 @@ pub(super) struct Share {
 
 pub(super) struct Worker {
     pub(super) plan: Arc<Plan>,
-    pub(super) scratch: RefCell<Vec<u8>>,
+    pub(super) buffers: Rc<Buffers>,
+    /// With sessions to resume that are this thread's own.
+    pub(super) tls: Option<Arc<rustls::ClientConfig>>,
     pub(super) timeout_ns: u64,
     lanes: Vec<LaneState>,
     slots: Vec<Rc<Slot>>,
@@ -82,6 +87,9 @@ struct LaneState {
 /// What the timer's sweep and a connection's task share.
 pub(super) struct Slot {
     pub(super) lane: usize,
+    /// With HTTP/2: the one that this slot is a stream of, among others.
+    pub(super) connection: Option<Rc<http2::Connection>>,
+    /// With HTTP/1.1: the slot's own.
     pub(super) socket: RefCell<Option<Rc<Socket>>>,
     /// Zero: nothing under way.
     pub(super) deadline_ns: Cell<u64>,
@@ -89,15 +97,38 @@ pub(super) struct Slot {
     /// The last reading of the clock, so that each exchange takes one.
     pub(super) now_ns: Cell<u64>,
     granted: Cell<Option<u64>>,
-    waker: RefCell<Option<Waker>>,
+    pub(super) waker: RefCell<Option<Waker>>,
 }
 
 pub(super) async fn run(plan: Arc<Plan>, share: Share, sender: mpsc::Sender<Interval>) -> io::Result<()> {
     let worker = Rc::new(Worker::new(plan, share)?);
     for slot in &worker.slots {
-        monoio::spawn(connection::drive(worker.clone(), slot.clone()));
+        match &slot.connection {
+            None => drop(monoio::spawn(connection::drive(worker.clone(), slot.clone()))),
+            Some(connection) => {
+                drop(monoio::spawn(http2::drive(worker.clone(), slot.clone(), connection.clone())));
+            }
+        }
     }
     worker.keep_time(&sender).await
+}
+
+impl Slot {
+    /// Completes with `future`, or with None when the deadline has come first.
+    pub(super) async fn unless_over<F: Future>(&self, future: F) -> Option<F::Output> {
+        let mut future = pin!(future);
+        poll_fn(|cx| {
+            if self.timed_out.get() {
+                return Poll::Ready(None);
+            }
+            let waker = &mut *self.waker.borrow_mut();
+            if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                *waker = Some(cx.waker().clone());
+            }
+            future.as_mut().poll(cx).map(Some)
+        })
+        .await
+    }
 }
 
 impl Worker {
@@ -114,16 +145,27 @@ impl Worker {
                 // Threads start at different targets.
                 next_turn: Cell::new(share.index % plan.lanes[index].turns.len().max(1)),
             });
-            for _ in 0..share_of(connections as u64, share.index, share.threads) {
-                slots.push(Rc::new(Slot {
+            let connections = share_of(connections as u64, share.index, share.threads);
+            let new_slot = |connection| {
+                Rc::new(Slot {
                     lane: index,
+                    connection,
                     socket: RefCell::new(None),
                     deadline_ns: Cell::new(0),
                     timed_out: Cell::new(false),
                     now_ns: Cell::new(plan.now_ns()),
                     granted: Cell::new(None),
                     waker: RefCell::new(None),
-                }));
+                })
+            };
+            for _ in 0..connections {
+                match config.protocol {
+                    Protocol::Http1 => slots.push(new_slot(None)),
+                    Protocol::Http2 { streams } => {
+                        let connection = Rc::new(http2::Connection::new(index));
+                        slots.extend((0..streams).map(|_| new_slot(Some(connection.clone()))));
+                    }
+                }
             }
         }
         let window_start_ns = plan.window_start_ns();
@@ -137,7 +179,8 @@ impl Worker {
             _ => RECEIVE_BYTES * 4,
         };
         Ok(Self {
-            scratch: RefCell::new(vec![0; receive_bytes]),
+            buffers: Rc::new(Buffers::new(receive_bytes)),
+            tls: plan.tls.as_ref().map(|shared| Arc::new(config.tls.apart(shared))),
             timeout_ns: nanos(config.timeout).max(1),
             lanes,
             live: Cell::new(slots.len()),
@@ -257,6 +300,40 @@ impl Worker {
         self.record(due_ns, |interval| interval.counts.errors[kind as usize] += 1);
     }
 
+    pub(super) fn record_handshake(&self, due_ns: u64, session: &tls::Session) {
+        self.record(due_ns, |interval| match session.handshake() {
+            Some(Handshake::Full) => interval.counts.handshakes_full += 1,
+            Some(Handshake::Resumed) => interval.counts.handshakes_resumed += 1,
+            None => {}
+        });
+        if self.plan.seen.negotiated.get().is_none()
+            && let Some(negotiated) = session.negotiated()
+        {
+            // Another thread may have been first.
+            let _ = self.plan.seen.negotiated.set(negotiated);
+        }
+    }
+
+    /// What it means that a new connection broke before it could be used. The first reason is kept for the report.
+    pub(super) fn handshake_failed(&self, cause: &Broken) -> ErrorKind {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+        let reason = match cause {
+            Broken::Tls(cause) => cause.to_string(),
+            Broken::Io(cause) => match cause.kind() {
+                UnexpectedEof => "the peer closed the connection during the handshake".to_owned(),
+                BrokenPipe | ConnectionReset => format!("during the handshake: {cause}"),
+                // Anything else says that there never was a connection.
+                _ => return ErrorKind::Connect,
+            },
+        };
+        self.note_tls_error(reason);
+        ErrorKind::Tls
+    }
+
+    pub(super) fn note_tls_error(&self, reason: String) {
+        self.plan.seen.tls_error.get_or_init(|| reason);
+    }
+
     async fn keep_time(&self, sender: &mpsc::Sender<Interval>) -> io::Result<()> {
         let mut next_sweep_ns = self.now_ns() + SWEEP_NS;
         let mut second = Some(0).filter(|_| self.window_start_ns == 0);
@@ -346,6 +423,7 @@ impl Worker {
         }
         if phase == Phase::Abandoned {
             for slot in &self.slots {
+                slot.timed_out.set(true);
                 shut(slot);
             }
             self.sweep(0);
@@ -383,8 +461,10 @@ fn wake(slot: &Slot) {
 }
 
 fn shut(slot: &Slot) {
-    if let Some(socket) = &*slot.socket.borrow() {
-        socket.shutdown();
+    match &*slot.socket.borrow() {
+        Some(socket) => socket.shutdown(),
+        // A stream of many: its task looks at `timed_out`.
+        None => wake(slot),
     }
 }
 

@@ -1,26 +1,37 @@
 //! One downstream connection of the origin: requests in, planned answers out.
 
-use std::{
-    hash::Hasher,
-    io::{self, IoSlice},
-    rc::Rc,
-};
+use std::{hash::Hasher, io, rc::Rc};
 
 use super::{
     Shared, pattern,
-    plan::{Content, Cut, Plan, Request, parse_request},
+    plan::{Content, Cut, EchoHead, Plan, Request, parse_request},
 };
 use crate::{
     http1::{Body, Framing, HEAD_BYTES_MAX},
-    net::Socket,
+    http2::PREFACE,
+    stream::{Broken, Buffers, Received, Stream},
+    tls::{self, Handshake},
 };
 
 /// Answers up to this size are kept ready, head and body in one piece.
 const PREPARED_BYTES_MAX: u64 = 64 * 1024;
 
-pub(super) async fn serve(socket: Socket, shared: Rc<Shared>) {
+/// Serves a connection in the version that the client speaks.
+pub(super) async fn serve(stream: Stream, shared: Rc<Shared>) {
+    let mut connection = Connection { stream, shared, pending: Vec::new(), last: None };
     // Whatever broke, the client has seen it; the origin has nobody to tell.
-    let _ = Connection { socket, shared, pending: Vec::new(), last: None }.run().await;
+    match connection.choose().await {
+        Ok(Version::Http1) => drop(connection.run().await),
+        Ok(Version::Http2) => {
+            super::http2::serve(connection.stream, connection.pending, connection.shared).await;
+        }
+        Err(_) => {}
+    }
+}
+
+enum Version {
+    Http1,
+    Http2,
 }
 
 /// The previous request whose answer is the same bytes each time.
@@ -32,7 +43,7 @@ struct Prepared {
 }
 
 struct Connection {
-    socket: Socket,
+    stream: Stream,
     shared: Rc<Shared>,
     /// Bytes received and not yet used; without memory while the connection is idle.
     pending: Vec<u8>,
@@ -45,60 +56,86 @@ enum Next {
 }
 
 impl Connection {
-    async fn run(&mut self) -> io::Result<()> {
+    /// By ALPN under TLS, else by the first bytes.
+    async fn choose(&mut self) -> Result<Version, Broken> {
+        self.accept_tls().await?;
+        if let Some(session) = self.stream.session() {
+            return Ok(if session.alpn() == Some(b"h2") { Version::Http2 } else { Version::Http1 });
+        }
         loop {
-            self.socket.readable().await?;
-            let unsent_from = {
-                let scratch = &mut *self.shared.scratch.borrow_mut();
-                let received = match self.socket.recv(scratch) {
-                    Ok(0) => return Ok(()),
-                    Ok(n) => &scratch[..n],
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
-                    Err(e) => return Err(e),
-                };
-                match &self.last {
-                    Some(last) if last.matches(received) && self.shared.stall.is_none() => {
-                        match self.socket.send(&last.answer) {
-                            Ok(n) if n == last.answer.len() => continue,
-                            Ok(n) => Some(n),
-                            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Some(0),
-                            Err(e) => return Err(e),
-                        }
-                    }
-                    _ => {
-                        self.pending.extend_from_slice(received);
-                        None
-                    }
-                }
-            };
-            match (unsent_from, &self.last) {
-                (Some(from), Some(last)) => self.socket.send_all(&last.answer[from..]).await?,
-                _ => {
-                    if let Next::Close = self.answer_pending().await? {
-                        return Ok(());
-                    }
-                }
+            if self.pending.starts_with(PREFACE) {
+                return Ok(Version::Http2);
+            }
+            if !PREFACE.starts_with(&self.pending) || self.receive_more().await? == Received::End {
+                return Ok(Version::Http1);
             }
         }
     }
 
+    async fn run(&mut self) -> Result<(), Broken> {
+        loop {
+            if !self.pending.is_empty()
+                && let Next::Close = self.answer_pending().await?
+            {
+                return Ok(());
+            }
+            self.stream.readable().await?;
+            let mut repeats = 0;
+            let received = {
+                let (last, pending) = (&self.last, &mut self.pending);
+                let last = last.as_ref().filter(|_| self.shared.stall.is_none());
+                self.stream.receive(&self.shared.buffers, usize::MAX, |bytes| {
+                    if pending.is_empty() && last.is_some_and(|last| last.matches(bytes)) {
+                        repeats += 1;
+                    } else {
+                        pending.extend_from_slice(bytes);
+                    }
+                })?
+            };
+            self.stream.flush().await?;
+            if let Some(last) = &self.last {
+                for _ in 0..repeats {
+                    send_all(&mut self.stream, &last.answer, &self.shared.buffers).await?;
+                }
+            }
+            if received == Received::End && self.pending.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Completes the handshake. The first request may come with its last bytes.
+    async fn accept_tls(&mut self) -> Result<(), Broken> {
+        while self.stream.session().is_some_and(|session| !session.is_established()) {
+            self.stream.readable().await?;
+            if let Received::End = self.receive_once()? {
+                return Err(Broken::Io(io::ErrorKind::UnexpectedEof.into()));
+            }
+            self.stream.flush().await?;
+        }
+        match self.stream.session().and_then(tls::Session::handshake) {
+            Some(Handshake::Full) => self.shared.handshakes.count_full(),
+            Some(Handshake::Resumed) => self.shared.handshakes.count_resumed(),
+            None => {}
+        }
+        Ok(())
+    }
+
     /// Answers all that stands in `pending`, reading on where a request is incomplete.
-    async fn answer_pending(&mut self) -> io::Result<Next> {
+    async fn answer_pending(&mut self) -> Result<Next, Broken> {
         while !self.pending.is_empty() {
             let request = match parse_request(&self.pending) {
                 Ok(Some(request)) => request,
                 Ok(None) => {
-                    if self.receive_more().await? == 0 {
+                    if self.receive_more().await? == Received::End {
                         return Ok(Next::Close);
                     }
                     continue;
                 }
                 Err(_) => {
-                    self.socket
-                        .send_all(
-                            b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
-                        )
-                        .await?;
+                    let refusal =
+                        b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+                    send_all(&mut self.stream, refusal, &self.shared.buffers).await?;
                     return Ok(Next::Close);
                 }
             };
@@ -108,7 +145,7 @@ impl Connection {
             self.shared.wait_out_stall().await;
             if let Next::Close = self.answer(&request.plan, body_bytes, digest).await? {
                 // Closing with unread data would reset the connection and could take the answer with it.
-                self.socket.shutdown_write();
+                self.stream.finish(&self.shared.buffers).await?;
                 return Ok(Next::Close);
             }
         }
@@ -138,31 +175,35 @@ impl Connection {
         self.last = Some(Prepared { request: head, body_bytes: body_bytes as usize, answer });
     }
 
-    async fn receive_more(&mut self) -> io::Result<usize> {
+    /// Adds what has come to `pending`.
+    fn receive_once(&mut self) -> Result<Received, Broken> {
+        let pending = &mut self.pending;
+        self.stream.receive(&self.shared.buffers, HEAD_BYTES_MAX, |bytes| pending.extend_from_slice(bytes))
+    }
+
+    /// Waits until there is more in `pending`, or the end.
+    async fn receive_more(&mut self) -> Result<Received, Broken> {
+        let before = self.pending.len();
         loop {
-            let received = {
-                let scratch = &mut *self.shared.scratch.borrow_mut();
-                let room = HEAD_BYTES_MAX.min(scratch.len());
-                let received = self.socket.recv(&mut scratch[..room]);
-                if let Ok(n) = received {
-                    self.pending.extend_from_slice(&scratch[..n]);
-                }
-                received
-            };
-            match received {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.socket.readable().await?,
-                result => return result,
+            let received = self.receive_once()?;
+            self.stream.flush().await?;
+            if self.pending.len() > before {
+                return Ok(Received::Some);
             }
+            if received == Received::End {
+                return Ok(received);
+            }
+            self.stream.readable().await?;
         }
     }
 
     /// Reads the request's body to its end. Only an echo looks at the bytes.
-    async fn read_body(&mut self, request: &Request) -> io::Result<(u64, u64)> {
+    async fn read_body(&mut self, request: &Request) -> Result<(u64, u64), Broken> {
         let mut body = Body::new(request.body);
         let mut hasher = twox_hash::XxHash3_64::new();
         let mut body_bytes = 0_u64;
         if request.expects_continue && !body.is_complete() {
-            self.socket.send_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
+            send_all(&mut self.stream, b"HTTP/1.1 100 Continue\r\n\r\n", &self.shared.buffers).await?;
         }
         let looks = matches!(request.plan.content, Content::Echo(_));
         loop {
@@ -172,43 +213,39 @@ impl Connection {
                     hasher.write(bytes);
                 }
             });
-            let taken = taken.map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+            let taken = taken.map_err(|_| Broken::Io(io::ErrorKind::InvalidData.into()))?;
             self.pending.drain(..taken);
-            while !looks && !body.is_complete() && self.pending.is_empty() && body.opaque_bytes() > 0 {
-                let discarded = {
-                    let scratch = &mut *self.shared.scratch.borrow_mut();
-                    let room = scratch.len().min(usize::try_from(body.opaque_bytes()).unwrap_or(usize::MAX));
-                    self.socket.discard(&mut scratch[..room])
-                };
-                match discarded {
-                    Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            let discards = !looks && self.stream.can_discard();
+            while discards && !body.is_complete() && self.pending.is_empty() && body.opaque_bytes() > 0 {
+                match self.stream.discard(&self.shared.buffers, body.opaque_bytes()) {
+                    Ok(0) => return Err(Broken::Io(io::ErrorKind::UnexpectedEof.into())),
                     Ok(n) => {
                         body.skip(n as u64);
                         body_bytes += n as u64;
                     }
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.socket.readable().await?,
-                    Err(e) => return Err(e),
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.stream.readable().await?,
+                    Err(e) => return Err(Broken::Io(e)),
                 }
             }
             if body.is_complete() {
                 return Ok((body_bytes, hasher.finish()));
             }
-            if self.receive_more().await? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
+            if self.receive_more().await? == Received::End {
+                return Err(Broken::Io(io::ErrorKind::UnexpectedEof.into()));
             }
         }
     }
 
-    async fn answer(&mut self, plan: &Plan, body_bytes: u64, digest: u64) -> io::Result<Next> {
+    async fn answer(&mut self, plan: &Plan, body_bytes: u64, digest: u64) -> Result<Next, Broken> {
         if !plan.delay.is_zero() {
             monoio::time::sleep(plan.delay).await;
         }
         if plan.cut == Some(Cut::ResetBeforeHead) {
-            self.socket.reset_on_close();
-            return Err(io::ErrorKind::ConnectionReset.into());
+            self.stream.socket().reset_on_close();
+            return Err(Broken::Io(io::ErrorKind::ConnectionReset.into()));
         }
         let echo = match &plan.content {
-            Content::Echo(head) => echo_body(head, body_bytes, digest),
+            Content::Echo(head) => echo_body(head, body_bytes, digest, self.stream.session().map(describe)),
             Content::Pattern(_) | Content::Text(_) => Vec::new(),
         };
         let total = plan.content_bytes(echo.len() as u64);
@@ -219,6 +256,8 @@ impl Connection {
                 Content::Echo(_) => &echo[offset as usize..(offset + left) as usize],
             }
         };
+        let shared = self.shared.clone();
+        let buffers = &shared.buffers;
         let mut lead = plan.head(total);
         let end = match plan.cut {
             Some(Cut::ResetAfter(n) | Cut::CloseAfter(n)) => n.min(total),
@@ -229,7 +268,7 @@ impl Connection {
             while offset < end {
                 let mut left = end - offset;
                 if let Some((bytes, pause)) = plan.trickle {
-                    self.socket.send_all(&lead).await?;
+                    send_all(&mut self.stream, &lead, buffers).await?;
                     lead.clear();
                     monoio::time::sleep(pause).await;
                     left = left.min(bytes);
@@ -241,9 +280,9 @@ impl Connection {
                 }
                 if plan.corrupt && offset == 0 {
                     lead.push(piece[0] ^ 1);
-                    self.send_both(&lead, &piece[1..]).await?;
+                    self.stream.send_both(&lead, &piece[1..], buffers).await?;
                 } else {
-                    self.send_both(&lead, piece).await?;
+                    self.stream.send_both(&lead, piece, buffers).await?;
                 }
                 lead.clear();
                 if plan.chunk_bytes.is_some() {
@@ -255,31 +294,20 @@ impl Connection {
                 lead.extend_from_slice(b"0\r\n\r\n");
             }
         }
-        self.socket.send_all(&lead).await?;
+        send_all(&mut self.stream, &lead, buffers).await?;
         match plan.cut {
             Some(Cut::ResetAfter(_)) => {
-                self.socket.reset_on_close();
-                Err(io::ErrorKind::ConnectionReset.into())
+                self.stream.socket().reset_on_close();
+                Err(Broken::Io(io::ErrorKind::ConnectionReset.into()))
             }
             None if plan.keep_alive => Ok(Next::KeepAlive),
             _ => Ok(Next::Close),
         }
     }
+}
 
-    async fn send_both(&self, mut first: &[u8], mut second: &[u8]) -> io::Result<()> {
-        while !first.is_empty() {
-            match self.socket.send_vectored(&[IoSlice::new(first), IoSlice::new(second)]) {
-                Ok(n) if n >= first.len() => {
-                    second = &second[n - first.len()..];
-                    first = &[];
-                }
-                Ok(n) => first = &first[n..],
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.socket.writable().await?,
-                Err(e) => return Err(e),
-            }
-        }
-        self.socket.send_all(second).await
-    }
+async fn send_all(stream: &mut Stream, data: &[u8], buffers: &Buffers) -> Result<(), Broken> {
+    stream.send_all(data, buffers).await.map_err(|(_, cause)| cause)
 }
 
 impl Prepared {
@@ -288,11 +316,27 @@ impl Prepared {
     }
 }
 
-fn echo_body(head: &super::plan::EchoHead, body_bytes: u64, digest: u64) -> Vec<u8> {
+pub(super) fn echo_body(
+    head: &EchoHead,
+    body_bytes: u64,
+    digest: u64,
+    tls: Option<serde_json::Value>,
+) -> Vec<u8> {
     let mut json = serde_json::json!(head);
     json["body_bytes"] = body_bytes.into();
     json["body_xxh3"] = format!("{digest:016x}").into();
+    if let Some(tls) = tls {
+        json["tls"] = tls;
+    }
     let mut text = json.to_string().into_bytes();
     text.push(b'\n');
     text
+}
+
+/// What an echo says about TLS.
+pub(super) fn describe(session: &tls::Session) -> serde_json::Value {
+    let mut json = serde_json::json!(session.negotiated());
+    json["handshake"] = serde_json::json!(session.handshake());
+    json["client_certificate"] = session.has_peer_certificate().into();
+    json
 }

@@ -1,19 +1,24 @@
-//! A very cheap HTTP/1.1 origin: what it answers is asked for in the path, the query or `x-origin-*` headers.
+//! A very cheap origin for HTTP/1.1 and HTTP/2: what it answers is asked for in the path, the query or `x-origin-*` headers.
 //!
 //! - `/bytes/N` answers N bytes of a fixed pattern, `/status/CODE` an empty body, `/echo` a JSON description
 //!   of the request; anything else is a 404.
+//! - `/bench.Echo/Unary` and its like (see [`crate::grpc::Method`]) are gRPC methods, over HTTP/2.
 //! - Query keys, each also a header `x-origin-KEY`: see [`plan::Plan`].
 //!
 //! Each worker is one thread with its own runtime; they share the listening sockets. A request whose head is the
 //! same as the connection's previous one is answered from bytes prepared then, with one receive and one send.
+//! HTTP/2 is chosen by ALPN, or in the clear by the client's first bytes.
 //! It serves load tests: it trusts its clients, bounds only heads, and never times a connection out.
 
 use std::{
-    cell::RefCell,
     io,
     os::fd::OwnedFd,
     rc::Rc,
-    sync::mpsc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -21,9 +26,12 @@ use std::{
 use crate::{
     net::{self, Address, Socket},
     runtime::{self, Io},
+    stream::{Buffers, Stream},
+    tls::{self, settings::ServerSettings},
 };
 
 mod exchange;
+mod http2;
 pub mod pattern;
 pub mod plan;
 
@@ -50,10 +58,47 @@ pub struct Config {
     pub workers: usize,
     pub io: Io,
     pub stall: Option<Stall>,
+    /// With it, all listeners speak TLS.
+    pub tls: Option<ServerSettings>,
 }
 
-/// Binds and starts; the workers run until the process ends. Returns the bound addresses in the order given.
-pub fn start(config: &Config) -> io::Result<Vec<Address>> {
+/// An origin that runs until the process ends.
+#[derive(Debug)]
+pub struct Origin {
+    /// Bound, in the order asked for.
+    pub addresses: Vec<Address>,
+    pub handshakes: Arc<Handshakes>,
+}
+
+/// TLS handshakes completed by all workers.
+#[derive(Debug, Default)]
+pub struct Handshakes {
+    full: AtomicU64,
+    resumed: AtomicU64,
+}
+
+impl Handshakes {
+    pub fn full(&self) -> u64 {
+        self.full.load(Ordering::Relaxed)
+    }
+
+    pub fn resumed(&self) -> u64 {
+        self.resumed.load(Ordering::Relaxed)
+    }
+
+    fn count_full(&self) {
+        self.full.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn count_resumed(&self) {
+        self.resumed.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Binds and starts.
+pub fn start(config: &Config) -> io::Result<Origin> {
+    let tls = config.tls.as_ref().map(|tls| tls.build(&["h2", "http/1.1"]).map(Arc::new)).transpose()?;
+    let handshakes = Arc::<Handshakes>::default();
     let mut listeners = Vec::new();
     let mut bound = Vec::new();
     for address in &config.listen {
@@ -66,8 +111,11 @@ pub fn start(config: &Config) -> io::Result<Vec<Address>> {
     for worker in 0..config.workers.max(1) {
         let listeners = listeners.iter().map(OwnedFd::try_clone).collect::<io::Result<Vec<_>>>()?;
         let (io, stall, report) = (config.io, config.stall, report.clone());
+        let (tls, handshakes) = (tls.clone(), handshakes.clone());
         thread::Builder::new().name(format!("origin-{worker}")).spawn(move || {
-            let serve = || serve(listeners, Shared::new(started, stall), report.clone());
+            let buffers = Rc::new(Buffers::new(SCRATCH_BYTES));
+            let shared = Rc::new(Shared { buffers, started, stall, tls, handshakes });
+            let serve = || serve(listeners, shared, report.clone());
             if let Err(error) = runtime::block_on_with_timers(io, serve) {
                 let _ = report.send(Err(error));
             }
@@ -77,23 +125,20 @@ pub fn start(config: &Config) -> io::Result<Vec<Address>> {
     for _ in 0..config.workers.max(1) {
         reports.recv().map_err(|_| io::Error::other("an origin worker ended at its start"))??;
     }
-    Ok(bound)
+    Ok(Origin { addresses: bound, handshakes })
 }
 
 /// What the connections of one worker share.
 #[derive(Debug)]
 struct Shared {
-    /// One receive buffer for the worker: it is borrowed between two awaits, never across one.
-    scratch: RefCell<Vec<u8>>,
+    buffers: Rc<Buffers>,
     started: Instant,
     stall: Option<Stall>,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    handshakes: Arc<Handshakes>,
 }
 
 impl Shared {
-    fn new(started: Instant, stall: Option<Stall>) -> Rc<Self> {
-        Rc::new(Self { scratch: RefCell::new(vec![0; SCRATCH_BYTES]), started, stall })
-    }
-
     async fn wait_out_stall(&self) {
         if let Some(wait) = self.stall.and_then(|stall| stall.wait(self.started.elapsed())) {
             monoio::time::sleep(wait).await;
@@ -128,7 +173,10 @@ async fn accept_loop(listener: Socket, shared: Rc<Shared>) {
     loop {
         match listener.accept().await.and_then(Socket::adopt) {
             Ok(socket) => {
-                monoio::spawn(exchange::serve(socket, shared.clone()));
+                let session = shared.tls.as_ref().map(tls::Session::server).transpose();
+                // It fails for configurations that were refused at the start.
+                let Ok(session) = session else { continue };
+                monoio::spawn(exchange::serve(Stream::new(Rc::new(socket), session), shared.clone()));
             }
             Err(_) => monoio::time::sleep(ACCEPT_BACKOFF).await,
         }

@@ -80,23 +80,29 @@ pub fn parse_request(data: &[u8]) -> Result<Option<Request>, Malformed> {
     let expects_continue = request.headers.iter().any(|h| {
         h.name.eq_ignore_ascii_case("expect") && h.value.trim_ascii().eq_ignore_ascii_case(b"100-continue")
     });
-    let wishes =
-        Wishes { query: target.split_once('?').map_or("", |(_, query)| query), headers: request.headers };
-    let mut plan = wishes.plan(target, keep_alive && minor == 1);
+    let version = if minor == 1 { "HTTP/1.1" } else { "HTTP/1.0" };
+    let mut plan = plan(method, target, version, request.headers);
+    plan.keep_alive &= keep_alive && minor == 1;
+    Ok(Some(Request { head_bytes, body, expects_continue, plan }))
+}
+
+/// What a request of any version asks for.
+pub fn plan(method: &str, target: &str, version: &'static str, headers: &[httparse::Header<'_>]) -> Plan {
+    let wishes = Wishes { query: target.split_once('?').map_or("", |(_, query)| query), headers };
+    let mut plan = wishes.plan(target);
     plan.head_only = method == "HEAD";
     if let Content::Echo(echo) = &mut plan.content {
         *echo = EchoHead {
             method: method.to_owned(),
             target: target.to_owned(),
-            version: if minor == 1 { "HTTP/1.1" } else { "HTTP/1.0" },
-            headers: request
-                .headers
+            version,
+            headers: headers
                 .iter()
                 .map(|h| (h.name.to_owned(), String::from_utf8_lossy(h.value).into_owned()))
                 .collect(),
         };
     }
-    Ok(Some(Request { head_bytes, body, expects_continue, plan }))
+    plan
 }
 
 struct Wishes<'a> {
@@ -119,7 +125,7 @@ impl Wishes<'_> {
         self.text(key).and_then(|text| text.trim().parse().ok())
     }
 
-    fn plan(&self, target: &str, keep_alive: bool) -> Plan {
+    fn plan(&self, target: &str) -> Plan {
         let path = target.split('?').next().unwrap_or(target);
         let mut segments = path.trim_start_matches('/').split('/');
         let (first, second) =
@@ -147,7 +153,7 @@ impl Wishes<'_> {
             cut,
             corrupt: self.text("corrupt").is_some(),
             head_only: false,
-            keep_alive: keep_alive && !unframed && self.text("close").is_none(),
+            keep_alive: !unframed && self.text("close").is_none(),
         }
     }
 }
@@ -238,13 +244,13 @@ mod tests {
     use super::{Content, Cut, Plan, parse_request};
     use crate::http1::{Framing, Malformed};
 
-    fn plan(request: &str) -> Plan {
+    fn plan_of(request: &str) -> Plan {
         parse_request(request.as_bytes()).expect("well-formed").expect("whole").plan
     }
 
     #[test]
     fn wishes_are_read_from_path_query_and_headers() {
-        let get = |target: &str| plan(&format!("GET {target} HTTP/1.1\r\n\r\n"));
+        let get = |target: &str| plan_of(&format!("GET {target} HTTP/1.1\r\n\r\n"));
         assert_eq!(get("/bytes/1024").content, Content::Pattern(1024));
         assert!(get("/bytes/1024").is_plain());
         assert_eq!(get("/nowhere").status, 404);
@@ -260,14 +266,15 @@ mod tests {
         assert_eq!(get("/bytes/9?truncate=3").cut, Some(Cut::CloseAfter(3)));
         assert!(!get("/bytes/9?close").keep_alive);
         assert!(!get("/bytes/9?unframed").keep_alive);
-        let by_header = plan("GET /bytes/9 HTTP/1.1\r\nX-Origin-Status: 418\r\nx-origin-truncate: 1\r\n\r\n");
+        let by_header =
+            plan_of("GET /bytes/9 HTTP/1.1\r\nX-Origin-Status: 418\r\nx-origin-truncate: 1\r\n\r\n");
         assert_eq!((by_header.status, by_header.cut), (418, Some(Cut::CloseAfter(1))));
     }
 
     #[test]
     fn the_head_says_how_the_body_ends() {
         let head = |target: &str| {
-            String::from_utf8(plan(&format!("GET {target} HTTP/1.1\r\n\r\n")).head(5)).expect("ASCII")
+            String::from_utf8(plan_of(&format!("GET {target} HTTP/1.1\r\n\r\n")).head(5)).expect("ASCII")
         };
         assert!(head("/bytes/5").contains("\r\nContent-Length: 5\r\n"));
         assert!(head("/bytes/5?chunked=2").contains("\r\nTransfer-Encoding: chunked\r\n"));
@@ -286,7 +293,7 @@ mod tests {
         assert_eq!(framing("GET / HTTP/1.1\r\n\r\n"), Framing::Length(0));
         assert_eq!(parse("GET / HTTP/1.1\r\nHost: a\r\n"), Ok(None));
         assert_eq!(parse("\u{1}\r\n\r\n"), Err(Malformed::Head));
-        assert!(!plan("GET / HTTP/1.1\r\nConnection: close\r\n\r\n").keep_alive);
-        assert!(!plan("GET / HTTP/1.0\r\n\r\n").keep_alive);
+        assert!(!plan_of("GET / HTTP/1.1\r\nConnection: close\r\n\r\n").keep_alive);
+        assert!(!plan_of("GET / HTTP/1.0\r\n\r\n").keep_alive);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{ROWS, bytes, duration, number};
+use super::{ROWS, agreed, bytes, duration, number};
 use crate::load::stats::Report;
 
 const WIDTH: f64 = 760.0;
@@ -34,6 +34,17 @@ pub fn page(report: &Report) -> String {
     row("throughput", &format!("{}/s", number(report.requests_per_s)));
     row("body bytes", &format!("{}/s", bytes(report.body_bytes_per_s)));
     row("connections opened", &number(report.connections_opened as f64));
+    if report.refused > 0 {
+        row("sent again", &number(report.refused as f64));
+    }
+    if let Some(tls) = &report.tls {
+        row("TLS", &agreed(tls));
+        row("full handshakes", &number(tls.handshakes_full as f64));
+        row("resumed handshakes", &number(tls.handshakes_resumed as f64));
+        if let Some(reason) = &tls.first_error {
+            row("first TLS error", reason);
+        }
+    }
     for (class, n) in &report.statuses {
         row(&format!("status {class}"), &number(*n as f64));
     }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use hdrhistogram::Histogram;
 
-use crate::load::stats::{Latency, Report, Second, Totals, micros};
+use crate::load::stats::{Latency, Report, Second, Tls, Totals, micros};
 
 pub mod html;
 
@@ -20,8 +20,10 @@ pub fn table(report: &Report) -> String {
     }
     let rate =
         report.rate_asked_per_s.map_or(String::new(), |rate| format!(" at {} requests/s", number(rate)));
+    let streams = if report.streams > 1 { format!(" x {} streams", report.streams) } else { String::new() };
     line(format_args!(
-        "{} connections, {} thread{}, {} loop{rate}",
+        "{}, {} connections{streams}, {} thread{}, {} loop{rate}",
+        report.protocol,
         report.connections,
         report.threads,
         if report.threads == 1 { "" } else { "s" },
@@ -32,12 +34,29 @@ pub fn table(report: &Report) -> String {
     line(format_args!("  {:<22}{}/s", "throughput", number(report.requests_per_s)));
     line(format_args!("  {:<22}{}/s", "body bytes", bytes(report.body_bytes_per_s)));
     line(format_args!("  {:<22}{}", "connections opened", report.connections_opened));
+    if report.refused > 0 {
+        line(format_args!("  {:<22}{} after GOAWAY or REFUSED_STREAM", "sent again", report.refused));
+    }
+    if let Some(tls) = &report.tls {
+        line(format_args!("  {:<22}{}", "TLS", agreed(tls)));
+        let (full, resumed) = (tls.handshakes_full, tls.handshakes_resumed);
+        line(format_args!("  {:<22}{full} full, {resumed} resumed", "handshakes"));
+        if let Some(reason) = &tls.first_error {
+            line(format_args!("  {:<22}{reason}", "first TLS error"));
+        }
+    }
     let statuses: Vec<String> = report.statuses.iter().map(|(class, n)| format!("{class} {n}")).collect();
     line(format_args!(
         "  {:<22}{}",
         "statuses",
         if statuses.is_empty() { "none".into() } else { statuses.join(", ") }
     ));
+    if let Some(calls) = &report.grpc {
+        let statuses: Vec<String> =
+            calls.statuses.iter().map(|(status, n)| format!("{status}: {n}")).collect();
+        line(format_args!("  {:<22}{}", "gRPC statuses", statuses.join(", ")));
+        line(format_args!("  {:<22}{}/s", "messages received", number(calls.messages_per_s)));
+    }
     let errors: Vec<String> =
         report.errors.iter().filter(|(_, n)| **n > 0).map(|(kind, n)| format!("{kind} {n}")).collect();
     line(format_args!(
@@ -66,6 +85,14 @@ pub fn table(report: &Report) -> String {
         line(format_args!("  {name:<10}{:>12}{service}", duration(of(&report.latency))));
     }
     text
+}
+
+/// Version, cipher suite and protocol, as the first handshake agreed on them.
+fn agreed(tls: &Tls) -> String {
+    let (Some(version), Some(cipher)) = (tls.version, &tls.cipher) else {
+        return "none came about".to_owned();
+    };
+    format!("{version}, {cipher}, {}", tls.alpn.as_deref().unwrap_or("no protocol negotiated"))
 }
 
 type Row = (&'static str, fn(&Latency) -> f64);

@@ -52,7 +52,12 @@ fn bad_input_is_refused_in_one_line() {
     let cases: &[(&[&str], &str)] = &[
         (&["load", &dead], "can't be reached"),
         (&["load", "nonsense"], "no URL"),
-        (&["load", "https://127.0.0.1/"], "scheme \"https\""),
+        (&["load", "ftp://127.0.0.1/"], "scheme \"ftp\""),
+        (&["load", "https://127.0.0.1/", "--cacert", "/nonexistent"], "/nonexistent: "),
+        (&["load", "https://127.0.0.1/", "--tls-min", "1.3", "--tls-max", "1.2"], "lowest TLS version"),
+        (&["load", "http://x/", "--unix-socket", "/nonexistent/socket"], "can't be reached"),
+        (&["load", "http://x/", "--connect-to", "nonsense"], "no address"),
+        (&["origin", "--tls-cert", "/nonexistent", "--tls-key", "/nonexistent"], "/nonexistent: "),
         (&["load", "http://no-such-host.invalid/"], "no address"),
         (&["load", &dead, "-c", "4000000000"], "descriptors are needed and the limit is"),
         (&["load", &dead, "--weights", "1,2"], "2 weights for 1 URLs"),
@@ -140,6 +145,60 @@ fn a_comparison_runs_from_end_to_end() {
     }
     assert_eq!(row["idle"]["connections"].as_u64(), Some(50), "{json}");
     assert!(row["memory_started"]["pss_bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{json}");
+    fs::remove_dir_all(directory).expect("our own directory");
+}
+
+/// The origin in a proxy's place: it answers what a proxy would pass on, in every protocol.
+#[test]
+fn comparisons_cover_tls_http2_and_grpc() {
+    let directory = std::env::temp_dir().join(format!("ringway-bench-test-protocols-{}", std::process::id()));
+    let peer = directory.join("stand-in");
+    fs::create_dir_all(&peer).expect("a temporary directory");
+    let definition = "about = 'a test'\nprogram = ['ringway-bench']\npackage = 'itself'\nversion = ['--version']\n\
+        run = ['@PROGRAM@', 'origin', '--listen', '127.0.0.1:@LISTEN_PORT@', '@IF_TLS@--tls-cert', '@IF_TLS@@CERT@', \
+        '@IF_TLS@--tls-key', '@IF_TLS@@KEY@']\n";
+    fs::write(peer.join("peer.toml"), definition).expect("a file");
+    let peer = peer.to_str().expect("text");
+    let closed = "[closed]\nconnections = 2\nduration = '100ms'\n";
+    let cases = [
+        ("https", format!("path = '/bytes/70000'\nfront = 'https'\n{closed}[idle]\nconnections = 20\n")),
+        (
+            "handshakes",
+            format!(
+                "path = '/bytes/9'\nfront = 'https'\n{closed}requests_per_connection = 1\nresumes = false\n"
+            ),
+        ),
+        ("h2", format!("path = '/bytes/1000'\nfront = 'h2'\n{closed}streams = 4\n")),
+        ("h2c", format!("path = '/bytes/1000'\nfront = 'h2c'\nback = 'h2c'\n{closed}streams = 4\n")),
+        (
+            "grpc",
+            format!(
+                "path = '/bench.Echo/Bidi'\nfront = 'h2c'\nback = 'h2c'\n\
+                 grpc = {{ message_bytes = 50, messages = 3 }}\n{closed}streams = 4\n"
+            ),
+        ),
+    ];
+    for (name, suite) in cases {
+        let path = directory.join(format!("{name}.toml"));
+        fs::write(&path, format!("about = 'a test'\nwarm_up = '50ms'\nrounds = 1\n{suite}")).expect("a file");
+        let path = path.to_str().expect("text");
+        let output = bench(&["compare", path, "--only", &format!("{peer},floor,varnish"), "--json"]);
+        assert!(output.status.success(), "{name}: {output:?}");
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let row = &json["rows"][0];
+        assert_eq!(row["name"].as_str(), Some("stand-in"), "{name}: {json}");
+        assert_eq!(row["closed"][0]["errors"].as_u64(), Some(0), "{name}: {json}");
+        assert!(row["closed"][0]["requests_per_s"].as_f64().is_some_and(|rate| rate > 0.0), "{name}: {json}");
+        assert_eq!(row["idle"]["connections"].as_u64(), (name == "https").then_some(20), "{name}: {json}");
+        // Who can't take part is named with the reason.
+        let absent = json["absent"].as_array().expect("a list");
+        let why = |peer: &str| absent.iter().find(|entry| entry[0] == peer).map(|entry| entry[1].to_string());
+        assert!(
+            why("varnish").is_some_and(|why| why.contains("TLS") || why.contains("HTTP/1.1")),
+            "{name}: {json}"
+        );
+        assert_eq!(why("floor").is_some(), matches!(name, "https" | "handshakes" | "h2"), "{name}: {json}");
+    }
     fs::remove_dir_all(directory).expect("our own directory");
 }
 

@@ -2,5 +2,7 @@
 
 mod command_line;
 mod generator;
+mod http2;
 mod origin;
 mod support;
+mod tls;

@@ -175,8 +175,8 @@ fn it_listens_on_unix_sockets_and_replaces_a_dead_one() {
     // A listener that ends leaves its name behind.
     drop(std::os::unix::net::UnixListener::bind(&path).expect("a free name"));
     let listen = vec![Address::Unix(path.clone()), Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)))];
-    let config = origin::Config { listen, workers: 2, io: Io::Auto, stall: None };
-    let bound = origin::start(&config).expect("an origin");
+    let config = origin::Config { listen, workers: 2, io: Io::Auto, stall: None, tls: None };
+    let bound = origin::start(&config).expect("an origin").addresses;
     assert_eq!(bound.len(), 2);
     let mut socket = UnixStream::connect(&path).expect("the origin listens");
     socket.write_all(b"GET /bytes/3 HTTP/1.1\r\n\r\n").expect("a socket");

@@ -132,6 +132,10 @@ pub const ADDRESSES_PER_NAME_MAX: usize = 256;
 /// A body at hand with its head, up to this, is copied behind the head instead of being a second piece of the write.
 pub const COPIED_BODY_BYTES_MAX: usize = 4 * 1024;
 
+/// Bytes of a head in HTTP/1.1 form that is collected to be sent by HTTP/2, from the first to the empty line. Our own
+/// encoders wrote it: 16 KiB of the peer's and all that 64 operations may add.
+pub const RENDERED_HEAD_BYTES_MAX: usize =
+    HEADER_BYTES_DEFAULT + HEADER_OPS_MAX * (HEADER_VALUE_BYTES_MAX + 256);
 /// Plaintext bytes that go out with one send(2) of a TLS connection: four records of the largest size.
 pub const TLS_SEND_BYTES: usize = 64 * 1024;
 
@@ -144,3 +148,7 @@ pub const TLS_CLIENT_SESSIONS_MAX: usize = 256;
 
 /// Ticket keys that one file may hold: each ticket names its own, so more would cost nothing but a search.
 pub const TICKET_KEYS_MAX: usize = 8;
+
+/// Bytes of a whole PROXY header of version 2. The format allows 64 KiB; addresses take up to 216, and host name,
+/// certificate's name and connection id together a few hundred.
+pub const PROXY_HEADER_BYTES_MAX: usize = 4 * 1024;

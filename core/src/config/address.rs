@@ -83,7 +83,10 @@ pub(super) fn endpoint_address(text: &str) -> Result<EndpointText, AddressError>
         });
     }
     let (scheme, authority, default_port) = match text.split_once("://") {
-        Some(("http", rest)) => (EndpointScheme::Http, rest.strip_suffix('/').unwrap_or(rest), Some(80)),
+        // `h2c` is http that speaks HTTP/2 from the start; `upstream_http2` makes something of it.
+        Some(("http" | "h2c", rest)) => {
+            (EndpointScheme::Http, rest.strip_suffix('/').unwrap_or(rest), Some(80))
+        }
         Some(("https", rest)) => (EndpointScheme::Https, rest.strip_suffix('/').unwrap_or(rest), Some(443)),
         Some((scheme, _)) => return Err(AddressError::Scheme(scheme.to_owned())),
         None => (EndpointScheme::Unsaid, text, None),

@@ -17,7 +17,7 @@ use super::address::{AddressError, endpoint_address, host_field, listen_address}
 use super::raw::{self, RawConfig};
 use super::report::{At, Findings, ProblemKind, nearest};
 use super::snapshot::{
-    AccessLog, Action, Endpoint, EndpointAddress, Forwarding, Limits, ListenAddress, Listener,
+    AccessLog, Action, Endpoint, EndpointAddress, Forwarding, Http2, Limits, ListenAddress, Listener,
     ListenerTimeouts, LogTarget, Route, RouteTimeouts, Snapshot, Upstream, UpstreamHost, UpstreamTimeouts,
 };
 use crate::base::limits;
@@ -197,6 +197,9 @@ impl Compiler<'_> {
                     trusted_hops: usize::from(listener.trusted_hops),
                     connections_max: listener.connections_max,
                     requests_per_connection_max: NonZeroU32::new(listener.requests_per_connection_max),
+                    proxy_protocol: listener.proxy_protocol,
+                    connection_age_max: listener.connection_age_max.as_std(),
+                    http2: self.listener_http2(&item, &listener.http2),
                     tls: self.listener_tls(&item, listener),
                     redirect_to_https: self.redirect_to_https(&item, listener),
                     timeouts: ListenerTimeouts {
@@ -220,6 +223,71 @@ impl Compiler<'_> {
             })
             .collect();
         Some(listeners).filter(|listeners| listeners.iter().all(|listener| !listener.addresses.is_empty()))
+    }
+
+    fn listener_http2(&mut self, item: &At<'_>, raw: &raw::ListenerHttp2) -> Option<Http2> {
+        let at = item.field("http2");
+        let http2 = self.http2(&at, raw.streams_max, raw.stream_window, raw.connection_window);
+        raw.enabled.then_some(http2)
+    }
+
+    fn upstream_http2(&mut self, item: &At<'_>, upstream: &raw::Upstream) -> Option<Http2> {
+        let (at, raw) = (item.field("http2"), &upstream.http2);
+        let http2 = self.http2(&at, raw.streams_max, raw.stream_window, raw.connection_window);
+        if raw.ping_interval.as_std().is_some_and(|interval| interval < Duration::from_secs(1)) {
+            self.bad_value(&at.field("ping_interval"), "at least 1s, or off");
+        }
+        let address = |endpoint: &raw::Endpoint| match endpoint {
+            raw::Endpoint::Address(text) => text.starts_with("h2c://"),
+            raw::Endpoint::Weighted(weighted) => weighted.address.starts_with("h2c://"),
+        };
+        let by_scheme = upstream.endpoints.iter().any(address);
+        if by_scheme && upstream.protocol == raw::Protocol::Http1 {
+            let list = item.field("endpoints");
+            for (index, _) in upstream.endpoints.iter().enumerate().filter(|(_, endpoint)| !address(endpoint))
+            {
+                self.errors
+                    .add(
+                        ProblemKind::Conflict,
+                        &list.index(index),
+                        "the endpoints of one upstream speak the same protocol, and another one is `h2c://`",
+                    )
+                    .hint("`protocol: http2` says it for all");
+            }
+        }
+        (upstream.protocol == raw::Protocol::Http2 || by_scheme).then_some(http2)
+    }
+
+    fn upstream_proxy_protocol(
+        &mut self,
+        item: &At<'_>,
+        upstream: &raw::Upstream,
+    ) -> Option<raw::ProxyProtocol> {
+        if upstream.proxy_protocol.is_some() && upstream.protocol == raw::Protocol::Http2 {
+            self.errors
+                .add(
+                    ProblemKind::Conflict,
+                    &item.field("proxy_protocol"),
+                    "an HTTP/2 connection carries the requests of many clients; its header could name but one",
+                )
+                .with(&item.field("protocol"));
+        }
+        upstream.proxy_protocol
+    }
+
+    fn http2(&mut self, at: &At<'_>, streams_max: u32, stream: raw::Size, connection: raw::Size) -> Http2 {
+        let mut window = |name: &'static str, given: raw::Size, min: raw::Size, max: u64| {
+            let max = raw::Size::from_bytes(max);
+            if given < min || given > max {
+                let field = at.field(name);
+                self.bad_value(&field, format_args!("{given} is out of range: {min} to {max}"));
+            }
+            u32::try_from(given.bytes()).unwrap_or(u32::MAX)
+        };
+        let stream_window = window("stream_window", stream, raw::Size::from_bytes(16 << 10), 16 << 20);
+        let least = stream.max(raw::Size::from_bytes(64 << 10));
+        let connection_window = window("connection_window", connection, least, 64 << 20);
+        Http2 { streams_max, stream_window, connection_window }
     }
 
     fn listener_addresses(
@@ -359,6 +427,10 @@ impl Compiler<'_> {
                     idle_connections_max: upstream.idle_connections_max,
                     pending_max: upstream.pending_max,
                     host: self.upstream_host(&item.field("host"), &upstream.host),
+                    http2: self.upstream_http2(&item, upstream),
+                    proxy_protocol: self.upstream_proxy_protocol(&item, upstream),
+                    ping_interval: upstream.http2.ping_interval.as_std(),
+                    ping_timeout: upstream.http2.ping_timeout.as_std(),
                     timeouts: UpstreamTimeouts {
                         connect: upstream.timeouts.connect.unwrap_or(raw.timeouts.connect).as_std(),
                         response_head: upstream

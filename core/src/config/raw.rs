@@ -107,6 +107,15 @@ pub struct Listener {
     #[serde(default = "default_requests_per_connection_max")]
     #[schemars(range(min = 0, max = 4_000_000_000u32))]
     pub requests_per_connection_max: u32,
+    /// Every connection starts with a PROXY protocol header, version 1 or 2, which tells the client's address. Only for listeners that nobody but a trusted proxy can reach: a connection without one is closed.
+    #[serde(default)]
+    pub proxy_protocol: bool,
+    /// How old an HTTP/2 connection may grow before its client is asked to open another; or `off`. Nothing under way is cut. It varies by a tenth from connection to connection, so that clients that came together do not go together.
+    #[serde(default = "default_connection_age_max")]
+    pub connection_age_max: Timeout,
+    /// HTTP/2: with prior knowledge on plain connections, by ALPN on TLS ones.
+    #[serde(default)]
+    pub http2: ListenerHttp2,
     /// Overrides of the timeouts that concern clients.
     #[serde(default, skip_serializing_if = "is_default")]
     pub timeouts: ListenerTimeouts,
@@ -282,6 +291,59 @@ pub enum Verify {
     Insecure,
 }
 
+/// HTTP/2 from clients.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ListenerHttp2 {
+    /// Whether it is spoken.
+    pub enabled: bool,
+    /// Requests under way at the same time on one connection.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub streams_max: u32,
+    /// How much of one request's body a client may send ahead of the upstream; 16KiB to 16MiB.
+    pub stream_window: Size,
+    /// The same for all bodies of one connection together, and so what they may take of this proxy's memory; 64KiB to 64MiB, not less than `stream_window`.
+    pub connection_window: Size,
+}
+
+/// HTTP/2 to endpoints.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct UpstreamHttp2 {
+    /// Requests under way at the same time on one connection. The endpoint's own bound holds as well. Another connection is opened when all are full.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub streams_max: u32,
+    /// How much of one response's body an endpoint may send ahead of the client; 16KiB to 16MiB.
+    pub stream_window: Size,
+    /// The same for all bodies of one connection together; 64KiB to 64MiB, not less than `stream_window`.
+    pub connection_window: Size,
+    /// Ask an endpoint for a sign of life (PING) when requests are under way and nothing has come for so long; at least 1s. Off by default: gRPC servers take a PING within five minutes without data for abuse.
+    pub ping_interval: Timeout,
+    /// How long it may take to give one. Then the connection is given up with its requests.
+    pub ping_timeout: Duration,
+}
+
+/// The form of a PROXY protocol header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ProxyProtocol {
+    /// A line of text.
+    V1,
+    /// Binary.
+    V2,
+}
+
+/// What is spoken to endpoints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// HTTP/1.1.
+    #[default]
+    Http1,
+    /// HTTP/2: with prior knowledge in the clear, by ALPN under TLS. Endpoints `h2c://host:port` say the same.
+    Http2,
+}
+
 /// One text or a list of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
@@ -432,6 +494,15 @@ pub struct Upstream {
     /// The Host field that is sent: `client` passes the client's on, `upstream` sends the endpoint's own name, anything else is sent as written. A route's `rewrite.host` comes first.
     #[serde(default = "default_host")]
     pub host: String,
+    /// Start each connection to an endpoint with a PROXY protocol header that tells the client's address. Such connections are not shared and not kept. Not with `protocol: http2`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_protocol: Option<ProxyProtocol>,
+    /// What is spoken to the endpoints.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// Bounds of HTTP/2 connections to the endpoints.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub http2: UpstreamHttp2,
     /// Overrides of the timeouts that concern endpoints.
     #[serde(default, skip_serializing_if = "is_default")]
     pub timeouts: UpstreamTimeouts,
@@ -725,6 +796,9 @@ impl Listener {
             trusted_hops: 0,
             connections_max: default_listener_connections_max(),
             requests_per_connection_max: default_requests_per_connection_max(),
+            proxy_protocol: false,
+            connection_age_max: default_connection_age_max(),
+            http2: ListenerHttp2::default(),
             timeouts: ListenerTimeouts::default(),
             tls: None,
             redirect_to_https: None,
@@ -785,6 +859,9 @@ impl Upstream {
             idle_connections_max: default_idle_connections_max(),
             pending_max: default_pending_max(),
             host: default_host(),
+            proxy_protocol: None,
+            protocol: Protocol::default(),
+            http2: UpstreamHttp2::default(),
             timeouts: UpstreamTimeouts::default(),
             dns: Dns::default(),
             tls: None,
@@ -827,6 +904,25 @@ impl Default for Timeouts {
             upstream_idle: Duration::from_secs(60),
             tunnel_idle: Timeout::from_secs(3_600),
             drain: Duration::from_secs(30),
+        }
+    }
+}
+
+impl Default for ListenerHttp2 {
+    fn default() -> Self {
+        let UpstreamHttp2 { streams_max, stream_window, connection_window, .. } = UpstreamHttp2::default();
+        ListenerHttp2 { enabled: true, streams_max, stream_window, connection_window }
+    }
+}
+
+impl Default for UpstreamHttp2 {
+    fn default() -> Self {
+        UpstreamHttp2 {
+            streams_max: 128,
+            stream_window: Size::from_bytes(256 << 10),
+            connection_window: Size::from_bytes(1 << 20),
+            ping_interval: Timeout::OFF,
+            ping_timeout: Duration::from_secs(10),
         }
     }
 }
@@ -927,12 +1023,16 @@ fn default_requests_per_connection_max() -> u32 {
     10_000
 }
 
+fn default_connection_age_max() -> Timeout {
+    Timeout::OFF
+}
+
 fn default_upstream_connections_max() -> u32 {
     1_024
 }
 
 fn default_idle_connections_max() -> u32 {
-    128
+    1_024
 }
 
 fn default_pending_max() -> u32 {

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use regex::bytes::Regex;
 
-pub use super::raw::{AccessLogMode, Alpn, Balance, Io, TlsVersion, Verify};
+pub use super::raw::{AccessLogMode, Alpn, Balance, Io, ProxyProtocol, TlsVersion, Verify};
 use crate::http::rewrite::HeaderOps;
 use crate::policy::route::RouteTable;
 
@@ -56,6 +56,11 @@ pub struct Listener {
     /// For each worker.
     pub connections_max: u32,
     pub requests_per_connection_max: Option<NonZeroU32>,
+    /// Connections start with a PROXY header.
+    pub proxy_protocol: bool,
+    pub connection_age_max: Option<Duration>,
+    /// `None`: not spoken.
+    pub http2: Option<Http2>,
     pub timeouts: ListenerTimeouts,
     pub tls: Option<ListenerTls>,
     /// The port that requests are redirected to.
@@ -118,6 +123,16 @@ pub struct ListenerTimeouts {
     pub tls_handshake: Duration,
 }
 
+/// Bounds of one HTTP/2 connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Http2 {
+    pub streams_max: u32,
+    /// Bytes.
+    pub stream_window: u32,
+    /// Bytes, not less than `stream_window`.
+    pub connection_window: u32,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     pub header_bytes_max: usize,
@@ -150,6 +165,12 @@ pub struct Upstream {
     /// Requests of each worker.
     pub pending_max: u32,
     pub host: UpstreamHost,
+    /// `None`: HTTP/1.1.
+    pub http2: Option<Http2>,
+    /// `None`: HTTP/2 connections are not asked whether they live.
+    pub proxy_protocol: Option<ProxyProtocol>,
+    pub ping_interval: Option<Duration>,
+    pub ping_timeout: Duration,
     pub timeouts: UpstreamTimeouts,
     pub dns_refresh: Duration,
     /// For the endpoints that have a [`Endpoint::tls_name`].

@@ -65,6 +65,7 @@ pub(super) struct ListenerPart {
 pub(super) struct UpstreamPart {
     name: Arc<str>,
     settings: UpstreamTls,
+    http2: bool,
     contents: Vec<Content>,
     pub(super) client: Arc<TlsClient>,
     /// For each endpoint of the snapshot.
@@ -313,8 +314,13 @@ impl Keeper {
         if findings.errors.len() > before {
             return None;
         }
+        let http2 = upstream.http2.is_some();
         let client = match old {
-            Some(old) if old.settings == *settings && same_contents(&old.contents, &contents) => {
+            Some(old)
+                if old.settings == *settings
+                    && old.http2 == http2
+                    && same_contents(&old.contents, &contents) =>
+            {
                 if old.names == names {
                     return Some(Arc::clone(old));
                 }
@@ -325,7 +331,8 @@ impl Keeper {
                     trust: trust?,
                     certificate,
                     versions: versions(settings.min_version, settings.max_version),
-                    protocols: vec![Protocol::Http11],
+                    // Nothing but what is to be spoken: an origin must not choose otherwise.
+                    protocols: vec![if http2 { Protocol::H2 } else { Protocol::Http11 }],
                 });
                 match made {
                     Ok(client) => client,
@@ -338,7 +345,7 @@ impl Keeper {
             }
         };
         let name = Arc::clone(&upstream.name);
-        Some(Arc::new(UpstreamPart { name, settings: settings.clone(), contents, client, names }))
+        Some(Arc::new(UpstreamPart { name, settings: settings.clone(), http2, contents, client, names }))
     }
 
     /// A chain and its key, with whatever is to be said of them. `fields` are the settings' names of the two.

@@ -398,14 +398,17 @@ pub fn parse_trailers<'h, 'b>(
     }
     let mut forbidden = FieldSet::EMPTY;
     for (index, header) in found.iter().enumerate() {
-        let name = header.name.to_ascii_lowercase().replace('_', "-");
-        if FORBIDDEN.contains(&name.as_str())
-            || FORBIDDEN_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-        {
+        if is_forbidden_trailer(header.name) {
             forbidden.insert(index);
         }
     }
     Ok(Trailers { fields: Fields { raw: section, headers: found }, forbidden })
+}
+
+/// Whether a field of that name mustn't come so late, see `Trailers::forbidden`.
+pub(crate) fn is_forbidden_trailer(name: &str) -> bool {
+    let name = name.to_ascii_lowercase().replace('_', "-");
+    FORBIDDEN.contains(&name.as_str()) || FORBIDDEN_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// Appends the trailer section without the forbidden fields, closing CRLF included: what follows `0 CRLF`.

@@ -172,17 +172,17 @@ head_rules! {
 
 /// The start line, as far as framing needs it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum StartLine {
+pub enum StartLine {
     Request { method: Method, version: Version },
     Response { to: Method, status: Status, version: Version },
 }
 
 /// What the framing fields of one head say, each already checked by itself.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct FramingFields {
-    pub(crate) content_length: Option<u64>,
+pub struct FramingFields {
+    pub content_length: Option<u64>,
     /// Transfer-Encoding is there and is exactly `chunked`.
-    pub(crate) chunked: bool,
+    pub chunked: bool,
 }
 
 /// The length of a message's body, RFC 9112 section 6.3. In its order:
@@ -201,7 +201,7 @@ pub(crate) struct FramingFields {
 /// 8. A response with neither: until the connection closes.
 ///
 /// RFC 9110 adds that CONNECT and TRACE requests have no content; one that announces some is refused.
-pub(crate) fn body_length(start: StartLine, fields: FramingFields) -> Result<BodyLength, HeadRule> {
+pub fn body_length(start: StartLine, fields: FramingFields) -> Result<BodyLength, HeadRule> {
     let (StartLine::Request { version, .. } | StartLine::Response { version, .. }) = start;
     if fields.chunked {
         if version == Version::Http10 {
@@ -259,7 +259,7 @@ pub fn relay(origin: BodyLength, client: Version) -> BodyLength {
 
 /// Reads a Content-Length value, already trimmed.
 #[inline]
-pub(crate) fn content_length(value: &[u8]) -> Result<u64, HeadRule> {
+pub fn content_length(value: &[u8]) -> Result<u64, HeadRule> {
     crate::http::grammar::parse_decimal(value).ok_or_else(|| why_no_length(value))
 }
 

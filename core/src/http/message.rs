@@ -18,6 +18,13 @@ pub enum Version {
     Http11,
 }
 
+/// What a message came over. Its form is HTTP/1.1 either way (`http2`), but Via and log lines tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wire {
+    Http1,
+    Http2,
+}
+
 /// The methods of RFC 9110 and RFC 5789. Any other keeps its text in `RequestHead::method_text`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Method {

@@ -2,23 +2,40 @@
 
 use std::cell::Cell;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
 use super::connect::{self, Address};
+use super::h2::Settings as Http2Settings;
+use super::h2::client::{ClientStream, Session};
+use super::h2::server::ServerStream;
+use super::proxied::{self, OnBehalf, ProxyVersion};
 use super::stream::{Socket, Stream, Transport};
 use super::tls::client::{Connector, ServerName};
 use super::tls::server::TlsServer;
-use super::tls::{HandshakeError, client, server};
+use super::tls::{HandshakeError, Protocol, client, server};
 use crate::base::clock::{Clock, Monotonic};
+use crate::http::message::Scheme;
+
+/// A new connection to an endpoint.
+#[derive(Debug)]
+pub enum Connected<S> {
+    /// It carries one exchange after another.
+    Stream(S),
+    /// It carries many at once.
+    Session(Rc<Session>),
+}
 
 /// The world as one worker sees it.
 #[allow(async_fn_in_trait)] // Workers are single threads; nothing here needs Send.
 pub trait Platform: 'static {
     /// A connection.
-    type Stream: Transport;
+    type Stream: Transport + From<Box<ServerStream>> + From<Box<ClientStream>>;
 
+    /// The clock that [`now_ns`](Self::now_ns) reads.
+    fn clock(&self) -> Monotonic;
     /// Nanoseconds since the worker's start.
     fn now_ns(&self) -> u64;
     /// Wall-clock time since 1970.
@@ -26,7 +43,15 @@ pub trait Platform: 'static {
     /// A random number, not for secrets.
     fn random(&self) -> u64;
     /// Opens a connection; the caller bounds the wait.
-    async fn connect(&self, address: &Address, how: &Dial) -> Result<Self::Stream, ConnectError>;
+    async fn connect(
+        &self,
+        address: &Address,
+        how: &Dial,
+        client: &OnBehalf,
+    ) -> Result<Connected<Self::Stream>, ConnectError>;
+    /// Takes a PROXY header off the front of a client's connection; the caller bounds the wait. Gives the address that
+    /// it tells, or a reason code.
+    async fn accept_proxied(&self, stream: &Self::Stream) -> Result<Option<SocketAddr>, &'static str>;
     /// Answers a client's TLS handshake; the caller bounds the wait.
     async fn accept_tls(
         &self,
@@ -49,11 +74,18 @@ pub trait Platform: 'static {
 pub struct Dial {
     /// With TLS, as this worker is configured to, and the name that the endpoint must prove.
     pub tls: Option<(Rc<Connector>, ServerName<'static>)>,
+    /// With HTTP/2; `None`: HTTP/1.1.
+    pub http2: Option<Http2Settings>,
+    /// With a PROXY header first. Such a connection is its client's alone.
+    pub proxy: Option<ProxyVersion>,
 }
 
 /// The same connector, not one that is like it.
 impl PartialEq for Dial {
     fn eq(&self, other: &Self) -> bool {
+        if self.http2 != other.http2 || self.proxy != other.proxy {
+            return false;
+        }
         match (&self.tls, &other.tls) {
             (None, None) => true,
             (Some((ours, our_name)), Some((theirs, their_name))) => {
@@ -71,6 +103,8 @@ pub enum ConnectError {
     Io(io::Error),
     /// It was reached, but TLS failed.
     Tls(HandshakeError),
+    /// It was to speak HTTP/2, and agreed to something else.
+    NoHttp2,
 }
 
 /// Why there is no TLS connection to a client.
@@ -99,6 +133,10 @@ impl Linux {
 impl Platform for Linux {
     type Stream = Stream;
 
+    fn clock(&self) -> Monotonic {
+        self.clock
+    }
+
     fn now_ns(&self) -> u64 {
         self.clock.now_ns()
     }
@@ -116,12 +154,38 @@ impl Platform for Linux {
         z ^ (z >> 31)
     }
 
-    async fn connect(&self, address: &Address, how: &Dial) -> Result<Stream, ConnectError> {
+    async fn connect(
+        &self,
+        address: &Address,
+        how: &Dial,
+        client: &OnBehalf,
+    ) -> Result<Connected<Stream>, ConnectError> {
         let socket = connect::open(address).await.map_err(ConnectError::Io)?;
-        let Some((connector, name)) = &how.tls else { return Ok(Stream::Socket(socket)) };
-        // Boxed: a handshake's state is large, and the common connection has none.
-        let opened = Box::pin(client::connect(socket, connector, name)).await;
-        opened.map(|stream| Stream::Tls(Box::new(stream))).map_err(ConnectError::Tls)
+        if let Some(version) = how.proxy {
+            Box::pin(proxied::send(&socket, version, client)).await.map_err(ConnectError::Io)?;
+        }
+        let (stream, scheme) = match &how.tls {
+            None => (Stream::Socket(socket), Scheme::Http),
+            Some((connector, name)) => {
+                // Boxed: a handshake's state is large, and the common connection has none.
+                let opened = Box::pin(client::connect(socket, connector, name)).await;
+                let stream = opened.map_err(ConnectError::Tls)?;
+                if how.http2.is_some() && stream.agreed().protocol != Protocol::H2 {
+                    return Err(ConnectError::NoHttp2);
+                }
+                (Stream::Tls(Box::new(stream)), Scheme::Https)
+            }
+        };
+        let Some(settings) = &how.http2 else { return Ok(Connected::Stream(stream)) };
+        let session = Box::pin(Session::new(stream, scheme, settings, self.clock)).await;
+        session.map(Connected::Session).map_err(ConnectError::Io)
+    }
+
+    async fn accept_proxied(&self, stream: &Stream) -> Result<Option<SocketAddr>, &'static str> {
+        match stream {
+            Stream::Socket(socket) => proxied::receive(socket).await,
+            _ => Ok(None),
+        }
     }
 
     async fn accept_tls(&self, stream: Stream, server: &TlsServer) -> Result<Stream, AcceptError<Stream>> {

@@ -1,8 +1,11 @@
 //! One connected stream socket, and the trait through which the request path sees it.
 
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use super::h2::client::ClientStream;
+use super::h2::server::ServerStream;
 use super::tls::{Agreed, TlsStream};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 
@@ -36,8 +39,22 @@ pub trait Transport: 'static {
     fn tls(&self) -> Option<&Agreed> {
         None
     }
+    /// Our end's address, if the stream has one.
+    fn local_address(&self) -> Option<SocketAddr> {
+        None
+    }
     /// The descriptor, if the kernel can move bytes from and to it by itself.
     fn splice_fd(&self) -> Option<BorrowedFd<'_>>;
+    /// The peer has said that it did not act on anything that was written (RFC 9113 section 8.7), or nothing ever
+    /// reached it.
+    fn was_refused(&self) -> bool {
+        false
+    }
+    /// The peer has given up this exchange alone, on a connection that goes on: no sign of a connection that was dead
+    /// before anything was written to it.
+    fn was_reset(&self) -> bool {
+        false
+    }
 }
 
 /// What a look at an idle stream shows.
@@ -97,6 +114,12 @@ impl Socket {
         Watched::new(socket).map(Self)
     }
 
+    /// Reads what is there without taking it; 0 is the end of the stream.
+    pub(super) fn peek_bytes(&self, into: &mut [u8]) -> io::Result<usize> {
+        let (_, n) = rustix::net::recv(&self.0, into, RecvFlags::DONTWAIT | RecvFlags::PEEK)?;
+        Ok(n)
+    }
+
     /// How a connect that was in progress ended.
     pub(super) fn connect_outcome(&self) -> io::Result<()> {
         Ok(rustix::net::sockopt::socket_error(&self.0)??)
@@ -153,15 +176,23 @@ impl Transport for Socket {
     fn splice_fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.0.as_fd())
     }
+
+    fn local_address(&self) -> Option<SocketAddr> {
+        SocketAddr::try_from(rustix::net::getsockname(&self.0).ok()?).ok()
+    }
 }
 
-/// A connection as the request path sees it.
+/// Whatever carries a message: the stream type of [`Linux`](super::platform::Linux).
 #[derive(Debug)]
 pub enum Stream {
     /// In the clear.
     Socket(Socket),
     /// With TLS. Boxed: the common connection is a descriptor and no more.
     Tls(Box<TlsStream>),
+    /// A client's HTTP/2 stream.
+    OfClient(Box<ServerStream>),
+    /// An HTTP/2 stream to an origin.
+    ToOrigin(Box<ClientStream>),
 }
 
 impl Stream {
@@ -169,66 +200,95 @@ impl Stream {
     pub fn into_socket(self) -> Option<OwnedFd> {
         match self {
             Self::Socket(socket) => socket.into_socket().ok(),
-            Self::Tls(_) => None,
+            Self::Tls(_) | Self::OfClient(_) | Self::ToOrigin(_) => None,
         }
     }
 }
 
+impl From<Box<ServerStream>> for Stream {
+    fn from(stream: Box<ServerStream>) -> Self {
+        Self::OfClient(stream)
+    }
+}
+
+impl From<Box<ClientStream>> for Stream {
+    fn from(stream: Box<ClientStream>) -> Self {
+        Self::ToOrigin(stream)
+    }
+}
+
 /// Calls the same method of whichever it is.
-macro_rules! either {
+macro_rules! each {
     ($stream:expr, $inner:ident => $call:expr) => {
         match $stream {
             Stream::Socket($inner) => $call,
             Stream::Tls($inner) => $call,
+            Stream::OfClient($inner) => $call,
+            Stream::ToOrigin($inner) => $call,
         }
     };
 }
 
 impl Transport for Stream {
+    #[inline]
     fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
-        either!(self, stream => stream.try_read(into))
+        each!(self, s => s.try_read(into))
     }
 
+    #[inline]
     fn try_write(&self, from: &[u8]) -> io::Result<usize> {
-        either!(self, stream => stream.try_write(from))
+        each!(self, s => s.try_write(from))
     }
 
     fn try_write_vectored(&self, from: &[IoSlice<'_>]) -> io::Result<usize> {
-        either!(self, stream => stream.try_write_vectored(from))
+        each!(self, s => s.try_write_vectored(from))
     }
 
     async fn readable(&self) -> io::Result<()> {
-        either!(self, stream => stream.readable().await)
+        each!(self, s => s.readable().await)
     }
 
     async fn writable(&self) -> io::Result<()> {
-        either!(self, stream => stream.writable().await)
-    }
-
-    fn has_unsent(&self) -> bool {
-        either!(self, stream => stream.has_unsent())
+        each!(self, s => s.writable().await)
     }
 
     fn peek(&self) -> Peek {
-        either!(self, stream => stream.peek())
+        each!(self, s => s.peek())
     }
 
     fn shutdown_write(&self) {
-        either!(self, stream => stream.shutdown_write());
+        each!(self, s => s.shutdown_write());
     }
 
     fn abort_on_close(&self) {
-        either!(self, stream => stream.abort_on_close());
+        each!(self, s => s.abort_on_close());
     }
 
     fn splice_fd(&self) -> Option<BorrowedFd<'_>> {
-        either!(self, stream => stream.splice_fd())
+        each!(self, s => s.splice_fd())
+    }
+
+    fn was_refused(&self) -> bool {
+        each!(self, s => s.was_refused())
+    }
+
+    fn has_unsent(&self) -> bool {
+        each!(self, s => s.has_unsent())
+    }
+
+    fn local_address(&self) -> Option<SocketAddr> {
+        each!(self, s => s.local_address())
     }
 
     fn tls(&self) -> Option<&Agreed> {
         match self {
-            Self::Socket(_) => None,
             Self::Tls(stream) => Some(stream.agreed()),
+            Self::OfClient(stream) => stream.tls(),
+            Self::Socket(_) | Self::ToOrigin(_) => None,
         }
+    }
+
+    fn was_reset(&self) -> bool {
+        each!(self, s => s.was_reset())
     }
 }

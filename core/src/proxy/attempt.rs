@@ -21,7 +21,9 @@ use crate::base::fault::{Fault, Retry};
 use crate::base::limits::ATTEMPTS_MAX;
 use crate::config::snapshot::RouteTimeouts;
 use crate::http::flow::{Batch, Flow, PIECES_MAX};
-use crate::net::platform::{ConnectError, Platform};
+use crate::net::listener::Peer;
+use crate::net::platform::{ConnectError, Connected, Platform};
+use crate::net::proxied::OnBehalf;
 use crate::net::stream::{Peek, Transport};
 use crate::telemetry::metrics::Counter;
 
@@ -161,12 +163,20 @@ pub(super) async fn open<P: Platform>(
     }
     core.metrics.count(Counter::UpstreamConnects);
     conn.deadline.arm(now, connect_timeout(bound, plan));
-    let outcome = conn.deadline.bound(core.platform.connect(&endpoint.address, &endpoint.dial)).await;
+    let client = on_behalf(conn, endpoint);
+    let outcome =
+        conn.deadline.bound(core.platform.connect(&endpoint.address, &endpoint.dial, &client)).await;
     core.tick_ns();
     match outcome {
-        Ok(Ok(stream)) => {
-            lease.hold(stream, false);
-            Ok(lease)
+        Ok(Ok(connected)) => {
+            if matches!(connected, Connected::Session(_)) {
+                core.metrics.count(Counter::UpstreamHttp2Connects);
+            }
+            if lease.connected(connected, core.now_ms()) {
+                return Ok(lease);
+            }
+            lease.failed();
+            Err(Fault::upstream("upstream_no_streams", 502, Retry::Safe))
         }
         Ok(Err(error)) => {
             core.metrics.count(Counter::UpstreamConnectErrors);
@@ -177,6 +187,7 @@ pub(super) async fn open<P: Platform>(
                     core.tls_failed(&plan.upstream.name, &endpoint.address, &error);
                     Fault::upstream("upstream_tls_failed", 502, Retry::Safe)
                 }
+                ConnectError::NoHttp2 => Fault::upstream("upstream_no_http2", 502, Retry::Safe),
             })
         }
         Err(_) => {
@@ -186,6 +197,16 @@ pub(super) async fn open<P: Platform>(
             let retry = if conn.deadline.cap_was_hit() { Retry::Never } else { Retry::Safe };
             Err(Fault { retry, ..elapsed(conn, "upstream_connect_timeout", 504) })
         }
+    }
+}
+
+/// For the PROXY header, where the endpoint reads one.
+fn on_behalf<P: Platform>(conn: &Downstream<P>, endpoint: &Endpoint<P::Stream>) -> OnBehalf {
+    match conn.peer {
+        Peer::Tcp(source) if endpoint.dial.proxy.is_some() => {
+            OnBehalf { source: Some(source), destination: conn.stream.local_address() }
+        }
+        _ => OnBehalf::default(),
     }
 }
 
@@ -277,6 +298,7 @@ fn not_sent<P: Platform>(
             lease.failed();
             elapsed(conn, "upstream_write_timeout", 504)
         }
+        _ if lease.stream().was_refused() => refused(),
         _ if lease.reused => {
             Fault::upstream(STALE, 502, if sent == 0 { Retry::Safe } else { Retry::IfIdempotent })
         }
@@ -287,8 +309,20 @@ fn not_sent<P: Platform>(
     }
 }
 
+/// The origin has said that it did not act on the request, so another connection may (RFC 9113 section 8.7).
+fn refused() -> Fault {
+    Fault::upstream("upstream_refused", 503, Retry::Safe)
+}
+
 /// The connection ended before a byte of the response came.
 pub(super) fn closed_before_response<S: Transport>(lease: &Lease<S>) -> Fault {
+    if lease.stream().was_refused() {
+        return refused();
+    }
+    if lease.stream().was_reset() {
+        lease.failed();
+        return Fault::upstream("upstream_reset", 502, Retry::Never);
+    }
     if lease.reused {
         return Fault::upstream(STALE, 502, Retry::IfIdempotent);
     }

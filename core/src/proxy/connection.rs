@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::core::{Bound, Core, ListenerId};
+use super::multiplex;
 use super::pump::{Pumping, would_block};
 use super::record::Record;
 use super::request;
@@ -20,9 +21,11 @@ use crate::base::fault::Fault;
 use crate::base::limits::{LINGER_BYTES_MAX, LINGER_IDLE_MS, LINGER_TOTAL_MS};
 use crate::http::http1::encode::Persistence;
 use crate::http::http1::parse::head_end_hint;
+use crate::http::message::Wire;
 use crate::net::listener::Peer;
 use crate::net::platform::Platform;
 use crate::net::stream::Transport;
+use crate::net::tls::Protocol;
 use crate::telemetry::metrics::Counter;
 
 /// What becomes of the connection after an exchange.
@@ -48,14 +51,33 @@ pub(super) enum Progress {
 enum Next {
     Wait,
     End(After),
+    /// The client speaks HTTP/2: what it has said so far.
+    Http2(Vec<u8>),
 }
 
-/// One client's connection.
+/// How HTTP/2 begins on a plain connection, as far as it reads as a head of HTTP/1 (RFC 9113 section 3.4).
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
+
+/// A connection that counts until it is dropped.
+struct Counted<P: Platform> {
+    core: Rc<Core<P>>,
+    listener: ListenerId,
+}
+
+impl<P: Platform> Drop for Counted<P> {
+    fn drop(&mut self) {
+        self.core.closed(self.listener);
+    }
+}
+
+/// One client's connection, or one HTTP/2 stream of it, which the request path takes for a connection that carries one
+/// request.
 pub(super) struct Downstream<P: Platform> {
     pub(super) core: Rc<Core<P>>,
     pub(super) stream: P::Stream,
     pub(super) peer: Peer,
     pub(super) listener: ListenerId,
+    pub(super) wire: Wire,
     pub(super) deadline: Deadline,
     requests: Cell<u32>,
     peer_text: PeerText,
@@ -82,21 +104,24 @@ impl PeerText {
     }
 }
 
-impl<P: Platform> Drop for Downstream<P> {
-    fn drop(&mut self) {
-        self.core.closed(self.listener);
-    }
-}
-
 /// Serves a connection to its end. `Core::opened` has been called for it; its end is counted here.
 pub async fn serve<P: Platform>(core: Rc<Core<P>>, stream: P::Stream, peer: Peer, listener: ListenerId) {
-    let conn = Downstream::new(core, stream, peer, listener);
+    let _counted = Counted { core: Rc::clone(&core), listener };
+    let conn = Downstream::new(core, stream, peer, listener, Wire::Http1);
+    if conn.stream.tls().is_some_and(|agreed| agreed.protocol == Protocol::H2) {
+        Box::pin(multiplex::serve(conn.core, conn.stream, peer, listener, Vec::new())).await;
+        return;
+    }
     // A client that speaks first has mostly spoken by the time it is accepted: look before waiting.
     let head = conn.timeouts().0;
     conn.deadline.arm(conn.core.tick_ns() / 1_000_000, head);
     loop {
         match Box::pin(conn.burst()).await {
             Next::Wait => {}
+            Next::Http2(early) => {
+                Box::pin(multiplex::serve(conn.core, conn.stream, peer, listener, early)).await;
+                return;
+            }
             Next::End(After::Linger) => {
                 Box::pin(conn.linger()).await;
                 return;
@@ -109,9 +134,23 @@ pub async fn serve<P: Platform>(core: Rc<Core<P>>, stream: P::Stream, peer: Peer
     }
 }
 
+/// Serves the one request of an HTTP/2 stream.
+pub(super) async fn serve_stream<P: Platform>(conn: Downstream<P>) {
+    conn.deadline.arm(conn.core.tick_ns() / 1_000_000, conn.timeouts().0);
+    // Nothing follows the request, and there is nothing to linger for: a reset of a stream destroys nothing.
+    conn.burst().await;
+}
+
 impl<P: Platform> Downstream<P> {
-    fn new(core: Rc<Core<P>>, stream: P::Stream, peer: Peer, listener: ListenerId) -> Self {
+    pub(super) fn new(
+        core: Rc<Core<P>>,
+        stream: P::Stream,
+        peer: Peer,
+        listener: ListenerId,
+        wire: Wire,
+    ) -> Self {
         Self {
+            wire,
             deadline: core.deadlines.deadline(),
             core,
             stream,
@@ -218,6 +257,12 @@ impl<P: Platform> Downstream<P> {
                 if !ended {
                     break;
                 }
+                if self.requests.get() == 0
+                    && buffer.filled().starts_with(HTTP2_PREFACE)
+                    && self.speaks_http2()
+                {
+                    return Next::Http2(buffer.filled().to_vec());
+                }
                 match request::serve(self, &mut buffer).await {
                     Progress::NeedMore => break,
                     Progress::Done(After::KeepAlive) => {
@@ -232,6 +277,12 @@ impl<P: Platform> Downstream<P> {
             }
             buffer.compact();
         }
+    }
+
+    fn speaks_http2(&self) -> bool {
+        let bound = self.core.bound();
+        let listener = bound.listener(self.listener);
+        listener.is_some_and(|l| bound.snapshot.listeners[l.index].http2.is_some())
     }
 
     /// The head did not come in time.
@@ -300,7 +351,8 @@ pub(super) async fn refuse_plain_http<P: Platform>(
     peer: Peer,
     listener: ListenerId,
 ) {
-    let conn = Downstream::new(core, stream, peer, listener);
+    let _counted = Counted { core: Rc::clone(&core), listener };
+    let conn = Downstream::new(core, stream, peer, listener, Wire::Http1);
     conn.core.metrics.handshake_failed(PLAIN_HTTP);
     conn.answer_headless(&Fault::downstream("plain_http_on_tls_port", 400)).await;
     conn.linger().await;

@@ -17,12 +17,14 @@ use super::upstream::{self, Lend, Resolved, Upstream};
 use crate::base::buffer::BufferPool;
 use crate::base::deadline::Deadlines;
 use crate::base::signal::Signal;
-use crate::config::snapshot::{Balance, Snapshot};
+use crate::config::snapshot::{Balance, Http2, ProxyProtocol, Snapshot};
 use crate::http::http1::parse::HeadLimits;
 use crate::http::rewrite::Forwarding;
 use crate::net::connect::Address;
+use crate::net::h2::Settings as Http2Settings;
 use crate::net::pipe::PipePool;
 use crate::net::platform::Platform;
+use crate::net::proxied::ProxyVersion;
 use crate::net::tls::HandshakeError;
 use crate::net::tls::client::TlsClient;
 use crate::net::tls::server::TlsServer;
@@ -262,6 +264,13 @@ impl<P: Platform> Core<P> {
                     idle_max: configured.idle_connections_max,
                     pending_max: configured.pending_max,
                     idle_ms: configured.timeouts.idle.as_millis() as u64,
+                    ping_ms: configured.ping_interval.map_or(0, |d| d.as_millis() as u64),
+                    ping_timeout_ms: configured.ping_timeout.as_millis() as u64,
+                    proxy: configured.proxy_protocol.map(|version| match version {
+                        ProxyProtocol::V1 => ProxyVersion::V1,
+                        ProxyProtocol::V2 => ProxyVersion::V2,
+                    }),
+                    http2: configured.http2.map(|http2| http2_settings(snapshot, http2)),
                 };
                 let state = states
                     .entry(Arc::clone(&configured.name))
@@ -488,6 +497,17 @@ fn bind_listener(install: &Install, index: usize) -> BoundListener {
             .as_ref()
             .map(|tls| Box::from(tls.hsts.as_bytes()))
             .unwrap_or_default(),
+    }
+}
+
+/// Bounds of an HTTP/2 connection, of either end.
+pub(super) fn http2_settings(snapshot: &Snapshot, http2: Http2) -> Http2Settings {
+    Http2Settings {
+        streams_max: http2.streams_max,
+        stream_window: http2.stream_window,
+        connection_window: http2.connection_window,
+        // RFC 9113 section 6.5.2 counts 32 bytes more for each field; the parser has the last word.
+        header_list_bytes: (snapshot.limits.header_bytes_max + 32 * snapshot.limits.header_count_max) as u32,
     }
 }
 

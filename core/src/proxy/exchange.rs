@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 use std::future::pending;
-use std::io::IoSlice;
+use std::io::{ErrorKind, IoSlice};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use crate::http::flow::{Batch, Flow, FlowError, PIECES_MAX};
 use crate::http::framing::{BodyLength, relay};
 use crate::http::http1::encode::{Persistence, ResponseRewrite, encode_response};
 use crate::http::http1::parse::{Parsed, head_end_hint, parse_response};
-use crate::http::message::{HeaderSlots, Status, Version};
+use crate::http::message::{HeaderSlots, Status, Version, Wire};
 use crate::http::upgrade::{Switch, switched};
 use crate::net::platform::Platform;
 use crate::net::stream::{Peek, Transport};
@@ -197,6 +197,10 @@ async fn receive<P: Platform>(
                 held = (!buffer.is_empty()).then_some(buffer);
                 continue;
             }
+            Err(error) if error.kind() == ErrorKind::InvalidData && lease.wire() == Wire::Http2 => {
+                lease.failed();
+                return Err(Fault::upstream("upstream_h2_malformed", 502, Retry::Never));
+            }
             Err(_) if buffer.is_empty() && interim == 0 => return Err(closed_before_response(lease)),
             Err(_) => {
                 lease.failed();
@@ -353,6 +357,7 @@ fn shape<P: Platform>(
         persistence: if keep { Persistence::KeepAlive } else { Persistence::Close },
         upgrade: tunnel,
         via: bound.snapshot.forwarding.via.as_deref(),
+        wire: lease.wire(),
         date: &date,
         extra: bound.fields(conn.listener),
     };

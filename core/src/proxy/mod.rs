@@ -10,6 +10,7 @@ pub mod core;
 mod exchange;
 pub mod handshake;
 pub mod log;
+mod multiplex;
 mod pump;
 mod record;
 mod request;

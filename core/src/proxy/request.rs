@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::attempt;
 use super::connection::{After, Downstream, Progress};
@@ -18,9 +19,10 @@ use crate::base::buffer::Buffer;
 use crate::base::fault::Fault;
 use crate::config::snapshot::{Action, PathRewrite, Route, UpstreamHost};
 use crate::http::framing::BodyLength;
+use crate::http::grpc;
 use crate::http::http1::encode::{ExpectRelay, Persistence, RequestRewrite, TargetRewrite, encode_request};
 use crate::http::http1::parse::{Parsed, parse_request};
-use crate::http::message::{HeaderSlots, Method, RequestHead, Scheme, Target, Version};
+use crate::http::message::{HeaderSlots, Method, RequestHead, Scheme, Target, Version, Wire};
 use crate::http::rewrite::{ForwardingValues, client_address, normalise_path};
 use crate::http::upgrade;
 use crate::net::platform::Platform;
@@ -47,6 +49,8 @@ pub(super) struct Plan<S> {
     pub(super) expect_continue: bool,
     /// The protocol offered, if an upgrade was asked for and is allowed.
     pub(super) offered: Option<Box<[u8]>>,
+    /// How long the client will wait for the whole exchange, by its own words (grpc-timeout).
+    pub(super) asked_timeout: Option<Duration>,
     /// CONNECT: bytes both ways once the upstream is connected.
     pub(super) connect: bool,
 }
@@ -100,7 +104,7 @@ pub(super) async fn serve<P: Platform>(conn: &Downstream<P>, buffer: &mut Buffer
             route = Some(plan.route);
             conn.deadline.cap(
                 started_ns / 1_000_000,
-                bound.snapshot.routes[plan.route].timeouts.request.unwrap_or_default(),
+                time_left(bound.snapshot.routes[plan.route].timeouts.request, plan.asked_timeout),
             );
             // 10 to 12: attempts, the response's shape, its head and body
             let outcome = if plan.connect {
@@ -108,7 +112,7 @@ pub(super) async fn serve<P: Platform>(conn: &Downstream<P>, buffer: &mut Buffer
             } else {
                 attempt::forward(conn, &bound, &plan, buffer, &mut record, &mut out).await
             };
-            conn.deadline.cap(0, std::time::Duration::ZERO);
+            conn.deadline.cap(0, Duration::ZERO);
             match outcome {
                 Ok(after) => after,
                 Err(fault) if record.response_started || fault.status == 0 => {
@@ -140,6 +144,15 @@ pub(super) async fn serve<P: Platform>(conn: &Downstream<P>, buffer: &mut Buffer
     // 13 record
     finish(conn, &bound, route, &record);
     Progress::Done(after)
+}
+
+/// The cap on the whole exchange: what the route allows, and no more than the client waits for. Zero: none.
+fn time_left(allowed: Option<Duration>, asked: Option<Duration>) -> Duration {
+    let asked = asked.map(|asked| asked.max(Duration::from_millis(1)));
+    match (allowed, asked) {
+        (Some(allowed), Some(asked)) => allowed.min(asked),
+        (one, other) => one.or(other).unwrap_or_default(),
+    }
 }
 
 /// Prepares the log line of a request without a head. Nothing of it is fit to be repeated, but that it came, and why
@@ -179,9 +192,9 @@ fn decide<P: Platform>(
     let client = client_ip(conn, bound, &head);
     let wanted = wanted(conn, bound);
     if wanted != Wanted::Never {
-        record.draft = Some(Box::new(Draft { tls: tls(conn), ..draft(&head, client, wanted) }));
+        record.draft = Some(Box::new(Draft { tls: tls(conn), ..draft(conn.wire, &head, client, wanted) }));
     }
-    let asker = Asker { version: head.version, method: head.method };
+    let asker = Asker::of(&head);
     let keep_alive = head.keep_alive && conn.may_serve_more(bound);
     let refuse = |fault: Fault| Decision::Refuse {
         fault,
@@ -281,6 +294,10 @@ fn decide<P: Platform>(
                 expect_continue: head.expect_continue,
                 offered: offered.map(Box::from),
                 connect: head.method == Method::Connect,
+                asked_timeout: asker
+                    .grpc
+                    .then(|| head.header("grpc-timeout").and_then(grpc::timeout))
+                    .flatten(),
             })
         }
     }
@@ -356,6 +373,7 @@ fn encode<P: Platform>(
         peer_ip: conn.peer_text(),
         client_ip: client_text.as_deref().map_or(conn.peer_text(), str::as_bytes),
         scheme: if conn.stream.tls().is_some() { Scheme::Https } else { Scheme::Http },
+        wire: conn.wire,
     };
     let rewrite = RequestRewrite {
         target,
@@ -426,7 +444,7 @@ fn tls<P: Platform>(conn: &Downstream<P>) -> Option<log::Tls> {
     })
 }
 
-fn draft(head: &RequestHead<'_, '_>, client: Option<IpAddr>, wanted: Wanted) -> Draft {
+fn draft(wire: Wire, head: &RequestHead<'_, '_>, client: Option<IpAddr>, wanted: Wanted) -> Draft {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Draft {
         method: text(head.method_text),
@@ -434,9 +452,10 @@ fn draft(head: &RequestHead<'_, '_>, client: Option<IpAddr>, wanted: Wanted) -> 
         host: text(head.host),
         client,
         user_agent: head.header("user-agent").map(text).unwrap_or_default(),
-        version: match head.version {
-            Version::Http10 => "HTTP/1.0",
-            Version::Http11 => "HTTP/1.1",
+        version: match (wire, head.version) {
+            (Wire::Http2, _) => "HTTP/2.0",
+            (Wire::Http1, Version::Http10) => "HTTP/1.0",
+            (Wire::Http1, Version::Http11) => "HTTP/1.1",
         },
         wanted,
         tls: None,

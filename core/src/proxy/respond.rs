@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use super::record::Record;
 use crate::base::fault::Fault;
 use crate::config::snapshot::{Redirect, RedirectTarget, Respond, Scheme};
+use crate::http::grpc::{TrailersOnly, encode_trailers_only, is_grpc, status_from_fault};
 use crate::http::http1::encode::{Payload, Persistence, SimpleResponse, encode_simple_response};
 use crate::http::message::{Method, RequestHead, Status, Target, Version};
 
@@ -14,11 +15,19 @@ use crate::http::message::{Method, RequestHead, Status, Target, Version};
 pub(super) struct Asker {
     pub(super) version: Version,
     pub(super) method: Method,
+    /// It calls by gRPC, whose clients look for a status of their own kind.
+    pub(super) grpc: bool,
 }
 
 impl Asker {
     /// For a request whose head could not be read.
-    pub(super) const UNKNOWN: Self = Self { version: Version::Http11, method: Method::Other };
+    pub(super) const UNKNOWN: Self = Self { version: Version::Http11, method: Method::Other, grpc: false };
+
+    pub(super) fn of(head: &RequestHead<'_, '_>) -> Self {
+        // gRPC knows no other method, so that no other request pays for the look.
+        let grpc = head.method == Method::Post && head.header("content-type").is_some_and(is_grpc);
+        Self { version: head.version, method: head.method, grpc }
+    }
 
     fn payload(self) -> Payload {
         if self.method == Method::Head { Payload::Withhold } else { Payload::Send }
@@ -36,7 +45,7 @@ pub(super) struct Common<'a> {
     pub(super) fields: &'a [u8],
 }
 
-/// Appends a problem document (RFC 9457) for a fault: the reason code and the request's id, so that a client's report
+/// Appends a problem document (RFC 9457) for a fault, or for a gRPC call its status: the reason code and the request's id, so that a client's report
 /// can be matched with the log; nothing of the inside.
 pub(super) fn problem(
     fault: &Fault,
@@ -61,6 +70,18 @@ pub(super) fn problem(
         extra.extend_from_slice(b"Retry-After: 1\r\n");
     }
     extra.extend_from_slice(common.fields);
+    if asker.grpc {
+        let response = TrailersOnly {
+            status: status_from_fault(fault),
+            message: fault.reason,
+            content_type: b"application/grpc",
+            persistence,
+            date: common.date,
+            extra: &extra,
+        };
+        encode_trailers_only(&response, out);
+        return;
+    }
     let response = SimpleResponse {
         status,
         content_type: "application/problem+json",
@@ -150,7 +171,7 @@ fn moved(
     let mut extra = Vec::with_capacity(location.len() + common.fields.len() + 16);
     line("Location", location, &mut extra);
     extra.extend_from_slice(common.fields);
-    let asker = Asker { version: head.version, method: head.method };
+    let asker = Asker::of(head);
     let response = SimpleResponse {
         status: Status(status),
         content_type: "text/plain",

@@ -13,8 +13,12 @@ use std::task::{Poll, Waker};
 use crossbeam_queue::ArrayQueue;
 
 use crate::base::limits::LENT_CONNECTIONS_MAX;
+use crate::http::message::Wire;
 use crate::net::connect::Address;
-use crate::net::platform::Dial;
+use crate::net::h2::Settings as Http2Settings;
+use crate::net::h2::client::{ClientStream, Session};
+use crate::net::platform::{Connected, Dial};
+use crate::net::proxied::ProxyVersion;
 use crate::net::stream::{Peek, Transport};
 use crate::net::tls::client::{Connector, ServerName, TlsClient};
 use crate::policy::balance::{self, Candidate, Rule};
@@ -95,6 +99,14 @@ pub struct Settings {
     pub pending_max: u32,
     /// After how long an idle connection is closed.
     pub idle_ms: u64,
+    /// Bounds of HTTP/2 connections, if that is what its endpoints speak.
+    pub http2: Option<Http2Settings>,
+    /// The PROXY header that its endpoints read in front of each connection.
+    pub proxy: Option<ProxyVersion>,
+    /// After how long without a byte a connection with streams is asked for a sign of life; zero: never.
+    pub ping_ms: u64,
+    /// How long it may take to give it.
+    pub ping_timeout_ms: u64,
 }
 
 /// One upstream's state.
@@ -123,6 +135,10 @@ pub struct Endpoint<S> {
     weight: u32,
     shelf: Arc<Shelf>,
     idle: RefCell<Vec<Idle<S>>>,
+    /// Connections that carry many requests at once.
+    sessions: RefCell<Vec<Multiplexed>>,
+    /// One of these is being opened: whoever needs one waits for it instead of opening another.
+    dialling: Cell<bool>,
     /// Connections open, idle ones included.
     open: Cell<u32>,
     active: Cell<u32>,
@@ -136,6 +152,13 @@ pub struct Endpoint<S> {
 struct Idle<S> {
     stream: S,
     since_ms: u64,
+}
+
+#[derive(Debug)]
+struct Multiplexed {
+    session: Rc<Session>,
+    /// When it was last seen carrying a request.
+    used_ms: u64,
 }
 
 #[derive(Debug)]
@@ -177,7 +200,11 @@ impl<S: Transport> Upstream<S> {
         let connector = self.connector(tls);
         let dial = |r: &Resolved| {
             let tls = connector.as_ref().zip(r.tls_name.as_ref());
-            Dial { tls: tls.map(|(connector, name)| (Rc::clone(connector), name.clone())) }
+            Dial {
+                tls: tls.map(|(connector, name)| (Rc::clone(connector), name.clone())),
+                http2: settings.http2,
+                proxy: settings.proxy,
+            }
         };
         let old = self.endpoints.borrow().clone();
         let new: Rc<[Rc<Endpoint<S>>]> = resolved
@@ -234,8 +261,7 @@ impl<S: Transport> Upstream<S> {
                 Candidate {
                     weight: endpoint.weight,
                     active: endpoint.active.get(),
-                    usable: endpoint.has_room(settings.connections_max)
-                        && !avoid.is_some_and(|a| Rc::ptr_eq(a, endpoint)),
+                    usable: endpoint.has_room(&settings) && !avoid.is_some_and(|a| Rc::ptr_eq(a, endpoint)),
                 }
             })
         };
@@ -298,6 +324,16 @@ impl<S: Transport> Upstream<S> {
             idle.retain(|i| i.stream.peek() == Peek::Quiet);
             stale += (timely - idle.len()) as u64;
             endpoint.open.set(endpoint.open.get() - (before - idle.len()) as u32);
+            endpoint.retain_sessions(|m| {
+                if m.session.streams() > 0 {
+                    m.used_ms = now_ms;
+                }
+                if settings.ping_ms > 0 && !m.session.look(now_ms, settings.ping_ms, settings.ping_timeout_ms)
+                {
+                    endpoint.failures.set(endpoint.failures.get() + 1);
+                }
+                !m.session.is_over() && now_ms.saturating_sub(m.used_ms) < settings.idle_ms
+            });
             // The bottom of the stack has not been needed for a whole round: half of it may help others.
             let unused =
                 idle.iter().filter(|i| now_ms.saturating_sub(i.since_ms) > LEND_AFTER_IDLE_MS).count();
@@ -370,6 +406,8 @@ impl<S> Endpoint<S> {
             weight: resolved.weight,
             shelf: Arc::clone(&resolved.shelf),
             idle: RefCell::default(),
+            sessions: RefCell::default(),
+            dialling: Cell::new(false),
             open: Cell::new(0),
             active: Cell::new(0),
             retired: Cell::new(false),
@@ -383,8 +421,32 @@ impl<S> Endpoint<S> {
         self.dial.tls.is_none()
     }
 
-    fn has_room(&self, connections_max: u32) -> bool {
-        self.open.get() < connections_max || !self.idle.borrow().is_empty()
+    fn has_room(&self, settings: &Settings) -> bool {
+        if self.dial.http2.is_none() {
+            return self.open.get() < settings.connections_max || !self.idle.borrow().is_empty();
+        }
+        (self.open.get() < settings.connections_max && !self.dialling.get())
+            || self.sessions.borrow().iter().any(|m| m.session.has_room())
+    }
+
+    /// Drops the sessions that `keep` does not want. A dropped one ends with its last stream.
+    fn retain_sessions(&self, mut keep: impl FnMut(&mut Multiplexed) -> bool) -> u32 {
+        let mut sessions = self.sessions.borrow_mut();
+        let before = sessions.len();
+        sessions.retain_mut(&mut keep);
+        let dropped = (before - sessions.len()) as u32;
+        self.open.set(self.open.get() - dropped);
+        dropped
+    }
+
+    /// A stream on the first connection that has room for one: the others may grow idle and be closed.
+    fn open_stream(&self, now_ms: u64) -> Option<ClientStream> {
+        self.retain_sessions(|m| !m.session.is_over());
+        self.sessions.borrow_mut().iter_mut().find_map(|m| {
+            let stream = m.session.open()?;
+            m.used_ms = now_ms;
+            Some(stream)
+        })
     }
 
     fn retire(&self) {
@@ -395,6 +457,8 @@ impl<S> Endpoint<S> {
     fn close_idle(&self) {
         let closed = self.idle.borrow_mut().drain(..).count() as u32;
         self.open.set(self.open.get() - closed);
+        // Those that carry requests live until these are over.
+        self.retain_sessions(|_| false);
         while self.shelf.borrow().is_some() {}
     }
 
@@ -430,6 +494,16 @@ pub struct Lease<S: Transport> {
     stream: Option<S>,
     /// It has carried a request before: an origin may just be closing it.
     pub reused: bool,
+    /// It has a place among the endpoint's connections to itself; a stream shares one with others.
+    place: Share,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Share {
+    Own,
+    /// The same, while a connection is being opened that others wait for.
+    Dialling,
+    Stream,
 }
 
 /// What a request needs of its connection.
@@ -443,7 +517,7 @@ pub enum Need {
     New,
 }
 
-impl<S: Transport> Lease<S> {
+impl<S: Transport + From<Box<ClientStream>>> Lease<S> {
     /// Reserves a place at the endpoint and looks for an idle connection: the one used last, as it is the most likely
     /// to live. Counts dead ones met on the way into `stale`.
     pub fn take(
@@ -453,8 +527,12 @@ impl<S: Transport> Lease<S> {
         now_ms: u64,
         stale: &mut u64,
     ) -> (Self, Found<S>) {
+        let settings = upstream.settings.get();
+        if endpoint.dial.http2.is_some() {
+            return Self::take_stream(upstream, endpoint, now_ms);
+        }
         let found = loop {
-            if need == Need::New && endpoint.open.get() < upstream.settings.get().connections_max {
+            if need == Need::New && endpoint.open.get() < settings.connections_max {
                 break None;
             }
             let Some(idle) = endpoint.idle.borrow_mut().pop() else { break None };
@@ -477,15 +555,55 @@ impl<S: Transport> Lease<S> {
             let lent = if need == Need::New || !endpoint.may_lend() { None } else { endpoint.shelf.borrow() };
             lent.map_or(Found::Nothing, Found::Lent)
         };
+        (Self::new(upstream, endpoint, Share::Own), found)
+    }
+
+    fn take_stream(upstream: &Rc<Upstream<S>>, endpoint: &Rc<Endpoint<S>>, now_ms: u64) -> (Self, Found<S>) {
+        if let Some(stream) = endpoint.open_stream(now_ms) {
+            return (Self::new(upstream, endpoint, Share::Stream), Found::Kept(S::from(Box::new(stream))));
+        }
+        endpoint.open.set(endpoint.open.get() + 1);
+        endpoint.dialling.set(true);
+        (Self::new(upstream, endpoint, Share::Dialling), Found::Nothing)
+    }
+
+    /// Gives the lease the connection that was opened for it. False if it is of no use: its origin allows no streams.
+    pub fn connected(&mut self, connected: Connected<S>, now_ms: u64) -> bool {
+        match connected {
+            Connected::Stream(stream) => self.hold(stream, false),
+            Connected::Session(session) => {
+                let Some(stream) = session.open() else { return false };
+                self.hold(S::from(Box::new(stream)), false);
+                if !self.endpoint.retired.get() {
+                    self.endpoint.sessions.borrow_mut().push(Multiplexed { session, used_ms: now_ms });
+                    // The place is the session's now.
+                    self.leave_place(Share::Stream);
+                }
+            }
+        }
+        true
+    }
+}
+
+impl<S: Transport> Lease<S> {
+    fn new(upstream: &Rc<Upstream<S>>, endpoint: &Rc<Endpoint<S>>, place: Share) -> Self {
         endpoint.active.set(endpoint.active.get() + 1);
         endpoint.requests.set(endpoint.requests.get() + 1);
-        let lease = Self {
+        Self {
             upstream: Rc::clone(upstream),
             endpoint: Rc::clone(endpoint),
             stream: None,
             reused: false,
-        };
-        (lease, found)
+            place,
+        }
+    }
+
+    fn leave_place(&mut self, next: Share) {
+        if std::mem::replace(&mut self.place, next) == Share::Dialling {
+            self.endpoint.dialling.set(false);
+            // All that waited for it: there is room for many, or none, and then one of them must dial.
+            self.upstream.call_all();
+        }
     }
 
     /// Gives the lease its connection.
@@ -499,6 +617,11 @@ impl<S: Transport> Lease<S> {
         self.stream.as_ref().expect("a lease is used only after `hold`")
     }
 
+    /// What responses come over.
+    pub fn wire(&self) -> Wire {
+        if self.endpoint.dial.http2.is_some() { Wire::Http2 } else { Wire::Http1 }
+    }
+
     /// The attempt failed for a reason that is the endpoint's.
     pub fn failed(&self) {
         self.endpoint.failures.set(self.endpoint.failures.get() + 1);
@@ -506,6 +629,10 @@ impl<S: Transport> Lease<S> {
 
     /// The exchange ended cleanly: keeps the connection for the next one, if there is room.
     pub fn keep(mut self, now_ms: u64) {
+        // After a PROXY header a connection is one client's, and tells nothing of the next.
+        if self.place != Share::Own || self.endpoint.dial.proxy.is_some() {
+            return;
+        }
         let settings = self.upstream.settings.get();
         let mut idle = self.endpoint.idle.borrow_mut();
         if self.endpoint.retired.get() || idle.len() >= settings.idle_max as usize {
@@ -521,7 +648,12 @@ impl<S: Transport> Lease<S> {
 
 impl<S: Transport> Drop for Lease<S> {
     fn drop(&mut self) {
-        self.endpoint.open.set(self.endpoint.open.get() - 1);
+        if self.place != Share::Stream {
+            self.endpoint.open.set(self.endpoint.open.get() - 1);
+        }
+        self.leave_place(Share::Stream);
+        // The stream's place on its connection is free before somebody is called to it.
+        self.stream = None;
         self.endpoint.active.set(self.endpoint.active.get() - 1);
         self.upstream.call_next();
     }

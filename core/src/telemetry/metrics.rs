@@ -42,6 +42,10 @@ counters! {
     ConnectionsRefused => "ringway_downstream_connections_refused_total",
     /// Accepts that failed because descriptors or memory ran out.
     AcceptErrors => "ringway_accept_errors_total",
+    /// Downstream connections that spoke HTTP/2.
+    Http2Connections => "ringway_downstream_http2_connections_total",
+    /// Requests that came over HTTP/2.
+    Http2Streams => "ringway_downstream_http2_streams_total",
     /// Bytes of request bodies forwarded.
     RequestBodyBytes => "ringway_request_body_bytes_total",
     /// Bytes of response bodies forwarded.
@@ -58,6 +62,8 @@ counters! {
     UpstreamReused => "ringway_upstream_reused_total",
     /// Kept upstream connections found closed by the origin.
     UpstreamStale => "ringway_upstream_stale_total",
+    /// Upstream connections opened that carry many requests at once (HTTP/2).
+    UpstreamHttp2Connects => "ringway_upstream_http2_connects_total",
     /// Requests sent again after a kept connection proved dead.
     Retries => "ringway_retries_total",
     /// Idle upstream connections lent to other workers.

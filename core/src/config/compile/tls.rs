@@ -73,7 +73,12 @@ impl Compiler<'_> {
             min_version: tls.min_version,
             max_version: tls.max_version,
             ciphers,
-            alpn: tls.alpn.clone(),
+            alpn: tls
+                .alpn
+                .iter()
+                .copied()
+                .filter(|p| listener.http2.enabled || *p != raw::Alpn::H2)
+                .collect(),
             clients: self.clients(&at, tls),
             tickets: match &tls.tickets {
                 raw::Tickets::Off(_) => None,

@@ -6,7 +6,7 @@
 
 use crate::http::framing::BodyLength;
 use crate::http::grammar::push_decimal;
-use crate::http::message::{FieldSet, Fields, RequestHead, ResponseHead, Status, Target, Version};
+use crate::http::message::{FieldSet, Fields, RequestHead, ResponseHead, Status, Target, Version, Wire};
 use crate::http::rewrite::forwarding::push_via;
 use crate::http::rewrite::{Forwarding, ForwardingValues, HeaderOps};
 
@@ -173,6 +173,8 @@ pub struct ResponseRewrite<'a> {
     pub upgrade: Option<&'a [u8]>,
     /// Our name in Via.
     pub via: Option<&'a str>,
+    /// What the response came over.
+    pub wire: Wire,
     /// The time as an IMF-fixdate, written if the origin sent no Date (RFC 9110 section 6.6.1).
     pub date: &'a [u8],
     /// Encoded lines, each with its CRLF, that the caller vouches for.
@@ -196,7 +198,7 @@ pub fn encode_response(head: &ResponseHead<'_, '_>, rewrite: &ResponseRewrite<'_
     copy_lines(&head.fields, from, skip, out);
     push_framing(head.body, rewrite.framing, out);
     if let Some(name) = rewrite.via {
-        push_via(head.version, name.as_bytes(), out);
+        push_via(rewrite.wire, head.version, name.as_bytes(), out);
     }
     if !head.has_date && !head.status.is_informational() {
         push_line(b"Date: ", rewrite.date, out);

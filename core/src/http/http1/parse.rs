@@ -53,7 +53,7 @@ impl Default for HeadLimits {
 }
 
 /// What a prefix of the stream holds.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Parsed<T> {
     Complete(T),
     /// Nothing wrong so far; parse again from the start when there is more.
@@ -232,7 +232,7 @@ fn version_of(minor: Option<u8>) -> Version {
 
 /// An unregistered method, or one outside of RFC 9110: upper-case letters, digits, '-' and '_', a letter first.
 #[cold]
-fn check_method(text: &[u8]) -> Result<(), HeadRule> {
+pub(crate) fn check_method(text: &[u8]) -> Result<(), HeadRule> {
     let plain = |byte: &u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
     match text {
         _ if text.len() > METHOD_BYTES_MAX => Err(HeadRule::MethodTooLong),

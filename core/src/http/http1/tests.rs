@@ -10,7 +10,9 @@ use crate::http::http1::encode::{
     encode_request, encode_response, encode_simple_response,
 };
 use crate::http::http1::parse::{HeadLimits, Parsed, head_end_hint, parse_request, parse_response};
-use crate::http::message::{HeaderSlots, Method, RequestHead, ResponseHead, Scheme, Status, Target, Version};
+use crate::http::message::{
+    HeaderSlots, Method, RequestHead, ResponseHead, Scheme, Status, Target, Version, Wire,
+};
 use crate::http::rewrite::{Forwarding, ForwardingValues, HeaderOps};
 
 const DATE: &[u8] = b"Sun, 06 Nov 1994 08:49:37 GMT";
@@ -363,7 +365,12 @@ fn request_forwarding() {
         b"GET / HTTP/1.1\r\nHost: a:1\r\nX-Forwarded-For: 6.6.6.6\r\nX-Forwarded-Proto: https\r\nA: b\r\n\
         x-forwarded-for: 1.1.1.1\r\nX-Forwarded-Port: 9\r\nForwarded: for=evil\r\nX-Real-Ip: 6.6.6.6\r\n\
         X_Forwarded_For: 6.6.6.6\r\nVia: 1.0 x\r\n\r\n";
-    let values = ForwardingValues { peer_ip: b"9.9.9.9", client_ip: b"1.1.1.1", scheme: Scheme::Http };
+    let values = ForwardingValues {
+        peer_ip: b"9.9.9.9",
+        client_ip: b"1.1.1.1",
+        scheme: Scheme::Http,
+        wire: Wire::Http1,
+    };
     let all = Forwarding {
         trusted_hops: 0,
         x_forwarded: true,
@@ -413,6 +420,7 @@ fn encoded_response(head: &ResponseHead<'_, '_>, client: Version, persistence: P
         persistence,
         upgrade: head.upgrade.filter(|_| matches!(head.status, Status::SWITCHING_PROTOCOLS | Status(426))),
         via: None,
+        wire: Wire::Http1,
         date: DATE,
         extra: b"",
     };

@@ -7,7 +7,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::http::grammar::{is_token, list_members};
-use crate::http::message::{FieldSet, RequestHead, Scheme, Version};
+use crate::http::message::{FieldSet, RequestHead, Scheme, Version, Wire};
 use crate::http::rewrite::HeaderOps;
 
 /// Which fields to write, and how far to trust those that come in.
@@ -39,6 +39,8 @@ pub struct ForwardingValues<'a> {
     /// The effective client, see `client_address`. Equal to `peer_ip` without trusted hops.
     pub client_ip: &'a [u8],
     pub scheme: Scheme,
+    /// What the request came over.
+    pub wire: Wire,
 }
 
 impl Forwarding {
@@ -115,16 +117,17 @@ impl Forwarding {
             out.extend_from_slice(b"\r\n");
         }
         if let Some(name) = &self.via {
-            push_via(head.version, name.as_bytes(), out);
+            push_via(values.wire, head.version, name.as_bytes(), out);
         }
     }
 }
 
 /// One more member for Via; earlier lines stay, since a list may be spread over lines (RFC 9110 section 5.3).
-pub(crate) fn push_via(received: Version, name: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(match received {
-        Version::Http10 => b"Via: 1.0 ",
-        Version::Http11 => b"Via: 1.1 ",
+pub(crate) fn push_via(wire: Wire, received: Version, name: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(match (wire, received) {
+        (Wire::Http2, _) => b"Via: 2.0 ",
+        (Wire::Http1, Version::Http10) => b"Via: 1.0 ",
+        (Wire::Http1, Version::Http11) => b"Via: 1.1 ",
     });
     out.extend_from_slice(name);
     out.extend_from_slice(b"\r\n");

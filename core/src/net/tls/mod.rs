@@ -22,7 +22,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::{SupportedCipherSuite, SupportedProtocolVersion};
 
 /// Protocols that connections can be served with so far. A listener offers those of its configuration that are here.
-pub const SERVED: &[Protocol] = &[Protocol::Http11];
+pub const SERVED: &[Protocol] = &[Protocol::H2, Protocol::Http11];
 
 /// Versions to agree on, the lowest and the highest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -7,6 +7,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, ErrorKind, IoSlice};
+use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::pin::pin;
 use std::rc::Rc;
@@ -620,6 +621,10 @@ impl Transport for TlsStream {
     fn abort_on_close(&self) {
         self.aborted.set(true);
         self.socket.abort_on_close();
+    }
+
+    fn local_address(&self) -> Option<SocketAddr> {
+        self.socket.local_address()
     }
 
     fn splice_fd(&self) -> Option<BorrowedFd<'_>> {

@@ -1,0 +1,364 @@
+//! The client's end: a connection to an origin that carries many requests at once.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::io::{self, ErrorKind, IoSlice};
+use std::os::fd::BorrowedFd;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use h2::client::{Builder, ResponseFuture, SendRequest};
+use h2::{Ping, PingPong, Reason, SendStream};
+
+use super::guard::Guard;
+use super::half::{Inbound, Opening, Outbound};
+use super::server::write_pieces;
+use super::wire::{Shared, Wire, drive};
+use super::{SEND_BUFFER_BYTES, Settings, broken};
+use crate::base::clock::Monotonic;
+use crate::base::race::race;
+use crate::base::signal::Signal;
+use crate::http::http2::absorb::{Absorber, Event};
+use crate::http::http2::{Asked, render};
+use crate::http::message::{Method, Scheme};
+use crate::net::driver::spawn;
+use crate::net::stream::{Peek, Transport};
+
+/// A connection to an origin. Its task ends when this and all its streams are gone.
+pub struct Session {
+    requests: RefCell<SendRequest<Bytes>>,
+    pings: RefCell<Pings>,
+    state: Rc<State>,
+    scheme: Scheme,
+    streams_max: u32,
+}
+
+/// What a connection's handle, its task and its streams share.
+#[derive(Debug, Default)]
+struct State {
+    streams: Cell<u32>,
+    /// The connection takes no more streams.
+    over: Cell<bool>,
+    /// Raised to end the connection with all its streams.
+    dead: Signal,
+}
+
+/// Whether the origin is still there, asked by PING (RFC 9113 section 6.7) when nothing has come for a while although
+/// streams are under way.
+struct Pings {
+    h2: Option<PingPong>,
+    /// Of the wire, as they were at the last look.
+    reads: Rc<Cell<u64>>,
+    seen: u64,
+    /// Since when nothing has come.
+    quiet_since_ms: u64,
+    sent_ms: Option<u64>,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// Greets an origin, awaits its SETTINGS, and starts the task that moves its frames. Before the SETTINGS it is not
+    /// known how many streams it takes, nor whether it takes a WebSocket: what is sent earlier is refused.
+    pub async fn new<S: Transport>(
+        stream: S,
+        scheme: Scheme,
+        settings: &Settings,
+        clock: Monotonic,
+    ) -> io::Result<Rc<Self>> {
+        let shared = Shared::new(stream, Guard::of_server(clock), &[]);
+        let builder = {
+            let mut builder = Builder::new();
+            builder
+                .enable_push(false)
+                .initial_window_size(settings.stream_window)
+                .initial_connection_window_size(settings.connection_window)
+                .max_header_list_size(settings.header_list_bytes)
+                .max_send_buffer_size(SEND_BUFFER_BYTES);
+            builder
+        };
+        let handshake = builder.handshake(Wire::new(&shared));
+        let mut handshake = Box::pin(handshake);
+        let (requests, mut connection) =
+            drive(&shared, |cx| handshake.as_mut().poll(cx)).await.map_err(broken)?;
+        drive(&shared, |cx| match Pin::new(&mut connection).poll(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(broken(error))),
+            Poll::Ready(Ok(())) => Poll::Ready(Err(ErrorKind::UnexpectedEof.into())),
+            Poll::Pending if shared.guard.borrow().tripped().is_some() => {
+                Poll::Ready(Err(ErrorKind::InvalidData.into()))
+            }
+            // What has come has been taken in.
+            Poll::Pending if shared.guard.borrow().greeted() => Poll::Ready(Ok(())),
+            Poll::Pending => Poll::Pending,
+        })
+        .await?;
+        let pings = Pings {
+            h2: connection.ping_pong(),
+            reads: Rc::clone(&shared.reads),
+            seen: 0,
+            quiet_since_ms: 0,
+            sent_ms: None,
+        };
+        let state = Rc::new(State::default());
+        let of_task = Rc::clone(&state);
+        spawn(async move {
+            let dead = of_task.dead.raised();
+            let frames = drive(&shared, |cx| {
+                if shared.guard.borrow().tripped().is_some() {
+                    return Poll::Ready(());
+                }
+                Pin::new(&mut connection).poll(cx).map(drop)
+            });
+            race(pin!(frames), pin!(dead)).await;
+            of_task.over.set(true);
+        });
+        Ok(Rc::new(Self {
+            requests: RefCell::new(requests),
+            pings: RefCell::new(pings),
+            state,
+            scheme,
+            streams_max: settings.streams_max,
+        }))
+    }
+
+    /// Opens a stream, if there is room for one. It is told to the origin when a request's head is written to it.
+    pub fn open(&self) -> Option<ClientStream> {
+        if !self.has_room() {
+            return None;
+        }
+        self.state.streams.set(self.state.streams.get() + 1);
+        let inner = Inner {
+            inbound: Inbound::awaiting(),
+            outbound: Outbound::new(Absorber::request(self.scheme)),
+            request: Request { requests: self.requests.borrow().clone(), response: None, asked: None },
+            refused: false,
+            reset: false,
+            aborted: false,
+        };
+        Some(ClientStream { inner: RefCell::new(inner), state: Rc::clone(&self.state) })
+    }
+
+    /// A stream could be opened now: the connection lives, and neither bound is reached (RFC 9113 section 5.1.2).
+    pub fn has_room(&self) -> bool {
+        if self.is_over() {
+            return false;
+        }
+        let theirs = self.requests.borrow().current_max_send_streams();
+        (self.state.streams.get() as usize) < theirs.min(self.streams_max as usize)
+    }
+
+    /// The connection takes no more streams: it has ended, or the origin has said so (GOAWAY).
+    pub fn is_over(&self) -> bool {
+        if !self.state.over.get() {
+            let cx = &mut Context::from_waker(Waker::noop());
+            if matches!(self.requests.borrow_mut().poll_ready(cx), Poll::Ready(Err(_))) {
+                self.state.over.set(true);
+            }
+        }
+        self.state.over.get()
+    }
+
+    /// Looks whether the origin lives, now and then: sends a PING if streams are under way and nothing has come for
+    /// `interval_ms`, and gives the connection up, with its streams, if nothing comes for `timeout_ms` after that.
+    /// False if it was given up.
+    pub fn look(&self, now_ms: u64, interval_ms: u64, timeout_ms: u64) -> bool {
+        let pings = &mut *self.pings.borrow_mut();
+        let reads = pings.reads.get();
+        if reads != pings.seen || self.streams() == 0 {
+            pings.seen = reads;
+            pings.quiet_since_ms = now_ms;
+            pings.sent_ms = None;
+        }
+        let Some(h2) = &mut pings.h2 else { return true };
+        // An earlier answer makes room for the next question.
+        let _ = h2.poll_pong(&mut Context::from_waker(Waker::noop()));
+        match pings.sent_ms {
+            Some(sent) if now_ms.saturating_sub(sent) >= timeout_ms => {
+                self.state.over.set(true);
+                self.state.dead.raise();
+                return false;
+            }
+            None if now_ms.saturating_sub(pings.quiet_since_ms) >= interval_ms => {
+                if h2.send_ping(Ping::opaque()).is_ok() {
+                    pings.sent_ms = Some(now_ms);
+                }
+            }
+            _ => {}
+        }
+        true
+    }
+
+    /// Streams under way.
+    pub fn streams(&self) -> u32 {
+        self.state.streams.get()
+    }
+}
+
+/// One request and its response, as a stream of bytes in HTTP/1.1 form.
+pub struct ClientStream {
+    inner: RefCell<Inner>,
+    state: Rc<State>,
+}
+
+struct Inner {
+    inbound: Inbound,
+    outbound: Outbound,
+    request: Request,
+    /// The origin has said that it did not act on the request.
+    refused: bool,
+    /// The origin has reset the stream.
+    reset: bool,
+    aborted: bool,
+}
+
+/// Sends the head, then awaits the response's.
+struct Request {
+    requests: SendRequest<Bytes>,
+    response: Option<ResponseFuture>,
+    asked: Option<Asked>,
+}
+
+impl Opening for Request {
+    fn open(&mut self, event: Event<'_>) -> io::Result<Option<(SendStream<Bytes>, bool)>> {
+        let Event::Request { mut head, end, protocol, websocket_key } = event else {
+            return Err(ErrorKind::InvalidData.into());
+        };
+        let method = Method::from_text(head.method().as_str().as_bytes());
+        let method = if websocket_key.is_some() { Method::Get } else { method };
+        if let Some(protocol) = protocol {
+            if !self.requests.is_extended_connect_protocol_enabled() {
+                return Err(ErrorKind::Unsupported.into());
+            }
+            head.extensions_mut().insert(h2::ext::Protocol::from_static(protocol));
+        }
+        let (response, stream) = self.requests.send_request(head, end).map_err(broken)?;
+        self.response = Some(response);
+        self.asked = Some(Asked { method, websocket_key });
+        Ok(Some((stream, end)))
+    }
+}
+
+impl std::fmt::Debug for ClientStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ClientStream")
+    }
+}
+
+/// RFC 9113 section 8.7: a stream that was refused, or is above the last one that a GOAWAY names, was not acted on.
+fn is_unprocessed(error: &h2::Error) -> bool {
+    error.is_remote() && (error.is_go_away() || error.reason() == Some(Reason::REFUSED_STREAM))
+}
+
+impl Inner {
+    fn poll_fetch(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.inbound.has_begun() && !self.inbound.has_bytes() {
+            let (Some(response), Some(asked)) = (&mut self.request.response, &self.request.asked) else {
+                return Poll::Pending;
+            };
+            let malformed =
+                |m: crate::http::http2::Malformed| io::Error::new(ErrorKind::InvalidData, m.reason());
+            if let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
+                let (parts, ()) = interim.into_parts();
+                render::response(&parts, asked, false, self.inbound.text()).map_err(malformed)?;
+                return Poll::Ready(Ok(()));
+            }
+            match Pin::new(response).poll(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(error)) => {
+                    self.refused |= is_unprocessed(&error);
+                    self.reset |= error.is_remote() && error.is_reset();
+                    return Poll::Ready(Err(broken(error)));
+                }
+                Poll::Ready(Ok(response)) => {
+                    let (parts, body) = response.into_parts();
+                    let framing = render::response(&parts, asked, body.is_end_stream(), self.inbound.text())
+                        .map_err(malformed)?;
+                    self.inbound.begin(framing, body);
+                    self.request.response = None;
+                }
+            }
+        }
+        self.inbound.poll_fetch(cx)
+    }
+}
+
+impl Transport for ClientStream {
+    fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
+        let inner = &mut *self.inner.borrow_mut();
+        match inner.poll_fetch(&mut Context::from_waker(Waker::noop())) {
+            Poll::Pending => Err(ErrorKind::WouldBlock.into()),
+            Poll::Ready(Err(error)) => Err(error),
+            Poll::Ready(Ok(())) => Ok(inner.inbound.read(into)),
+        }
+    }
+
+    fn try_write(&self, from: &[u8]) -> io::Result<usize> {
+        let inner = &mut *self.inner.borrow_mut();
+        let wrote = inner.outbound.write(from, &mut inner.request);
+        if wrote.as_ref().is_err_and(|e| e.kind() != ErrorKind::WouldBlock) && inner.request.asked.is_none() {
+            // Not even the head went out.
+            inner.refused = true;
+        }
+        wrote
+    }
+
+    fn try_write_vectored(&self, from: &[IoSlice<'_>]) -> io::Result<usize> {
+        write_pieces(from, |piece| self.try_write(piece))
+    }
+
+    async fn readable(&self) -> io::Result<()> {
+        std::future::poll_fn(|cx| self.inner.borrow_mut().poll_fetch(cx).map(drop)).await;
+        Ok(())
+    }
+
+    async fn writable(&self) -> io::Result<()> {
+        std::future::poll_fn(|cx| self.inner.borrow_mut().outbound.poll_room(cx)).await
+    }
+
+    fn peek(&self) -> Peek {
+        let inner = &mut *self.inner.borrow_mut();
+        match inner.poll_fetch(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(Err(_)) => Peek::Closed,
+            Poll::Ready(Ok(())) if inner.inbound.is_ended() => Peek::Closed,
+            Poll::Ready(Ok(())) => Peek::Bytes,
+            Poll::Pending => Peek::Quiet,
+        }
+    }
+
+    fn shutdown_write(&self) {
+        self.inner.borrow_mut().outbound.finish();
+    }
+
+    fn abort_on_close(&self) {
+        self.inner.borrow_mut().aborted = true;
+    }
+
+    fn splice_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn was_refused(&self) -> bool {
+        self.inner.borrow().refused
+    }
+
+    fn was_reset(&self) -> bool {
+        self.inner.borrow().reset
+    }
+}
+
+impl Drop for ClientStream {
+    fn drop(&mut self) {
+        let inner = self.inner.get_mut();
+        let whole = inner.outbound.is_ended() && inner.inbound.is_ended() && !inner.aborted;
+        if let Some(stream) = inner.outbound.stream().filter(|_| !whole) {
+            stream.send_reset(Reason::CANCEL);
+        }
+        self.state.streams.set(self.state.streams.get() - 1);
+    }
+}

@@ -1,0 +1,233 @@
+//! The two directions of one HTTP/2 stream, each as a byte stream in HTTP/1.1 form.
+
+use std::io::{self, ErrorKind};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use h2::{RecvStream, SendStream};
+
+use super::broken;
+use crate::http::http2::absorb::{Absorber, Event};
+use crate::http::http2::render::{self, Framing};
+
+/// What the peer sends. Holds at most one DATA frame's payload; the rest waits in the h2 crate, whose windows bound it.
+pub(super) struct Inbound {
+    /// Bytes of our own to be read before `data`: a head, a chunk's size line, the end of a body.
+    text: Vec<u8>,
+    read: usize,
+    data: Bytes,
+    /// The line end that a chunk's data is due.
+    chunk_open: bool,
+    body: Option<RecvStream>,
+    framing: Framing,
+    ended: bool,
+}
+
+impl Inbound {
+    /// Nothing yet: a client awaits its response's head.
+    pub(super) fn awaiting() -> Self {
+        Self {
+            text: Vec::new(),
+            read: 0,
+            data: Bytes::new(),
+            chunk_open: false,
+            body: None,
+            framing: Framing::None,
+            ended: false,
+        }
+    }
+
+    /// A message whose head is `text`.
+    pub(super) fn message(text: Vec<u8>, framing: Framing, body: RecvStream) -> Self {
+        let mut inbound = Self { text, ..Self::awaiting() };
+        inbound.begin(framing, body);
+        inbound
+    }
+
+    /// Room for a head.
+    pub(super) fn text(&mut self) -> &mut Vec<u8> {
+        &mut self.text
+    }
+
+    /// The head is in `text`; this follows it.
+    pub(super) fn begin(&mut self, framing: Framing, body: RecvStream) {
+        self.ended = framing == Framing::None;
+        self.framing = framing;
+        self.body = Some(body);
+    }
+
+    pub(super) fn has_begun(&self) -> bool {
+        self.body.is_some()
+    }
+
+    /// Something can be read at once.
+    pub(super) fn has_bytes(&self) -> bool {
+        self.read < self.text.len() || !self.data.is_empty()
+    }
+
+    /// The whole message has been fetched. In a tunnel: the peer sends no more.
+    pub(super) fn is_ended(&self) -> bool {
+        self.ended && !self.has_bytes()
+    }
+
+    pub(super) fn is_tunnel(&self) -> bool {
+        self.framing == Framing::Tunnel
+    }
+
+    /// Fetches until something can be read or the message has ended.
+    pub(super) fn poll_fetch(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.has_bytes() && !self.ended {
+            let Some(body) = &mut self.body else { return Poll::Pending };
+            self.text.clear();
+            self.read = 0;
+            match body.poll_data(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(broken(error))),
+                Poll::Ready(Some(Ok(data))) => {
+                    // An empty chunk would be the last one.
+                    if self.framing == Framing::Chunked && !data.is_empty() {
+                        render::chunk_head(data.len(), &mut self.text);
+                        self.chunk_open = true;
+                    }
+                    self.data = data;
+                }
+                Poll::Ready(None) => {
+                    let trailers = match body.poll_trailers(cx) {
+                        Poll::Pending => return Poll::Pending,
+                        Poll::Ready(Ok(trailers)) => trailers,
+                        Poll::Ready(Err(error)) => return Poll::Ready(Err(broken(error))),
+                    };
+                    render::end(self.framing, trailers.as_ref(), &mut self.text)
+                        .map_err(|malformed| io::Error::new(ErrorKind::InvalidData, malformed.reason()))?;
+                    self.ended = true;
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Moves what can be read.
+    pub(super) fn read(&mut self, into: &mut [u8]) -> usize {
+        let n = into.len().min(self.text.len() - self.read);
+        into[..n].copy_from_slice(&self.text[self.read..self.read + n]);
+        self.read += n;
+        if self.read < self.text.len() || self.data.is_empty() {
+            return n;
+        }
+        let m = (into.len() - n).min(self.data.len());
+        into[n..n + m].copy_from_slice(&self.data[..m]);
+        bytes::Buf::advance(&mut self.data, m);
+        if let Some(body) = &mut self.body {
+            // The peer may send as much again. It fails only for more than was received.
+            let _ = body.flow_control().release_capacity(m);
+        }
+        if self.data.is_empty() {
+            self.data = Bytes::new();
+            if std::mem::take(&mut self.chunk_open) {
+                self.text.clear();
+                self.text.extend_from_slice(b"\r\n");
+                self.read = 0;
+            }
+        }
+        n + m
+    }
+}
+
+/// What we send.
+pub(super) struct Outbound {
+    absorber: Absorber,
+    stream: Option<SendStream<Bytes>>,
+    ended: bool,
+}
+
+/// A head that was written, for the end of the connection that knows how to send it.
+pub(super) trait Opening {
+    /// Sends what is not body. A final head gives the stream that the body goes to.
+    fn open(&mut self, event: Event<'_>) -> io::Result<Option<(SendStream<Bytes>, bool)>>;
+}
+
+impl Outbound {
+    pub(super) fn new(absorber: Absorber) -> Self {
+        Self { absorber, stream: None, ended: false }
+    }
+
+    pub(super) fn stream(&mut self) -> Option<&mut SendStream<Bytes>> {
+        self.stream.as_mut()
+    }
+
+    /// The message is out whole.
+    pub(super) fn is_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Takes bytes in HTTP/1.1 form; returns how many. `WouldBlock` if the peer's window leaves no room for any.
+    pub(super) fn write(&mut self, bytes: &[u8], opening: &mut impl Opening) -> io::Result<usize> {
+        let mut taken = 0;
+        loop {
+            let (n, event) = self
+                .absorber
+                .step(&bytes[taken..])
+                .map_err(|malformed| io::Error::new(ErrorKind::InvalidData, malformed.reason()))?;
+            taken += n;
+            match event {
+                None => return Ok(taken),
+                Some(Event::Data { bytes: data, end }) => {
+                    let Some(stream) = &mut self.stream else { return Err(ErrorKind::InvalidData.into()) };
+                    stream.reserve_capacity(data.len());
+                    let room = stream.capacity().min(data.len());
+                    if room == 0 && !data.is_empty() {
+                        return if taken > 0 { Ok(taken) } else { Err(ErrorKind::WouldBlock.into()) };
+                    }
+                    let whole = end && room == data.len();
+                    stream.send_data(Bytes::copy_from_slice(&data[..room]), whole).map_err(broken)?;
+                    self.absorber.took(room);
+                    taken += room;
+                    self.ended |= whole;
+                }
+                Some(Event::Trailers(trailers)) => {
+                    let Some(stream) = &mut self.stream else { return Err(ErrorKind::InvalidData.into()) };
+                    stream.send_trailers(trailers).map_err(broken)?;
+                    self.ended = true;
+                }
+                Some(Event::End) => self.end()?,
+                Some(head) => {
+                    if let Some((stream, ended)) = opening.open(head)? {
+                        self.stream = Some(stream);
+                        self.ended = ended;
+                    }
+                }
+            }
+            if taken == bytes.len() {
+                return Ok(taken);
+            }
+        }
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        if let Some(stream) = self.stream.as_mut().filter(|_| !self.ended) {
+            self.ended = true;
+            stream.send_data(Bytes::new(), true).map_err(broken)?;
+        }
+        Ok(())
+    }
+
+    /// The writer has closed its half: the end of a tunnel, or of a body that runs until close.
+    pub(super) fn finish(&mut self) {
+        if let Ok(Some(Event::End)) = self.absorber.finish() {
+            let _ = self.end();
+        }
+    }
+
+    /// Ready when the peer's window has room again, or the stream is over.
+    pub(super) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Some(stream) if !self.ended => match stream.poll_capacity(cx) {
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(Some(Ok(_))) => Poll::Ready(Ok(())),
+                Poll::Ready(Some(Err(error))) => Poll::Ready(Err(broken(error))),
+                Poll::Ready(None) => Poll::Ready(Err(ErrorKind::BrokenPipe.into())),
+            },
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! The h2 crate's reads and writes on one of our streams, and the loop that waits for it.
+//!
+//! The h2 crate polls; our streams say `WouldBlock` and are awaited. [`Wire`] notes which of its two directions would
+//! block, and [`drive`] awaits those. No wait is boxed and none is dropped while it is pending.
+//!
+//! The h2 crate flushes after each DATA frame of some size and reads into whatever is left of its buffer. Here frames
+//! are gathered until it has nothing more to say, and bytes are read in one call: with 8 connections of 32 streams that
+//! halved the system calls of an exchange (docs/performance.md).
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::io::{self, ErrorKind};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::guard::Guard;
+use crate::net::driver::spawn;
+use crate::net::stream::Transport;
+
+/// Frames are gathered up to this before they are written.
+const CORK_BYTES: usize = 64 * 1024;
+
+/// Bytes read in one call.
+const READ_BYTES: usize = 32 * 1024;
+
+/// Bytes read before other connections have their turn.
+const TURN_BYTES: usize = 128 * 1024;
+
+/// What the h2 crate's end and the loop that waits for it share.
+pub(super) struct Shared<S> {
+    pub(super) stream: S,
+    wants_read: Cell<bool>,
+    wants_write: Cell<bool>,
+    /// Bytes that may still be read in this turn: a peer that never stops sending must not keep others waiting.
+    turn_bytes: Cell<usize>,
+    /// Read, and not yet taken by the h2 crate. Empty and without memory most of the time.
+    ahead: RefCell<Spool>,
+    /// Written by the h2 crate, and not yet sent.
+    corked: RefCell<Spool>,
+    /// Why nothing can be sent any more.
+    failed: Cell<Option<ErrorKind>>,
+    /// Rises with each read.
+    pub(super) reads: Rc<Cell<u64>>,
+    /// Frames received, and what is too many.
+    pub(super) guard: RefCell<Guard>,
+}
+
+/// Bytes on their way. A connection holds memory for them only while there are any.
+#[derive(Default)]
+struct Spool {
+    bytes: Vec<u8>,
+    done: usize,
+}
+
+impl Spool {
+    fn rest(&self) -> &[u8] {
+        &self.bytes[self.done..]
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        if self.bytes.capacity() == 0 {
+            self.bytes = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
+        }
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.done += n;
+        if self.done == self.bytes.len() {
+            self.done = 0;
+            let mut bytes = std::mem::take(&mut self.bytes);
+            if bytes.capacity() <= 2 * CORK_BYTES {
+                bytes.clear();
+                SPARE.with_borrow_mut(|spare| {
+                    if spare.len() < SPARE_MAX {
+                        spare.push(bytes);
+                    }
+                });
+            }
+        }
+    }
+}
+
+/// Spare buffers that a worker keeps for its connections.
+const SPARE_MAX: usize = 16;
+
+thread_local! {
+    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+    /// What is read lands here first, whichever connection it is for.
+    static LANDING: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into_boxed_slice());
+}
+
+impl<S: Transport> Shared<S> {
+    /// `early` was read from the stream already.
+    pub(super) fn new(stream: S, guard: Guard, early: &[u8]) -> Rc<Self> {
+        let shared = Self {
+            stream,
+            wants_read: Cell::new(false),
+            wants_write: Cell::new(false),
+            turn_bytes: Cell::new(TURN_BYTES),
+            ahead: RefCell::default(),
+            corked: RefCell::default(),
+            failed: Cell::new(None),
+            reads: Rc::default(),
+            guard: RefCell::new(guard),
+        };
+        shared.guard.borrow_mut().see(early);
+        if !early.is_empty() {
+            shared.ahead.borrow_mut().push(early);
+        }
+        Rc::new(shared)
+    }
+
+    /// Sends what is corked, as far as the stream takes it.
+    fn send(&self) {
+        let mut corked = self.corked.borrow_mut();
+        while !corked.rest().is_empty() {
+            match self.stream.try_write(corked.rest()) {
+                Ok(n) if n > 0 => corked.consume(n),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.wants_write.set(true);
+                    return;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                failed => {
+                    self.failed.set(Some(failed.map_or_else(|e| e.kind(), |_| ErrorKind::WriteZero)));
+                    let rest = corked.rest().len();
+                    corked.consume(rest);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn is_corked(&self) -> bool {
+        !self.corked.borrow().rest().is_empty()
+    }
+
+    fn check(&self) -> io::Result<()> {
+        self.failed.get().map_or(Ok(()), |kind| Err(kind.into()))
+    }
+}
+
+/// The h2 crate's end of a stream.
+pub(super) struct Wire<S>(Rc<Shared<S>>);
+
+impl<S: Transport> Wire<S> {
+    pub(super) fn new(shared: &Rc<Shared<S>>) -> Self {
+        Self(Rc::clone(shared))
+    }
+}
+
+impl<S: Transport> AsyncRead for Wire<S> {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let shared = &*self.0;
+        let mut ahead = shared.ahead.borrow_mut();
+        let n = ahead.rest().len().min(into.remaining());
+        if n > 0 {
+            into.put_slice(&ahead.rest()[..n]);
+            ahead.consume(n);
+            return Poll::Ready(Ok(()));
+        }
+        // Nothing new has come as long as the stream is awaited.
+        if shared.wants_read.get() || shared.guard.borrow().tripped().is_some() {
+            return Poll::Pending;
+        }
+        if shared.turn_bytes.get() == 0 {
+            shared.wants_read.set(true);
+            return Poll::Pending;
+        }
+        LANDING.with_borrow_mut(|landing| {
+            loop {
+                match shared.stream.try_read(landing) {
+                    Ok(n) => {
+                        shared.reads.set(shared.reads.get() + 1);
+                        shared.turn_bytes.set(shared.turn_bytes.get().saturating_sub(n));
+                        // A short read has emptied the socket: asking again would only be told so.
+                        shared.wants_read.set(n > 0 && n < landing.len());
+                        shared.guard.borrow_mut().see(&landing[..n]);
+                        let now = n.min(into.remaining());
+                        into.put_slice(&landing[..now]);
+                        if now < n {
+                            ahead.push(&landing[now..n]);
+                        }
+                        return Poll::Ready(Ok(()));
+                    }
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        shared.wants_read.set(true);
+                        return Poll::Pending;
+                    }
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(error) => return Poll::Ready(Err(error)),
+                }
+            }
+        })
+    }
+}
+
+impl<S: Transport> AsyncWrite for Wire<S> {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let shared = &*self.0;
+        shared.check()?;
+        if shared.corked.borrow().rest().len() >= CORK_BYTES {
+            shared.send();
+            shared.check()?;
+            if shared.corked.borrow().rest().len() >= CORK_BYTES {
+                return Poll::Pending;
+            }
+        }
+        shared.corked.borrow_mut().push(bytes);
+        shared.guard.borrow_mut().sent(bytes.len());
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    /// What is corked goes out when the h2 crate has nothing more to say: [`drive`] sees to it.
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.0.check())
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.send();
+        self.0.check()?;
+        if self.0.is_corked() {
+            return Poll::Pending;
+        }
+        self.0.stream.shutdown_write();
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Polls `step` whenever the stream can go on or something of h2's wakes the task, until it is ready.
+pub(super) async fn drive<S: Transport, T>(
+    shared: &Shared<S>,
+    mut step: impl FnMut(&mut Context<'_>) -> Poll<T>,
+) -> T {
+    let mut reading = pin!(None);
+    let mut writing = pin!(None);
+    poll_fn(|cx| {
+        shared.turn_bytes.set(TURN_BYTES);
+        loop {
+            let stepped = step(cx);
+            let could = shared.failed.get().is_none();
+            shared.send();
+            if let Poll::Ready(done) = stepped {
+                return Poll::Ready(done);
+            }
+            // The h2 crate hears of it when it is polled.
+            let mut again = could && shared.failed.get().is_some();
+            if shared.wants_read.get() && reading.is_none() {
+                reading.set(Some(shared.stream.readable()));
+            }
+            if let Some(wait) = reading.as_mut().as_pin_mut()
+                && wait.poll(cx).is_ready()
+            {
+                reading.set(None);
+                shared.wants_read.set(false);
+                again = true;
+            }
+            if shared.wants_write.get() && writing.is_none() {
+                writing.set(Some(shared.stream.writable()));
+            }
+            if let Some(wait) = writing.as_mut().as_pin_mut()
+                && wait.poll(cx).is_ready()
+            {
+                writing.set(None);
+                shared.wants_write.set(false);
+                again = true;
+            }
+            if !again {
+                return Poll::Pending;
+            }
+            if shared.turn_bytes.get() == 0 {
+                // It is ready still: the others first. A task that wakes itself would be the next to run.
+                let waker = cx.waker().clone();
+                spawn(async move { waker.wake() });
+                return Poll::Pending;
+            }
+        }
+    })
+    .await
+}

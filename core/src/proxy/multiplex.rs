@@ -1,0 +1,161 @@
+//! A client's HTTP/2 connection: each stream becomes a task that serves one request; the connection's own task moves
+//! frames, and sees to its age, its idleness and its end.
+
+use std::cell::Cell;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::connection::{Downstream, serve_stream};
+use super::core::{Core, ListenerId, http2_settings};
+use crate::base::deadline::Deadline;
+use crate::base::race::{First, race};
+use crate::http::message::Wire;
+use crate::net::driver::spawn;
+use crate::net::h2::server::{Incoming, ServerConnection};
+use crate::net::listener::Peer;
+use crate::net::platform::Platform;
+use crate::telemetry::metrics::Counter;
+
+/// What the connection's task and its streams' tasks share.
+struct Shared {
+    /// Streams being served.
+    live: Cell<u32>,
+    /// When the last one ended.
+    idle_since_ms: Cell<u64>,
+}
+
+/// Serves a connection to its end. `early` was read from the stream already.
+pub(super) async fn serve<P: Platform>(
+    core: Rc<Core<P>>,
+    stream: P::Stream,
+    peer: Peer,
+    listener: ListenerId,
+    early: Vec<u8>,
+) {
+    let Some(limits) = Limits::of(&core, listener) else { return };
+    let deadline = core.deadlines.deadline();
+    let born_ms = core.tick_ns() / 1_000_000;
+    deadline.arm(born_ms, limits.preface);
+    let greeting = ServerConnection::new(stream, &early, &limits.settings, core.platform.clock());
+    let Ok(Some(mut connection)) = deadline.bound(greeting).await else {
+        core.metrics.refused("h2_preface");
+        return;
+    };
+    core.metrics.count(Counter::Http2Connections);
+    let shared = Rc::new(Shared { live: Cell::new(0), idle_since_ms: Cell::new(born_ms) });
+    // A tenth to either side, so that clients that came together do not go together.
+    let age_ms = limits.age.map(|age| {
+        let age = age.as_millis() as u64;
+        born_ms + age - age / 10 + core.platform.random() % (age / 5).max(1)
+    });
+    let mut served = 0_u32;
+    let mut finishing = false;
+    loop {
+        arm(&core, &deadline, &shared, &limits, age_ms.filter(|_| !finishing));
+        let incoming = {
+            let next = pin!(connection.next(|| key(&core)));
+            let drain = pin!(core.draining.raised());
+            if finishing {
+                deadline.bound(next).await.map(First::Left)
+            } else {
+                deadline.bound(race(next, drain)).await
+            }
+        };
+        match incoming {
+            Ok(First::Left(Incoming::Stream(stream))) => {
+                core.metrics.count(Counter::Http2Streams);
+                served = served.saturating_add(1);
+                shared.live.set(shared.live.get() + 1);
+                let stream = P::Stream::from(stream);
+                let conn = Downstream::new(Rc::clone(&core), stream, peer, listener, Wire::Http2);
+                let shared = Rc::clone(&shared);
+                spawn(async move {
+                    let core = Rc::clone(&conn.core);
+                    serve_stream(conn).await;
+                    shared.live.set(shared.live.get() - 1);
+                    shared.idle_since_ms.set(core.now_ms());
+                });
+                if !finishing && limits.requests_max.is_some_and(|max| served >= max) {
+                    finishing = true;
+                    connection.finish();
+                }
+            }
+            Ok(First::Left(Incoming::Refused(reason))) => core.metrics.refused(reason),
+            Ok(First::Left(Incoming::Over(reason))) => {
+                if let Some(reason) = reason {
+                    core.metrics.refused(reason);
+                }
+                return;
+            }
+            Ok(First::Right(())) => {
+                finishing = true;
+                connection.finish();
+            }
+            Err(_) if core.stopping.is_raised() => return,
+            Err(_) => {
+                let now = core.tick_ns() / 1_000_000;
+                if age_ms.is_some_and(|age| now >= age) && !finishing {
+                    finishing = true;
+                    connection.finish();
+                } else if shared.live.get() == 0
+                    && now.saturating_sub(shared.idle_since_ms.get()) >= limits.idle.as_millis() as u64
+                {
+                    if finishing {
+                        // It was told, and neither says nor closes anything.
+                        return;
+                    }
+                    finishing = true;
+                    connection.finish();
+                }
+            }
+        }
+    }
+}
+
+/// Arms the next look at the connection: its age, or the end of its idleness as things stand.
+fn arm<P: Platform>(
+    core: &Core<P>,
+    deadline: &Deadline,
+    shared: &Shared,
+    limits: &Limits,
+    age_ms: Option<u64>,
+) {
+    let now = core.now_ms();
+    let idle_from = if shared.live.get() > 0 { now } else { shared.idle_since_ms.get() };
+    let idle_end = idle_from + limits.idle.as_millis() as u64;
+    let next = age_ms.map_or(idle_end, |age| age.min(idle_end));
+    deadline.arm(now, Duration::from_millis(next.saturating_sub(now).max(1)));
+}
+
+/// What bounds a client's connection.
+struct Limits {
+    settings: crate::net::h2::Settings,
+    preface: Duration,
+    idle: Duration,
+    age: Option<Duration>,
+    requests_max: Option<u32>,
+}
+
+impl Limits {
+    /// `None` if the listener has left the configuration or does not speak HTTP/2 any more.
+    fn of<P: Platform>(core: &Core<P>, listener: ListenerId) -> Option<Self> {
+        let bound = core.bound();
+        let listener = &bound.snapshot.listeners[bound.listener(listener)?.index];
+        Some(Self {
+            settings: http2_settings(&bound.snapshot, listener.http2?),
+            preface: listener.timeouts.request_head,
+            idle: listener.timeouts.keep_alive_idle,
+            age: listener.connection_age_max,
+            requests_max: listener.requests_per_connection_max.map(Into::into),
+        })
+    }
+}
+
+/// For a WebSocket's handshake with an HTTP/1.1 origin (RFC 6455 section 4.1): a nonce, no secret.
+fn key<P: Platform>(core: &Core<P>) -> [u8; 16] {
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&core.platform.random().to_ne_bytes());
+    key[8..].copy_from_slice(&core.platform.random().to_ne_bytes());
+    key
+}
