@@ -23,7 +23,7 @@ enum Command {
     Compare(compare::CompareArgs),
     /// List the proxies that can be compared, and where they come from
     Peers(compare::PeersArgs),
-    /// Serve a very cheap HTTP/1.1 origin: /bytes/N, /status/CODE, /echo
+    /// Serve a very cheap origin, HTTP/1.1 and HTTP/2: /bytes/N, /status/CODE, /echo, and a gRPC echo
     Origin(serve::OriginArgs),
     /// Forward bytes without parsing them: the price of the kernel's TCP alone
     Floor(serve::FloorArgs),
