@@ -220,18 +220,28 @@ pub fn run(config: &Config, stop: &Arc<AtomicBool>, observer: &mut dyn Observer)
         lanes,
         tls,
         seen: Seen::default(),
-        epoch: Instant::now(),
+        epoch: OnceLock::new(),
         window_start: config.warm_up,
         stop: stop.clone(),
         failed: OnceLock::new(),
     });
     let (sender, receiver) = mpsc::channel();
+    let (ready, readies) = mpsc::channel();
     for index in 0..threads {
-        let (plan, sender) = (plan.clone(), sender.clone());
-        let body = move || run_thread(&plan, index, threads, sender);
-        thread::Builder::new().name(format!("load-{index}")).spawn(body).map_err(Error::Start)?;
+        let (shared, sender, ready) = (plan.clone(), sender.clone(), ready.clone());
+        let body = move || run_thread(&shared, index, threads, sender, ready);
+        if let Err(cause) = thread::Builder::new().name(format!("load-{index}")).spawn(body) {
+            // Those that have been started end at once.
+            plan.stop.store(true, Ordering::Relaxed);
+            plan.epoch.get_or_init(Instant::now);
+            return Err(Error::Start(cause));
+        }
     }
     drop(sender);
+    drop(ready);
+    // It ends when each has been ready or has failed.
+    while readies.recv().is_ok() {}
+    plan.epoch.get_or_init(Instant::now);
     let report = Gathering::new(&plan, threads).until_the_end(&receiver, observer);
     match plan.failed.get() {
         Some((kind, message)) => Err(Error::Start(io::Error::new(*kind, message.clone()))),
@@ -246,7 +256,8 @@ struct Plan {
     lanes: Vec<target::Lane>,
     tls: Option<rustls::ClientConfig>,
     seen: Seen,
-    epoch: Instant,
+    /// The run's beginning, once every thread has its runtime: making a ring can take longer than a short warm-up.
+    epoch: OnceLock<Instant>,
     /// End of the warm-up, from the epoch.
     window_start: Duration,
     stop: Arc<AtomicBool>,
@@ -279,7 +290,19 @@ impl Protocol {
 
 impl Plan {
     fn now_ns(&self) -> u64 {
-        u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        u64::try_from(self.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.epoch.get().map_or(Duration::ZERO, Instant::elapsed)
+    }
+
+    /// For a thread that is ready: blocks until all are, or have failed.
+    fn wait_for_the_start(&self, ready: mpsc::Sender<()>) {
+        // Whoever waits for it drops it last.
+        let _ = ready.send(());
+        drop(ready);
+        self.epoch.wait();
     }
 
     fn window_start_ns(&self) -> u64 {
@@ -291,11 +314,20 @@ impl Plan {
     }
 }
 
-fn run_thread(plan: &Arc<Plan>, index: usize, threads: usize, sender: mpsc::Sender<Interval>) {
+fn run_thread(
+    plan: &Arc<Plan>,
+    index: usize,
+    threads: usize,
+    sender: mpsc::Sender<Interval>,
+    ready: mpsc::Sender<()>,
+) {
     let cores = &plan.config.cores;
     let core = if cores.is_empty() { vec![] } else { vec![cores[index % cores.len()]] };
     let outcome = net::pin_thread(&core).and_then(|()| {
-        let run = || worker::run(plan.clone(), worker::Share { index, threads }, sender.clone());
+        let run = || {
+            plan.wait_for_the_start(ready);
+            worker::run(plan.clone(), worker::Share { index, threads }, sender.clone())
+        };
         runtime::block_on(plan.config.io, run)?
     });
     if let Err(e) = outcome {
@@ -325,10 +357,10 @@ impl<'a> Gathering<'a> {
     fn until_the_end(mut self, receiver: &mpsc::Receiver<Interval>, observer: &mut dyn Observer) -> Report {
         let mut started = false;
         loop {
-            let until_window = self.plan.window_start.saturating_sub(self.plan.epoch.elapsed());
+            let until_window = self.plan.window_start.saturating_sub(self.plan.elapsed());
             let wait = if started { Duration::from_secs(3600) } else { until_window };
             let received = receiver.recv_timeout(wait);
-            if !started && self.plan.epoch.elapsed() >= self.plan.window_start {
+            if !started && self.plan.elapsed() >= self.plan.window_start {
                 started = true;
                 observer.window_starts();
             }

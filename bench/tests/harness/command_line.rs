@@ -117,8 +117,8 @@ fn a_comparison_runs_from_end_to_end() {
     fs::create_dir_all(&directory).expect("a temporary directory");
     let suite = directory.join("suite.toml");
     let text = "about = 'a test'\npath = '/bytes/1000'\nwarm_up = '50ms'\nrounds = 2\n\
-                [closed]\nconnections = 4\nduration = '200ms'\n\
-                [fixed_rate]\nper_second = 200\nconnections = 4\nduration = '200ms'\n\
+                [closed]\nconnections = 4\nduration = '600ms'\n\
+                [fixed_rate]\nper_second = 200\nconnections = 4\nduration = '600ms'\n\
                 [idle]\nconnections = 50\n";
     fs::write(&suite, text).expect("a file");
     let suite = suite.to_str().expect("text");
@@ -159,7 +159,7 @@ fn comparisons_cover_tls_http2_and_grpc() {
         '@IF_TLS@--tls-key', '@IF_TLS@@KEY@']\n";
     fs::write(peer.join("peer.toml"), definition).expect("a file");
     let peer = peer.to_str().expect("text");
-    let closed = "[closed]\nconnections = 2\nduration = '100ms'\n";
+    let closed = "[closed]\nconnections = 2\nduration = '600ms'\n";
     let cases = [
         ("https", format!("path = '/bytes/70000'\nfront = 'https'\n{closed}[idle]\nconnections = 20\n")),
         (

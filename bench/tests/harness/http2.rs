@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     process::Command,
     thread,
     time::Duration,
@@ -157,7 +157,10 @@ fn refusing_server() -> SocketAddr {
                 socket.write_all(&frame(HEADERS, 0x5, stream, &[0x88]))?;
             } else if says_goaway {
                 let last = [0, 0, 0, 1, 0, 0, 0, 0];
-                return socket.write_all(&frame(GOAWAY, 0, 0, &last));
+                socket.write_all(&frame(GOAWAY, 0, 0, &last))?;
+                socket.shutdown(Shutdown::Write)?;
+                // Closing with unread data would reset the connection, and could take the GOAWAY with it.
+                return std::io::copy(&mut socket, &mut std::io::sink()).map(drop);
             } else {
                 socket.write_all(&frame(RST_STREAM, 0, stream, &[0, 0, 0, 7]))?;
             }
