@@ -527,7 +527,7 @@ upstreams:
     assert_eq!(tls.timeouts.tls_handshake, Duration::from_secs(3));
     let tls = tls.tls.as_ref().unwrap();
     assert_eq!(tls.certificates[0].ocsp.as_deref(), Some(std::path::Path::new("c.der")));
-    assert_eq!(tls.clients, ClientCertificates::Required("clients.pem".into()));
+    assert_eq!(tls.clients, super::snapshot::ClientCertificates::Required("clients.pem".into()));
     assert_eq!(tls.tickets.as_ref().unwrap().keys.as_deref(), Some(std::path::Path::new("t")));
     assert_eq!(&*tls.hsts, "Strict-Transport-Security: max-age=5; includeSubDomains\r\n");
     let endpoints: Vec<_> = snapshot
