@@ -359,8 +359,18 @@ fn take(
     let of_thread = Arc::clone(shared);
     let serving = tokio::task::spawn_blocking(move || {
         let shared = Arc::clone(&of_thread);
-        let mut exchange =
-            Exchange { head, connection, index, body, respond, stream: None, orders, shared: of_thread };
+        let active = Some(Active { connection, shared: Arc::clone(&shared) });
+        let mut exchange = Exchange {
+            head,
+            connection,
+            index,
+            body,
+            respond,
+            stream: None,
+            orders,
+            active,
+            shared: of_thread,
+        };
         let outcome = (shared.behaviour)(&mut exchange);
         if let Err(failure) = outcome {
             shared.change(|state| state.requests[index].failure = Some(failure));
@@ -369,11 +379,20 @@ fn take(
     let ending = Arc::clone(shared);
     tokio::spawn(async move {
         let outcome = serving.await;
-        ending.change(|state| {
-            *state.active.entry(connection).or_default() -= 1;
-            state.panicked += usize::from(outcome.is_err_and(|error| error.is_panic()));
-        });
+        ending.change(|state| state.panicked += usize::from(outcome.is_err_and(|error| error.is_panic())));
     });
+}
+
+/// A stream that counts until its answer ends.
+struct Active {
+    connection: usize,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.shared.change(|state| *state.active.entry(self.connection).or_default() -= 1);
+    }
 }
 
 /// One request on its stream, in the hands of the behaviour.
@@ -386,6 +405,8 @@ pub struct Exchange {
     respond: SendResponse<Bytes>,
     stream: Option<SendStream<Bytes>>,
     orders: Option<UnboundedSender<Order>>,
+    /// Given up before the end is sent, since the client may use the place at once.
+    active: Option<Active>,
     shared: Arc<Shared>,
 }
 
@@ -447,16 +468,26 @@ impl Exchange {
 
     /// Sends the final head; a body may follow.
     pub fn answer(&mut self, status: u16, list: &[(&str, &str)], then: Then) -> Outcome {
+        self.ends(then);
         self.stream = Some(self.respond.send_response(head(status, list), then == Then::End)?);
         Ok(())
     }
 
     /// Sends a piece of the body as the windows let it.
     pub fn send(&mut self, bytes: impl Into<Bytes>, then: Then) -> Outcome {
+        // All but the last byte of a body that ends may still wait for the client's windows.
+        self.ends(then);
         send(self.stream.as_mut().expect("the head comes first"), bytes.into(), then)
     }
 
+    fn ends(&mut self, then: Then) {
+        if then == Then::End {
+            self.active = None;
+        }
+    }
+
     pub fn send_trailers(&mut self, list: &[(&str, &str)]) -> Outcome {
+        self.ends(Then::End);
         let stream = self.stream.as_mut().expect("the head comes first");
         stream.send_trailers(fields(list)).map_err(Failure::from)
     }
@@ -486,6 +517,7 @@ impl Exchange {
     }
 
     pub fn reset(&mut self, reason: Reason) -> Outcome {
+        self.ends(Then::End);
         match &mut self.stream {
             Some(stream) => stream.send_reset(reason),
             None => self.respond.send_reset(reason),
