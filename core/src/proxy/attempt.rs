@@ -327,5 +327,7 @@ pub(super) fn closed_before_response<S: Transport>(lease: &Lease<S>) -> Fault {
         return Fault::upstream(STALE, 502, Retry::IfIdempotent);
     }
     lease.failed();
-    Fault::upstream("upstream_closed", 502, Retry::Never)
+    // What ended a connection that many share need not have been this request.
+    let retry = if lease.is_shared() { Retry::IfIdempotent } else { Retry::Never };
+    Fault::upstream("upstream_closed", 502, retry)
 }

@@ -612,6 +612,11 @@ impl<S: Transport> Lease<S> {
         self.reused = reused;
     }
 
+    /// The connection carries others' requests as well.
+    pub fn is_shared(&self) -> bool {
+        self.place == Share::Stream
+    }
+
     /// The connection.
     pub fn stream(&self) -> &S {
         self.stream.as_ref().expect("a lease is used only after `hold`")

@@ -58,6 +58,8 @@ impl<S: Transport> ServerConnection<S> {
         let shared = Shared::new(stream, Guard::of_client(clock), early);
         let mut handshake = Builder::new()
             .max_concurrent_streams(settings.streams_max)
+            // A client that leaves may cancel all that it has just opened; beyond that the guard counts.
+            .max_pending_accept_reset_streams(settings.streams_max as usize)
             .initial_window_size(settings.stream_window)
             .initial_connection_window_size(settings.connection_window)
             .max_header_list_size(settings.header_list_bytes)
