@@ -133,6 +133,10 @@ impl<S: Transport> Shared<S> {
                 }
             }
         }
+        // A TLS stream may have taken more than its socket did.
+        if self.stream.has_unsent() {
+            self.wants_write.set(true);
+        }
     }
 
     fn is_corked(&self) -> bool {
@@ -223,7 +227,7 @@ impl<S: Transport> AsyncWrite for Wire<S> {
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.send();
         self.0.check()?;
-        if self.0.is_corked() {
+        if self.0.is_corked() || self.0.stream.has_unsent() {
             return Poll::Pending;
         }
         self.0.stream.shutdown_write();
