@@ -450,9 +450,9 @@ fn each_wrong_meaning() {
     let upstream =
         |tls: &str| whole(&format!("upstreams: [{{ name: u, endpoints: ['https://a'], tls: {{ {tls} }} }}]"));
     cases.extend([
-        (listener("tls: §{ alpn: [h2] }"), "the field `certificates` is missing"),
+        (listener("§tls: { alpn: [h2] }"), "the field `certificates` is missing"),
         (listener("tls: { §certificates: [] }"), "at least one entry"),
-        (listener("tls: { certificates: [§{ cert: c }] }"), "the field `key` is missing"),
+        (listener("tls: { certificates: [{ §cert: c }] }"), "the field `key` is missing"),
         (listener("tls: { certificates: [{ cert: §'', key: k }] }"), "the path of a file"),
         (tls("min_version: §1.2"), "expected `1.2` or `1.3`, found the number 1.2"),
         (tls("min_version: §'1.1'"), "`1.1` is not accepted here"),
@@ -462,12 +462,12 @@ fn each_wrong_meaning() {
         (tls("ciphers: [§TLS_AES_128_GCM_SHA265]"), "did you mean `TLS_AES_128_GCM_SHA256`?"),
         (tls("ciphers: [§TLS_RSA_WITH_NULL_MD5]"), "unknown cipher suite"),
         (tls("ciphers: [TLS_AES_128_GCM_SHA256, §TLS_AES_128_GCM_SHA256]"), "is there twice"),
-        (tls("max_version: '1.2', ciphers: §[TLS_AES_128_GCM_SHA256]"), "nobody could connect"),
+        (tls("max_version: '1.2', §ciphers: [TLS_AES_128_GCM_SHA256]"), "nobody could connect"),
         (tls("client_certificates: §sometimes"), "expected `off`, `optional` or `required`"),
         (tls("§client_ca: f"), "no effect while clients are not asked = set `client_certificates`"),
         (tls("tickets: §on"), "`on` is not accepted here"),
         (tls("tickets: { rotate: §10s }"), "expected 1m to 84h"),
-        (tls("hsts: §{ preload: true }"), "the field `max_age` is missing"),
+        (tls("§hsts: { preload: true }"), "the field `max_age` is missing"),
         (
             tls("hsts: { max_age: 60, include_subdomains: true, preload: §true }"),
             "a year = max_age: 31536000",
