@@ -2,9 +2,10 @@
 //! request's body is still coming, both directions at once.
 
 use std::cell::Cell;
-use std::future::pending;
+use std::future::{pending, poll_fn};
 use std::io::{ErrorKind, IoSlice};
 use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use super::attempt::{closed_before_response, elapsed};
@@ -263,10 +264,14 @@ impl Wait {
         };
         if !phase.sent.get() {
             // The request's pump moves the deadline, and whoever ends it arms the one for the head.
-            return match conn.deadline.bound(lease.stream().readable()).await {
-                Ok(result) => ready(result),
-                Err(_) => Err(too_slow()),
-            };
+            let origin = pin!(conn.deadline.bound(lease.stream().readable()));
+            // Looked at when this is polled again, which the end of the request's pump brings about.
+            let sent = pin!(poll_fn(|_| if phase.sent.get() { Poll::Ready(()) } else { Poll::Pending }));
+            match race(origin, sent).await {
+                First::Left(Ok(result)) => return ready(result),
+                First::Left(Err(_)) => return Err(too_slow()),
+                First::Right(()) => {}
+            }
         }
         let watch = Duration::from_millis(WATCH_CLIENT_AFTER_MS);
         let short = response_head.is_zero() || response_head > watch;
