@@ -425,7 +425,19 @@ async fn relay_response<P: Platform>(
         return Ok(Relayed { after: After::Close, reusable: false, switched: Some(buffer) });
     }
     if !flow.is_ended() {
-        let pumped = Box::pin(pumping.body(lease.stream(), &conn.stream, &mut buffer, &mut flow)).await;
+        let pumped = {
+            let mut body = Box::pin(pumping.body(lease.stream(), &conn.stream, &mut buffer, &mut flow));
+            if conn.wire == Wire::Http2 && phase.sent.get() {
+                // A stream of events may be silent for hours, and a client that has cancelled it is not written to. To
+                // look costs nothing in HTTP/2; on a socket it would be one more wait for each body.
+                match race(body.as_mut(), pin!(gone(&conn.stream))).await {
+                    First::Left(pumped) => pumped,
+                    First::Right(()) => Err(PumpError::Broken(End::Sink)),
+                }
+            } else {
+                body.await
+            }
+        };
         record.response_bytes = flow.content_bytes();
         pumped.map_err(|error| body_fault(conn, lease, error))?;
     }
