@@ -625,6 +625,69 @@ for_each_driver! {
         assert_eq!(two.await_finished(0).failure, Some(Failure::Reset(Reason::CANCEL)));
     }
 
+    /// While the origin thinks, and while it pauses: either way it is told, however the request was sent.
+    fn a_client_that_cancels_while_nothing_comes(driver) {
+        let one = one::Origin::with(|exchange| {
+            exchange.read_body()?;
+            if exchange.target() == "/pause" {
+                exchange.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n")?;
+            }
+            // The end of the connection, or a time-out if nobody tells.
+            exchange.wire.fill()?;
+            Ok(After::Close)
+        });
+        let two = two::origin::Origin::with(|exchange| {
+            exchange.read_body()?;
+            if exchange.path() == "/pause" {
+                exchange.answer(200, &[], Then::More)?;
+                exchange.send("first", Then::More)?;
+            }
+            Err(Failure::Reset(exchange.await_reset()?))
+        });
+        for config in [Config::to(&one), two.config()] {
+            let proxy = Proxy::start(driver, &config);
+            let client = two_client(&proxy);
+            for target in ["/think", "/pause"] {
+                for body in ["", "body"] {
+                    let mut stream = client.open(request("POST", target, &[]), Then::More);
+                    // A request that is whole at once takes another way through the proxy than one in pieces.
+                    client.ping().expect("the head is there");
+                    stream.send(body, Then::End);
+                    if target == "/pause" {
+                        stream.head();
+                        assert_eq!(stream.chunk().expect("a piece").as_deref(), Some(&b"first"[..]));
+                    } else {
+                        proxy.await_metric("ringway_upstream_requests_active", &[], |active| active == 1.0);
+                    }
+                    stream.reset(Reason::CANCEL);
+                    proxy.await_metric("ringway_requests_active", &[], |active| active == 0.0);
+                }
+            }
+            proxy.await_metric("ringway_refused_total", &[("reason", "client_gone")], |gone| gone == 4.0);
+            proxy.await_metric("ringway_buffers_taken", &[], |taken| taken == 0.0);
+        }
+        one.await_ended(4);
+        for index in 0..4 {
+            assert_eq!(two.await_failed(index), Failure::Reset(Reason::CANCEL));
+        }
+    }
+
+    /// The same over HTTP/1.1, where the end of the connection says it.
+    fn a_plain_client_that_leaves_while_nothing_comes(driver) {
+        let origin = two::origin::Origin::with(|exchange| {
+            exchange.read_body()?;
+            Err(Failure::Reset(exchange.await_reset()?))
+        });
+        let proxy = Proxy::start(driver, &origin.config());
+        let mut client = proxy.connect();
+        client.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\n\r\n");
+        origin.await_requests(1);
+        client.send("body");
+        origin.await_finished(0);
+        drop(client);
+        assert_eq!(origin.await_failed(0), Failure::Reset(Reason::CANCEL));
+    }
+
     fn a_client_that_cancels_its_request(driver) {
         let one = one::Origin::with(one::scripted);
         let two = two::origin::Origin::with(two::origin::scripted);

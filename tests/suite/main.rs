@@ -9,6 +9,7 @@ mod balance;
 mod bodies;
 mod drain;
 mod errors;
+mod grpc;
 mod h2_abuse;
 mod h2_front;
 mod h2_pairs;

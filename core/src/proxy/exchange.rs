@@ -2,9 +2,10 @@
 //! request's body is still coming, both directions at once.
 
 use std::cell::Cell;
-use std::future::pending;
+use std::future::{pending, poll_fn};
 use std::io::{ErrorKind, IoSlice};
 use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use super::attempt::{closed_before_response, elapsed};
@@ -263,10 +264,14 @@ impl Wait {
         };
         if !phase.sent.get() {
             // The request's pump moves the deadline, and whoever ends it arms the one for the head.
-            return match conn.deadline.bound(lease.stream().readable()).await {
-                Ok(result) => ready(result),
-                Err(_) => Err(too_slow()),
-            };
+            let origin = pin!(conn.deadline.bound(lease.stream().readable()));
+            // Looked at when this is polled again, which the end of the request's pump brings about.
+            let sent = pin!(poll_fn(|_| if phase.sent.get() { Poll::Ready(()) } else { Poll::Pending }));
+            match race(origin, sent).await {
+                First::Left(Ok(result)) => return ready(result),
+                First::Left(Err(_)) => return Err(too_slow()),
+                First::Right(()) => {}
+            }
         }
         let watch = Duration::from_millis(WATCH_CLIENT_AFTER_MS);
         let short = response_head.is_zero() || response_head > watch;
@@ -420,7 +425,19 @@ async fn relay_response<P: Platform>(
         return Ok(Relayed { after: After::Close, reusable: false, switched: Some(buffer) });
     }
     if !flow.is_ended() {
-        let pumped = Box::pin(pumping.body(lease.stream(), &conn.stream, &mut buffer, &mut flow)).await;
+        let pumped = {
+            let mut body = Box::pin(pumping.body(lease.stream(), &conn.stream, &mut buffer, &mut flow));
+            if conn.wire == Wire::Http2 && phase.sent.get() {
+                // A stream of events may be silent for hours, and a client that has cancelled it is not written to. To
+                // look costs nothing in HTTP/2; on a socket it would be one more wait for each body.
+                match race(body.as_mut(), pin!(gone(&conn.stream))).await {
+                    First::Left(pumped) => pumped,
+                    First::Right(()) => Err(PumpError::Broken(End::Sink)),
+                }
+            } else {
+                body.await
+            }
+        };
         record.response_bytes = flow.content_bytes();
         pumped.map_err(|error| body_fault(conn, lease, error))?;
     }

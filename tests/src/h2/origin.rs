@@ -232,6 +232,14 @@ impl Origin {
         })
     }
 
+    /// Waits until request number `index` has failed.
+    #[track_caller]
+    pub fn await_failed(&self, index: usize) -> Failure {
+        self.await_state(&format!("failure of request {index}"), |state| {
+            state.requests.get(index)?.failure.clone()
+        })
+    }
+
     #[track_caller]
     fn await_state<T>(&self, what: &str, look: impl Fn(&State) -> Option<T>) -> T {
         let deadline = Instant::now() + PATIENCE;

@@ -184,10 +184,10 @@ impl Session {
                 self.state.dead.raise();
                 return false;
             }
-            None if now_ms.saturating_sub(pings.quiet_since_ms) >= interval_ms => {
-                if h2.send_ping(Ping::opaque()).is_ok() {
-                    pings.sent_ms = Some(now_ms);
-                }
+            None if now_ms.saturating_sub(pings.quiet_since_ms) >= interval_ms
+                && h2.send_ping(Ping::opaque()).is_ok() =>
+            {
+                pings.sent_ms = Some(now_ms);
             }
             _ => {}
         }
