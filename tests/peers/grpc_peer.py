@@ -264,6 +264,34 @@ class Client:
         notes = self.unary("Notes")(b"endless over", timeout=10).decode()
         assert "endless over" in notes, notes
 
+    def refused(self, call, code, reason):
+        error = self.error(call, b"x", timeout=10)
+        assert (error.code(), error.details()) == (code, reason), error
+
+    def nobody_there(self):
+        for call in (self.unary("Echo"), self.stream("Count")):
+            self.refused(call, grpc.StatusCode.UNAVAILABLE, "upstream_connect_failed")
+
+    def no_route(self):
+        for call in (self.unary("Echo"), self.stream("Count")):
+            self.refused(call, grpc.StatusCode.UNIMPLEMENTED, "no_route")
+
+    def too_slow(self):
+        """The proxy's own time-out, which is shorter than the client's."""
+        self.refused(self.unary("Wait"), grpc.StatusCode.DEADLINE_EXCEEDED, "request_timeout")
+        notes = self.unary("Notes")(b"over x", timeout=10).decode()
+        assert "over x" in notes, ("the server is told", notes)
+
+    def cut_in_the_middle(self):
+        """A stream that the proxy has to cut must not look as if it had ended well."""
+        call = self.stream("Endless")(b"", timeout=10)
+        try:
+            for _ in call:
+                pass
+            raise AssertionError("a cut stream ended well")
+        except grpc.RpcError as error:
+            assert error.code() in (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNAVAILABLE), error
+
     def connections_that_age(self):
         """The proxy lets go of its connections now and then; no call may notice."""
         for index in range(500):

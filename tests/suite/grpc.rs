@@ -2,12 +2,17 @@
 //! four kinds, metadata, errors in trailers alone, deadlines, and cancellation from either side. What is asked and
 //! expected stands in `tests/peers/grpc_peer.py`.
 
+use h2::Reason;
 use ringway_tests::config::Config;
 use ringway_tests::for_each_driver;
+use ringway_tests::h2::Failure;
+use ringway_tests::h2::client::{Client, Then, request};
+use ringway_tests::h2::origin::Origin;
 use ringway_tests::process::Process;
 use ringway_tests::proxy::{Driver, Proxy};
 use std::net::SocketAddr;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/grpc_peer.py");
 
@@ -71,6 +76,55 @@ for_each_driver! {
 
     fn deadlines_and_cancellation(driver) within 60 {
         through(driver, |config| config, &["deadlines", "cancelled_by_the_client"]);
+    }
+
+    /// What the proxy refuses comes as a status of gRPC, with the reason code as its message.
+    fn refusals_of_our_own(driver) within 60 {
+        through(driver, |config| config.route("timeouts: { request: 300ms }"), &["too_slow"]);
+        let only = "- { name: only, match: { path: { prefix: /other } }, upstream: origin }";
+        through(driver, |config| config.routes(only), &["no_route"]);
+        let gone = Origin::start();
+        let config = gone.config();
+        drop(gone);
+        let proxy = Proxy::start(driver, &config);
+        ask(proxy.address(), &["nobody_there"]);
+    }
+
+    /// The client's own deadline bounds the exchange: an origin that does not know of it is not waited for.
+    fn a_deadline_that_the_origin_does_not_heed(driver) {
+        let origin = Origin::with(|exchange| {
+            assert!(exchange.head.headers.contains_key("grpc-timeout"));
+            exchange.read_body()?;
+            Err(Failure::Reset(exchange.await_reset()?))
+        });
+        let proxy = Proxy::start(driver, &origin.config());
+        let client = Client::connect(proxy.address());
+        let fields = [("content-type", "application/grpc"), ("te", "trailers"), ("grpc-timeout", "300m")];
+        let started = Instant::now();
+        let mut call = client.open(request("POST", "/ringway.Test/Wait", &fields), Then::More);
+        call.send(vec![0; 5], Then::End);
+        let answer = call.response().expect(200);
+        assert!(started.elapsed() >= Duration::from_millis(290), "{:?}", started.elapsed());
+        assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+        // Trailers-Only: the status stands in the head, and nothing follows it.
+        assert_eq!(answer.field("grpc-status"), Some("4"), "{:?}", answer.fields);
+        assert_eq!(answer.field("grpc-message"), Some("request_timeout"), "{:?}", answer.fields);
+        assert_eq!(answer.field("content-type"), Some("application/grpc"));
+        assert!(answer.body.is_empty());
+        assert_eq!(origin.await_failed(0), Failure::Reset(Reason::CANCEL), "the origin is told");
+    }
+
+    fn a_stream_that_is_cut(driver) within 60 {
+        let origin = Origin::with(|exchange| {
+            exchange.read_body()?;
+            exchange.answer(200, &[("content-type", "application/grpc")], Then::More)?;
+            // One message, and half of another.
+            exchange.send(b"\0\0\0\0\x01a\0\0\0\0\x09half".as_slice(), Then::More)?;
+            exchange.cut();
+            exchange.await_reset().map(drop)
+        });
+        let proxy = Proxy::start(driver, &origin.config());
+        ask(proxy.address(), &["cut_in_the_middle"]);
     }
 
     /// A gRPC client keeps one connection for hours: that it is replaced now and then must not be felt.
