@@ -447,7 +447,7 @@ fn each_wrong_meaning() {
     let listener =
         |tls: &str| format!("version: 1\nlisteners: [{{ name: a, address: 127.0.0.1:1, {tls} }}]\n");
     let tls = |more: &str| listener(&format!("tls: {{ certificates: [{{ cert: c, key: k }}], {more} }}"));
-    let upstream =
+    let to_origin =
         |tls: &str| whole(&format!("upstreams: [{{ name: u, endpoints: ['https://a'], tls: {{ {tls} }} }}]"));
     cases.extend([
         (listener("§tls: { alpn: [h2] }"), "the field `certificates` is missing"),
@@ -478,11 +478,11 @@ fn each_wrong_meaning() {
             listener("tls: { certificates: [{ cert: c, key: k }] }, §redirect_to_https: true"),
             "redirect to itself",
         ),
-        (upstream("verify: §none"), "expected `full` or `insecure`"),
-        (upstream("verify: insecure, §ca: f"), "no effect while nothing is verified"),
-        (upstream("§client_cert: f"), "`client_cert` needs `client_key`"),
-        (upstream("§client_key: f"), "`client_key` needs `client_cert`"),
-        (upstream("server_name: §'a:1'"), "no host name or IP address"),
+        (to_origin("verify: §none"), "expected `full` or `insecure`"),
+        (to_origin("verify: insecure, §ca: f"), "no effect while nothing is verified"),
+        (to_origin("§client_cert: f"), "`client_cert` needs `client_key`"),
+        (to_origin("§client_key: f"), "`client_key` needs `client_cert`"),
+        (to_origin("server_name: §'a:1'"), "no host name or IP address"),
         (whole("upstreams: [{ name: u, endpoints: [§'http://a'], tls: {} }]"), "`http://` is plain HTTP"),
     ]);
     for (marked, fragment) in &cases {
