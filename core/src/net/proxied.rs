@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use super::stream::{Socket, Transport};
 use crate::base::limits::PROXY_HEADER_BYTES_MAX;
-use crate::http::proxy_protocol::{Endpoints, Parsed, Tlvs, encode_v1, encode_v2, parse};
+use crate::http::proxy_protocol::{Endpoints, Malformed, Parsed, Tlvs, encode_v1, encode_v2, parse};
 
 /// Which form of the header an origin reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub(super) async fn receive(socket: &Socket) -> Result<Option<SocketAddr>, &'sta
         };
         let taken = header.len();
         header.extend_from_slice(&ahead[..n]);
-        let (ours, source) = match parse(&header).map_err(|malformed| malformed.reason())? {
+        let (ours, source) = match parse(&header).map_err(Malformed::reason)? {
             Parsed::Complete(parsed) => (parsed.bytes - taken, Some(parsed.endpoints.source())),
             Parsed::Partial if header.len() > PROXY_HEADER_BYTES_MAX => return Err("proxy_length"),
             Parsed::Partial => (n, None),
