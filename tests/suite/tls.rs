@@ -373,6 +373,34 @@ for_each_driver! {
         drop(served);
     }
 
+    /// What the file holds is stapled as it is; openssl then finds that it can't be read, which proves that it came.
+    fn an_ocsp_response_is_stapled(driver) {
+        let origin = Origin::start();
+        let folder = Folder::new(&format!("tls-ocsp-{}", driver.name()));
+        let authority = Authority::new();
+        authority.issue_to(&folder, "server", &Leaf::default());
+        folder.write("response.der", "no real response");
+        let here = folder.path().display();
+        for (ocsp, expected) in
+            [("", "OCSP response: no response sent"), (", ocsp: response.der", "OCSP response: response parse error")]
+        {
+            let ocsp = ocsp.replace("response.der", &format!("{here}/response.der"));
+            let tls = format!("tls: {{ certificates: [{{ cert: {here}/server.pem, key: {here}/server.key{ocsp} }}] }}");
+            let proxy = Proxy::start(driver, &Config::to(&origin).listener(&tls));
+            let output = Command::new("openssl")
+                .args(["s_client", "-connect", &proxy.address().to_string(), "-servername", "localhost", "-status"])
+                .stdin(Stdio::null())
+                .output()
+                .expect("openssl runs");
+            let text = format!(
+                "{}{}",
+                String::from_utf8_lossy(&output.stdout),
+                String::from_utf8_lossy(&output.stderr)
+            );
+            assert!(text.contains(expected), "{text}");
+        }
+    }
+
     fn openssl_and_curl_are_served(driver) {
         let payload = Payload::new(4, 300_000);
         let origin = Origin::with(move |exchange| exchange.reply_payload(BodyKind::Length, payload));

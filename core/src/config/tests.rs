@@ -447,12 +447,12 @@ fn each_wrong_meaning() {
     let listener =
         |tls: &str| format!("version: 1\nlisteners: [{{ name: a, address: 127.0.0.1:1, {tls} }}]\n");
     let tls = |more: &str| listener(&format!("tls: {{ certificates: [{{ cert: c, key: k }}], {more} }}"));
-    let upstream =
+    let to_origin =
         |tls: &str| whole(&format!("upstreams: [{{ name: u, endpoints: ['https://a'], tls: {{ {tls} }} }}]"));
     cases.extend([
-        (listener("tls: §{ alpn: [h2] }"), "the field `certificates` is missing"),
+        (listener("§tls: { alpn: [h2] }"), "the field `certificates` is missing"),
         (listener("tls: { §certificates: [] }"), "at least one entry"),
-        (listener("tls: { certificates: [§{ cert: c }] }"), "the field `key` is missing"),
+        (listener("tls: { certificates: [{ §cert: c }] }"), "the field `key` is missing"),
         (listener("tls: { certificates: [{ cert: §'', key: k }] }"), "the path of a file"),
         (tls("min_version: §1.2"), "expected `1.2` or `1.3`, found the number 1.2"),
         (tls("min_version: §'1.1'"), "`1.1` is not accepted here"),
@@ -462,12 +462,12 @@ fn each_wrong_meaning() {
         (tls("ciphers: [§TLS_AES_128_GCM_SHA265]"), "did you mean `TLS_AES_128_GCM_SHA256`?"),
         (tls("ciphers: [§TLS_RSA_WITH_NULL_MD5]"), "unknown cipher suite"),
         (tls("ciphers: [TLS_AES_128_GCM_SHA256, §TLS_AES_128_GCM_SHA256]"), "is there twice"),
-        (tls("max_version: '1.2', ciphers: §[TLS_AES_128_GCM_SHA256]"), "nobody could connect"),
+        (tls("max_version: '1.2', §ciphers: [TLS_AES_128_GCM_SHA256]"), "nobody could connect"),
         (tls("client_certificates: §sometimes"), "expected `off`, `optional` or `required`"),
         (tls("§client_ca: f"), "no effect while clients are not asked = set `client_certificates`"),
         (tls("tickets: §on"), "`on` is not accepted here"),
         (tls("tickets: { rotate: §10s }"), "expected 1m to 84h"),
-        (tls("hsts: §{ preload: true }"), "the field `max_age` is missing"),
+        (tls("§hsts: { preload: true }"), "the field `max_age` is missing"),
         (
             tls("hsts: { max_age: 60, include_subdomains: true, preload: §true }"),
             "a year = max_age: 31536000",
@@ -478,11 +478,11 @@ fn each_wrong_meaning() {
             listener("tls: { certificates: [{ cert: c, key: k }] }, §redirect_to_https: true"),
             "redirect to itself",
         ),
-        (upstream("verify: §none"), "expected `full` or `insecure`"),
-        (upstream("verify: insecure, §ca: f"), "no effect while nothing is verified"),
-        (upstream("§client_cert: f"), "`client_cert` needs `client_key`"),
-        (upstream("§client_key: f"), "`client_key` needs `client_cert`"),
-        (upstream("server_name: §'a:1'"), "no host name or IP address"),
+        (to_origin("verify: §none"), "expected `full` or `insecure`"),
+        (to_origin("verify: insecure, §ca: f"), "no effect while nothing is verified"),
+        (to_origin("§client_cert: f"), "`client_cert` needs `client_key`"),
+        (to_origin("§client_key: f"), "`client_key` needs `client_cert`"),
+        (to_origin("server_name: §'a:1'"), "no host name or IP address"),
         (whole("upstreams: [{ name: u, endpoints: [§'http://a'], tls: {} }]"), "`http://` is plain HTTP"),
     ]);
     for (marked, fragment) in &cases {

@@ -13,7 +13,7 @@ use h2::client::{Builder, ResponseFuture, SendRequest};
 use h2::{Ping, PingPong, Reason, SendStream};
 
 use super::guard::Guard;
-use super::half::{Inbound, Opening, Outbound};
+use super::half::{Inbound, Opening, Outbound, gather};
 use super::server::write_pieces;
 use super::wire::{Shared, Wire, drive};
 use super::{SEND_BUFFER_BYTES, Settings, broken};
@@ -291,10 +291,10 @@ impl Inner {
 impl Transport for ClientStream {
     fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
         let inner = &mut *self.inner.borrow_mut();
-        match inner.poll_fetch(&mut Context::from_waker(Waker::noop())) {
+        let cx = &mut Context::from_waker(Waker::noop());
+        match gather(into, |into| inner.poll_fetch(cx).map_ok(|()| inner.inbound.read(into))) {
             Poll::Pending => Err(ErrorKind::WouldBlock.into()),
-            Poll::Ready(Err(error)) => Err(error),
-            Poll::Ready(Ok(())) => Ok(inner.inbound.read(into)),
+            Poll::Ready(read) => read,
         }
     }
 

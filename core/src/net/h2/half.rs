@@ -21,6 +21,24 @@ pub(super) struct Inbound {
     body: Option<RecvStream>,
     framing: Framing,
     ended: bool,
+    /// What it broke on, told each time that it is asked.
+    failed: Option<(ErrorKind, &'static str)>,
+}
+
+/// Reads as much as has come: a small message whole, so that it goes on in one write.
+pub(super) fn gather(
+    into: &mut [u8],
+    mut read: impl FnMut(&mut [u8]) -> Poll<io::Result<usize>>,
+) -> Poll<io::Result<usize>> {
+    let mut total = 0;
+    while total < into.len() {
+        match read(&mut into[total..]) {
+            Poll::Ready(Ok(n)) if n > 0 => total += n,
+            nothing if total == 0 => return nothing,
+            _ => break,
+        }
+    }
+    Poll::Ready(Ok(total))
 }
 
 impl Inbound {
@@ -34,6 +52,7 @@ impl Inbound {
             body: None,
             framing: Framing::None,
             ended: false,
+            failed: None,
         }
     }
 
@@ -77,6 +96,9 @@ impl Inbound {
     /// Fetches until something can be read or the message has ended.
     pub(super) fn poll_fetch(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.has_bytes() && !self.ended {
+            if let Some((kind, reason)) = self.failed {
+                return Poll::Ready(Err(io::Error::new(kind, reason)));
+            }
             let Some(body) = &mut self.body else { return Poll::Pending };
             self.text.clear();
             self.read = 0;
@@ -97,8 +119,11 @@ impl Inbound {
                         Poll::Ready(Ok(trailers)) => trailers,
                         Poll::Ready(Err(error)) => return Poll::Ready(Err(broken(error))),
                     };
-                    render::end(self.framing, trailers.as_ref(), &mut self.text)
-                        .map_err(|malformed| io::Error::new(ErrorKind::InvalidData, malformed.reason()))?;
+                    if let Err(malformed) = render::end(self.framing, trailers.as_ref(), &mut self.text) {
+                        // The trailers are gone: asked again, the message would look whole.
+                        self.failed = Some((ErrorKind::InvalidData, malformed.reason()));
+                        continue;
+                    }
                     self.ended = true;
                 }
             }

@@ -13,7 +13,7 @@ use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream, SendStream};
 
 use super::guard::Guard;
-use super::half::{Inbound, Opening, Outbound};
+use super::half::{Inbound, Opening, Outbound, gather};
 use super::wire::{Shared, Wire, drive};
 use super::{SEND_BUFFER_BYTES, Settings, broken};
 use crate::base::clock::Monotonic;
@@ -230,20 +230,20 @@ impl Transport for ServerStream {
     fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
         let inner = &mut *self.inner.borrow_mut();
         let cx = &mut Context::from_waker(Waker::noop());
-        match inner.inbound.poll_fetch(cx) {
+        let inbound = &mut inner.inbound;
+        match gather(into, |into| inbound.poll_fetch(cx).map_ok(|()| inbound.read(into))) {
             Poll::Ready(Err(error)) => {
                 inner.malformed |= error.kind() == ErrorKind::InvalidData;
-                return Err(error);
+                Err(error)
             }
-            Poll::Pending => return Err(ErrorKind::WouldBlock.into()),
-            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Ok(0)) => {
+                // Whoever has sent a whole request and waits has not closed anything.
+                let over = inner.inbound.is_tunnel() || inner.poll_reset(cx).is_ready();
+                if over { Ok(0) } else { Err(ErrorKind::WouldBlock.into()) }
+            }
+            Poll::Ready(Ok(n)) => Ok(n),
+            Poll::Pending => Err(ErrorKind::WouldBlock.into()),
         }
-        if inner.inbound.is_ended() {
-            // Whoever has sent a whole request and waits has not closed anything.
-            let over = inner.inbound.is_tunnel() || inner.poll_reset(cx).is_ready();
-            return if over { Ok(0) } else { Err(ErrorKind::WouldBlock.into()) };
-        }
-        Ok(inner.inbound.read(into))
     }
 
     fn try_write(&self, from: &[u8]) -> io::Result<usize> {

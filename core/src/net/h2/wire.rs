@@ -133,6 +133,10 @@ impl<S: Transport> Shared<S> {
                 }
             }
         }
+        // A TLS stream may have taken more than its socket did.
+        if self.stream.has_unsent() {
+            self.wants_write.set(true);
+        }
     }
 
     fn is_corked(&self) -> bool {
@@ -223,7 +227,7 @@ impl<S: Transport> AsyncWrite for Wire<S> {
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.send();
         self.0.check()?;
-        if self.0.is_corked() {
+        if self.0.is_corked() || self.0.stream.has_unsent() {
             return Poll::Pending;
         }
         self.0.stream.shutdown_write();
@@ -281,4 +285,145 @@ pub(super) async fn drive<S: Transport, T>(
         }
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+    use std::future::Future;
+    use std::io::{self, ErrorKind, IoSlice};
+    use std::os::fd::BorrowedFd;
+    use std::pin::{Pin, pin};
+    use std::task::{Context, Poll, Waker};
+
+    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+    use super::{CORK_BYTES, Guard, Shared, Wire, drive};
+    use crate::base::clock::Monotonic;
+    use crate::net::stream::{Peek, Transport};
+
+    /// A stream as TLS is one: it takes what it is given, and part of it goes out only when it is awaited.
+    #[derive(Default)]
+    struct Lazy {
+        incoming: RefCell<Vec<u8>>,
+        taken: Cell<usize>,
+        writes: Cell<usize>,
+        unsent: Cell<bool>,
+    }
+
+    impl Transport for Lazy {
+        fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
+            let mut incoming = self.incoming.borrow_mut();
+            if incoming.is_empty() {
+                return Err(ErrorKind::WouldBlock.into());
+            }
+            let n = incoming.len().min(into.len());
+            into[..n].copy_from_slice(&incoming[..n]);
+            incoming.drain(..n);
+            Ok(n)
+        }
+
+        fn try_write(&self, from: &[u8]) -> io::Result<usize> {
+            self.taken.set(self.taken.get() + from.len());
+            self.writes.set(self.writes.get() + 1);
+            self.unsent.set(true);
+            Ok(from.len())
+        }
+
+        fn try_write_vectored(&self, from: &[IoSlice<'_>]) -> io::Result<usize> {
+            self.try_write(&from[0])
+        }
+
+        async fn readable(&self) -> io::Result<()> {
+            std::future::pending().await
+        }
+
+        async fn writable(&self) -> io::Result<()> {
+            self.unsent.set(false);
+            Ok(())
+        }
+
+        fn has_unsent(&self) -> bool {
+            self.unsent.get()
+        }
+
+        fn peek(&self) -> Peek {
+            Peek::Quiet
+        }
+
+        fn shutdown_write(&self) {}
+
+        fn abort_on_close(&self) {}
+
+        fn splice_fd(&self) -> Option<BorrowedFd<'_>> {
+            None
+        }
+    }
+
+    fn shared(early: &[u8]) -> std::rc::Rc<Shared<Lazy>> {
+        Shared::new(Lazy::default(), Guard::of_client(Monotonic::start()), early)
+    }
+
+    /// A connection that awaits its peer and has written meanwhile: what the stream holds back must not stay there.
+    #[test]
+    fn what_a_stream_took_is_seen_out() {
+        let shared = shared(b"");
+        let mut wire = Wire::new(&shared);
+        let mut step = 0;
+        let driven = drive(&shared, |cx| {
+            step += 1;
+            match step {
+                1 => {
+                    // It is read from first, so that there is a wait for reading already.
+                    let mut bytes = [0; 16];
+                    let read = Pin::new(&mut wire).poll_read(cx, &mut ReadBuf::new(&mut bytes));
+                    assert!(read.is_pending());
+                }
+                2 => assert!(Pin::new(&mut wire).poll_write(cx, b"frames").is_ready()),
+                _ => {}
+            }
+            if step > 2 && !shared.stream.unsent.get() { Poll::Ready(()) } else { Poll::Pending }
+        });
+        let mut driven = pin!(driven);
+        let mut cx = Context::from_waker(Waker::noop());
+        let done = (0..4).any(|_| driven.as_mut().poll(&mut cx).is_ready());
+        assert!(done && !shared.stream.unsent.get() && shared.stream.taken.get() == 6);
+    }
+
+    #[test]
+    fn frames_are_gathered_and_bounded() {
+        let shared = shared(b"");
+        let mut wire = Wire::new(&shared);
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..100 {
+            assert!(Pin::new(&mut wire).poll_write(&mut cx, &[7; 1_000]).is_ready());
+            assert!(Pin::new(&mut wire).poll_flush(&mut cx).is_ready());
+        }
+        assert_eq!(shared.stream.writes.get(), 1, "only the full cork goes out by itself");
+        assert!(shared.stream.taken.get() >= CORK_BYTES);
+        shared.send();
+        assert_eq!((shared.stream.taken.get(), shared.is_corked()), (100_000, false));
+    }
+
+    #[test]
+    fn what_was_read_early_and_ahead_comes_in_order() {
+        let shared = shared(b"early ");
+        shared.stream.incoming.borrow_mut().extend_from_slice(b"and then what the socket had");
+        let mut wire = Wire::new(&shared);
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut all = Vec::new();
+        loop {
+            let mut bytes = [0; 5];
+            let mut into = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut wire).poll_read(&mut cx, &mut into) {
+                Poll::Ready(result) => {
+                    result.unwrap();
+                    all.extend_from_slice(into.filled());
+                }
+                Poll::Pending => break,
+            }
+        }
+        assert_eq!(all, b"early and then what the socket had");
+        assert!(shared.wants_read.get());
+    }
 }
