@@ -575,6 +575,7 @@ impl Compiler<'_> {
             response_headers,
             upgrade,
             connect: route.connect,
+            grpc_web: route.grpc_web,
             timeouts: RouteTimeouts {
                 request: timeouts.request.unwrap_or(raw.timeouts.request).as_std(),
                 response_head: timeouts
@@ -655,6 +656,7 @@ impl Compiler<'_> {
             ("request_headers", route.request_headers != raw::HeaderOps::default()),
             ("upgrade", route.upgrade.is_some()),
             ("connect", route.connect),
+            ("grpc_web", route.grpc_web),
             ("timeouts", route.timeouts != raw::RouteTimeouts::default()),
         ] {
             if given {

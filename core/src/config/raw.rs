@@ -587,6 +587,9 @@ pub struct Route {
     /// Accept CONNECT, and open a tunnel to the upstream.
     #[serde(default, skip_serializing_if = "is_default")]
     pub connect: bool,
+    /// Translate gRPC-Web, which browsers speak, to gRPC and back. The upstream speaks gRPC, so mostly `protocol: http2`. Other requests pass as they are.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub grpc_web: bool,
     /// Overrides of timeouts.
     #[serde(default, skip_serializing_if = "is_default")]
     pub timeouts: RouteTimeouts,

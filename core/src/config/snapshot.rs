@@ -226,6 +226,8 @@ pub struct Route {
     /// In lower case. Empty: no upgrade.
     pub upgrade: Box<[Box<str>]>,
     pub connect: bool,
+    /// gRPC-Web goes upstream as gRPC.
+    pub grpc_web: bool,
     pub timeouts: RouteTimeouts,
     pub body_bytes_max: u64,
 }

@@ -3,14 +3,20 @@
 //! Copies nothing: a step answers with pieces, ranges of the input and of a few bytes of its own (size lines, the last
 //! chunk), that the caller writes in one call. Data with nothing to change before or after it may also be moved
 //! around this, by splice: [`Flow::movable`] says how much, [`Flow::moved`] counts it.
+//!
+//! The one content that changes on its way is gRPC-Web's: then all that a step sends is its own, and as much as the
+//! input and a third, at the most.
 
 use std::io::IoSlice;
 use std::ops::Range;
 
 use super::chunked::{
-    ChunkError, ChunkEvent, ChunkedDecoder, TrailerSlots, encode_chunk_size, encode_trailers, parse_trailers,
+    ChunkError, ChunkEvent, ChunkedDecoder, LAST_CHUNK, TrailerSlots, encode_chunk_size, encode_trailers,
+    parse_trailers,
 };
+use super::content::{Content, Part};
 use super::framing::BodyLength;
+use super::grpc_web::{self, Encoding, RequestBody};
 
 /// Pieces that one step makes at the most; what is left of the input waits for the next step.
 pub const PIECES_MAX: usize = 16;
@@ -25,10 +31,32 @@ pub struct Flow {
 
 #[derive(Debug)]
 enum Source {
-    Length { left: u64 },
+    Length {
+        left: u64,
+    },
     Chunked(ChunkedDecoder),
     UntilClose,
+    /// Boxed: few bodies are.
+    GrpcWeb(Box<GrpcWeb>),
     Ended,
+}
+
+/// A body that changes.
+#[derive(Debug)]
+struct GrpcWeb {
+    content: Content,
+    turn: Turn,
+    /// What the parts of one step say, put together: one chunk and so one frame of HTTP/2 for each step, in however many
+    /// the sender cut it.
+    piece: Vec<u8>,
+}
+
+#[derive(Debug)]
+enum Turn {
+    /// Into gRPC.
+    Request(RequestBody),
+    /// Out of gRPC.
+    Response(Encoding),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +72,8 @@ pub enum FlowError {
     Chunk(ChunkError),
     /// The stream ended before the body did.
     Truncated,
+    /// What is inside is no gRPC-Web.
+    GrpcWeb(grpc_web::Malformed),
 }
 
 impl FlowError {
@@ -52,6 +82,7 @@ impl FlowError {
         match self {
             Self::Chunk(error) => error.reason(),
             Self::Truncated => "body_truncated",
+            Self::GrpcWeb(error) => error.reason(),
         }
     }
 }
@@ -165,6 +196,23 @@ impl Flow {
         Self { source, sink, content_bytes: 0 }
     }
 
+    /// A body of gRPC-Web that goes as one of gRPC, chunked. Its content counts as the client writes it.
+    pub fn from_grpc_web(from: BodyLength, encoding: Encoding) -> Self {
+        let turn = Turn::Request(RequestBody::new(encoding));
+        let web = GrpcWeb { content: Content::new(from), turn, piece: Vec::new() };
+        Self { source: Source::GrpcWeb(Box::new(web)), sink: Sink::Chunked, content_bytes: 0 }
+    }
+
+    /// A body of gRPC that goes as one of gRPC-Web: chunked or, to a client that knows no chunks, until close. Its content
+    /// counts as the client reads it.
+    pub fn to_grpc_web(from: BodyLength, to: BodyLength, encoding: Encoding) -> Self {
+        debug_assert!(matches!(to, BodyLength::Chunked | BodyLength::UntilClose));
+        let turn = Turn::Response(encoding);
+        let web = GrpcWeb { content: Content::new(from), turn, piece: Vec::new() };
+        let sink = if to == BodyLength::Chunked { Sink::Chunked } else { Sink::Plain };
+        Self { source: Source::GrpcWeb(Box::new(web)), sink, content_bytes: 0 }
+    }
+
     /// All of it has been through.
     pub fn is_ended(&self) -> bool {
         matches!(self.source, Source::Ended)
@@ -181,7 +229,7 @@ impl Flow {
             (Source::Length { left }, _) => *left,
             (Source::Chunked(decoder), _) => decoder.remaining_in_chunk(),
             (Source::UntilClose, Sink::Plain) => u64::MAX,
-            (Source::UntilClose, Sink::Chunked) | (Source::Ended, _) => 0,
+            (Source::UntilClose, Sink::Chunked) | (Source::GrpcWeb(_) | Source::Ended, _) => 0,
         }
     }
 
@@ -196,7 +244,7 @@ impl Flow {
                 }
             }
             Source::Chunked(decoder) => decoder.advance_data(bytes),
-            Source::UntilClose | Source::Ended => {}
+            Source::UntilClose | Source::GrpcWeb(_) | Source::Ended => {}
         }
     }
 
@@ -228,6 +276,7 @@ impl Flow {
                 self.content_bytes += input.len() as u64;
             }
             Source::Chunked(_) => self.step_chunked(input, batch).map_err(FlowError::Chunk)?,
+            Source::GrpcWeb(_) => self.step_grpc_web(input, batch)?,
         }
         Ok(())
     }
@@ -282,11 +331,35 @@ impl Flow {
         Ok(())
     }
 
+    #[cold]
+    fn step_grpc_web(&mut self, input: &[u8], batch: &mut Batch) -> Result<(), FlowError> {
+        let Source::GrpcWeb(web) = &mut self.source else { return Ok(()) };
+        web.piece.clear();
+        let end = loop {
+            let (used, part) = web.content.next(&input[batch.consumed..])?;
+            batch.consumed += used;
+            match part {
+                None => break None,
+                Some(Part::Data(data)) => self.content_bytes += web.take(data)?,
+                Some(Part::End { trailers }) => break Some(web.end(trailers)?),
+            }
+        };
+        batch.own(|own| self.content_bytes += web.put(self.sink, end.as_deref(), own));
+        if end.is_some() {
+            self.source = Source::Ended;
+        }
+        Ok(())
+    }
+
     /// The stream has ended: fine for a body that runs until then, which may leave a last chunk to send.
     pub fn finish(&mut self, batch: &mut Batch) -> Result<(), FlowError> {
         batch.clear();
-        match self.source {
+        match &mut self.source {
             Source::Ended => Ok(()),
+            Source::GrpcWeb(web) => {
+                web.content.finish()?;
+                self.step_grpc_web(b"", batch)
+            }
             Source::UntilClose => {
                 if self.sink == Sink::Chunked {
                     batch.own(|own| own.extend_from_slice(b"0\r\n\r\n"));
@@ -299,21 +372,88 @@ impl Flow {
     }
 }
 
+impl GrpcWeb {
+    /// Adds a part of the content to the piece. Says how many bytes of it count.
+    fn take(&mut self, data: &[u8]) -> Result<u64, FlowError> {
+        match &mut self.turn {
+            Turn::Request(body) => {
+                body.step(data, &mut self.piece).map_err(FlowError::GrpcWeb)?;
+                Ok(data.len() as u64)
+            }
+            Turn::Response(_) => {
+                self.piece.extend_from_slice(data);
+                Ok(0)
+            }
+        }
+    }
+
+    /// The body ends so: with a frame of trailers, if there are any. A request's end here, for gRPC has none.
+    fn end(&mut self, trailers: &[u8]) -> Result<Vec<u8>, FlowError> {
+        let mut frame = Vec::new();
+        match &self.turn {
+            Turn::Request(body) => body.finish().map_err(FlowError::GrpcWeb)?,
+            Turn::Response(_) if trailers.is_empty() => {}
+            Turn::Response(encoding) => {
+                let mut slots = TrailerSlots::new();
+                let parsed = parse_trailers(trailers, &mut slots).map_err(FlowError::Chunk)?;
+                let passing = parsed.fields.headers.iter().enumerate().filter_map(|(index, header)| {
+                    (!parsed.forbidden.contains(index)).then_some((header.name.as_bytes(), header.value))
+                });
+                grpc_web::push_response_end(*encoding, passing, &mut frame);
+            }
+        }
+        Ok(frame)
+    }
+
+    /// Appends the piece, and the end with its frame. Says how many bytes of it count.
+    fn put(&self, sink: Sink, end: Option<&[u8]>, out: &mut Vec<u8>) -> u64 {
+        let piece_bytes = match self.turn {
+            Turn::Request(_) => self.piece.len(),
+            Turn::Response(encoding) => grpc_web::response_data_bytes(encoding, self.piece.len()),
+        };
+        let frame = end.unwrap_or_default();
+        // One chunk for both; an empty one would end the body.
+        let chunk_bytes = piece_bytes + frame.len();
+        let chunked = sink == Sink::Chunked && chunk_bytes > 0;
+        if chunked {
+            encode_chunk_size(chunk_bytes as u64, out);
+        }
+        match self.turn {
+            Turn::Request(_) => out.extend_from_slice(&self.piece),
+            Turn::Response(encoding) => grpc_web::push_response_data(encoding, &self.piece, out),
+        }
+        out.extend_from_slice(frame);
+        if chunked {
+            out.extend_from_slice(b"\r\n");
+        }
+        if sink == Sink::Chunked && end.is_some() {
+            out.extend_from_slice(LAST_CHUNK);
+        }
+        match self.turn {
+            Turn::Request(_) => 0,
+            Turn::Response(_) => chunk_bytes as u64,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::IoSlice;
 
     use super::{Batch, Flow, FlowError, PIECES_MAX};
     use crate::http::framing::BodyLength;
+    use crate::http::grpc_web::Encoding::{self, Binary, Text};
+    use crate::http::grpc_web::{Malformed, RequestBody};
+
+    /// Sent, left over, content bytes.
+    type Ran = (Vec<u8>, Vec<u8>, u64);
 
     /// Feeds `input` in pieces of `cut` bytes; returns what was sent, what was left, and the content's size.
-    fn run(
-        from: BodyLength,
-        to: BodyLength,
-        input: &[u8],
-        cut: usize,
-    ) -> Result<(Vec<u8>, Vec<u8>, u64), FlowError> {
-        let mut flow = Flow::new(from, to);
+    fn run(from: BodyLength, to: BodyLength, input: &[u8], cut: usize) -> Result<Ran, FlowError> {
+        run_flow(Flow::new(from, to), input, cut)
+    }
+
+    fn run_flow(mut flow: Flow, input: &[u8], cut: usize) -> Result<Ran, FlowError> {
         let mut batch = Batch::default();
         let mut sent = Vec::new();
         let mut held: Vec<u8> = Vec::new();
@@ -376,6 +516,85 @@ mod tests {
     fn until_close_becomes_chunks() {
         let (sent, _, content) = run(BodyLength::UntilClose, BodyLength::Chunked, b"abcdef", 4).unwrap();
         assert_eq!((&sent[..], content), (&b"4\r\nabcd\r\n2\r\nef\r\n0\r\n\r\n"[..], 6));
+    }
+
+    /// The content of a chunked body, whose chunks depend on the cut, and its trailer section.
+    fn content(chunked: &[u8]) -> Vec<u8> {
+        let (sent, left, _) =
+            run(BodyLength::Chunked, BodyLength::UntilClose, chunked, chunked.len()).unwrap();
+        assert_eq!(left, b"", "bytes behind the last chunk");
+        sent
+    }
+
+    #[test]
+    fn grpc_web_requests_become_grpc() {
+        use BodyLength::{Chunked, Length, None};
+        let table: &[(BodyLength, Encoding, &str, &str, usize)] = &[
+            (Length(3), Binary, "abcnext", "abc", 4),
+            (Chunked, Binary, "1\r\na\r\n2\r\nbc\r\n0\r\n\r\n", "abc", 0),
+            (None, Text, "next", "", 4),
+            (Length(0), Text, "next", "", 4),
+            (Length(8), Text, "YWJjZA==GET", "abcd", 3),
+            (Length(12), Text, "YWI=Yw==ZGVm", "abcdef", 0),
+            (Chunked, Text, "3\r\nYWJ\r\n1\r\nj\r\n0\r\nX-Late: 1\r\n\r\n", "abc", 0),
+        ];
+        for (from, encoding, input, expected, left) in table {
+            for cut in 1..=input.len() {
+                let flow = Flow::from_grpc_web(*from, *encoding);
+                assert_eq!(flow.movable(), 0);
+                let got = run_flow(flow, input.as_bytes(), cut).unwrap();
+                assert_eq!(
+                    (content(&got.0), got.1.len()),
+                    (expected.as_bytes().to_vec(), *left),
+                    "{from:?} {encoding:?} cut {cut}"
+                );
+                let wire = if let Length(length) = from { *length } else { got.2 };
+                assert_eq!(got.2, wire, "content counts as the client writes it");
+            }
+        }
+        for (input, expected) in [
+            ("YWJ!", FlowError::GrpcWeb(Malformed::Base64)),
+            ("YWJjZ", FlowError::GrpcWeb(Malformed::Truncated)),
+            ("YW", FlowError::GrpcWeb(Malformed::Truncated)),
+        ] {
+            for cut in 1..=input.len() {
+                let flow = Flow::from_grpc_web(Length(input.len() as u64), Text);
+                assert_eq!(run_flow(flow, input.as_bytes(), cut).unwrap_err(), expected, "{input} cut {cut}");
+            }
+        }
+        let cut_short = run_flow(Flow::from_grpc_web(Length(9), Text), b"YWJj", 2);
+        assert_eq!(cut_short.unwrap_err(), FlowError::Truncated);
+    }
+
+    #[test]
+    fn grpc_responses_become_grpc_web() {
+        use BodyLength::{Chunked, Length, UntilClose};
+        let chunked: &[u8] = b"6\r\n\0\0\0\0\x01x\r\n0\r\nGrpc-Status: 0\r\nContent-Type: a\r\n\r\nnext";
+        let plain: &[u8] = b"\0\0\0\0\x01x";
+        let frame: &[u8] = b"\x80\0\0\0\x10grpc-status: 0\r\n";
+        let table = [
+            (Chunked, chunked, frame, 4),
+            (Length(6), &b"\0\0\0\0\x01xnext"[..], &b""[..], 4),
+            (UntilClose, plain, b"", 0),
+        ];
+        for (from, input, trailers, left) in table {
+            let expected = [plain, trailers].concat();
+            for (to, encoding) in
+                [(Chunked, Binary), (Chunked, Text), (UntilClose, Binary), (UntilClose, Text)]
+            {
+                for cut in 1..=input.len() {
+                    let got = run_flow(Flow::to_grpc_web(from, to, encoding), input, cut).unwrap();
+                    let sent = if to == Chunked { content(&got.0) } else { got.0 };
+                    assert_eq!((got.1.len(), got.2), (left, sent.len() as u64), "{from:?} {to:?} cut {cut}");
+                    let mut read = Vec::new();
+                    let mut body = RequestBody::new(encoding);
+                    body.step(&sent, &mut read).and_then(|()| body.finish()).unwrap();
+                    assert_eq!(read, expected, "{from:?} {to:?} {encoding:?} cut {cut}");
+                }
+            }
+        }
+        let cut = run_flow(Flow::to_grpc_web(Chunked, Chunked, Binary), b"6\r\nabc", 3);
+        assert_eq!(cut.unwrap_err(), FlowError::Truncated);
     }
 
     #[test]

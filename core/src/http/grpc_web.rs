@@ -49,16 +49,15 @@ impl<'a> WebType<'a> {
     }
 }
 
-/// Fields of the request that must go, since [`push_request_lines`] writes them or because they speak of gRPC-Web.
-/// Content-Length too, if the encoding is text.
-pub const REQUEST_FIELDS_DROPPED: &[&str] = &["content-type", "te", "accept"];
+/// Fields of the request that must go: what it says of its content is about gRPC-Web, and a response with a content
+/// coding could take no frame of trailers at its end. Content-Length goes too, if the encoding is text.
+pub const REQUEST_FIELDS_DROPPED: &[&str] = &["content-type", "accept", "accept-encoding"];
 
-/// Appends the lines that make the request one of gRPC.
-pub fn push_request_lines(web: &WebType<'_>, out: &mut Vec<u8>) {
+/// Appends the Content-Type that makes the request one of gRPC. `TE: trailers` must stand with it.
+pub fn push_request_type(web: &WebType<'_>, out: &mut Vec<u8>) {
     debug_assert!(is_field_value(web.format));
-    out.extend_from_slice(b"Content-Type: application/grpc");
+    out.extend_from_slice(b"application/grpc");
     out.extend_from_slice(web.format);
-    out.extend_from_slice(b"\r\nTE: trailers\r\n");
 }
 
 /// Appends the Content-Type for a response that came with gRPC's `content_type`; false, and nothing, if it isn't gRPC's:
@@ -161,6 +160,14 @@ fn decode(groups: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
 /// The first byte of the frame that holds the trailers.
 const TRAILER_FRAME: u8 = 0x80;
 
+/// How many bytes [`push_response_data`] appends for so many.
+pub fn response_data_bytes(encoding: Encoding, data_bytes: usize) -> usize {
+    match encoding {
+        Encoding::Binary => data_bytes,
+        Encoding::Text => data_bytes.div_ceil(3) * 4,
+    }
+}
+
 /// Appends a part of a response's body. Text is padded at once, so that a client never waits for the rest of a message
 /// that has been sent; a call costs up to two characters for it.
 pub fn push_response_data(encoding: Encoding, data: &[u8], out: &mut Vec<u8>) {
@@ -168,7 +175,7 @@ pub fn push_response_data(encoding: Encoding, data: &[u8], out: &mut Vec<u8>) {
         Encoding::Binary => out.extend_from_slice(data),
         Encoding::Text => {
             let start = out.len();
-            out.resize(start + data.len().div_ceil(3) * 4, 0);
+            out.resize(start + response_data_bytes(encoding, data.len()), 0);
             let written = STANDARD.encode_slice(data, &mut out[start..]);
             debug_assert_eq!(written, Ok(out.len() - start));
         }
@@ -206,7 +213,7 @@ mod tests {
     use proptest::prelude::{any, prop, prop_assert_eq, proptest};
 
     use super::{
-        Encoding, Malformed, RequestBody, WebType, push_request_lines, push_response_data, push_response_end,
+        Encoding, Malformed, RequestBody, WebType, push_request_type, push_response_data, push_response_end,
         push_response_type,
     };
 
@@ -250,8 +257,8 @@ mod tests {
     #[test]
     fn heads_change() {
         let mut out = Vec::new();
-        push_request_lines(&WebType { encoding: Encoding::Text, format: b"+proto" }, &mut out);
-        assert_eq!(out, b"Content-Type: application/grpc+proto\r\nTE: trailers\r\n");
+        push_request_type(&WebType { encoding: Encoding::Text, format: b"+proto" }, &mut out);
+        assert_eq!(out, b"application/grpc+proto");
         for (content_type, encoding, expected) in [
             ("application/grpc+proto", Encoding::Text, Some("application/grpc-web-text+proto")),
             ("application/grpc", Encoding::Binary, Some("application/grpc-web")),

@@ -1,6 +1,7 @@
 //! Sans-IO HTTP: bytes in, facts and bytes out. No sockets, no clock, no policy, no configuration.
 
 pub mod chunked;
+pub mod content;
 #[doc(hidden)]
 pub mod corpus;
 pub mod flow;

@@ -223,10 +223,13 @@ async fn once<P: Platform>(
     let timeouts = &bound.snapshot.routes[plan.route].timeouts;
     let spliced = Cell::new(0);
     let pumping = pumping(conn, timeouts, bound.snapshot.routes[plan.route].body_bytes_max, &spliced);
-    let mut flow = Flow::new(plan.body, plan.body);
-    let mut batch = Batch::default();
+    let mut flow = match plan.web {
+        None => Flow::new(plan.body, plan.body),
+        Some(call) => Flow::from_grpc_web(plan.body, call.request),
+    };
     // What of the body came with the head goes out with it, in one write.
     let consumed = {
+        let mut batch = Batch::default();
         let body = &buffer.filled()[plan.head_bytes..];
         if !flow.is_ended() {
             flow.step(body, &mut batch).map_err(|error| Fault::downstream(error.reason(), 400))?;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::attempt::{closed_before_response, elapsed};
 use super::connection::{After, Downstream};
 use super::core::Bound;
+use super::grpc_web;
 use super::pump::{End, PumpError, Pumping, would_block};
 use super::record::Record;
 use super::request::Plan;
@@ -21,6 +22,7 @@ use crate::base::limits::{COPIED_BODY_BYTES_MAX, INTERIM_RESPONSES_MAX, WATCH_CL
 use crate::base::race::{First, race};
 use crate::http::flow::{Batch, Flow, FlowError, PIECES_MAX};
 use crate::http::framing::{BodyLength, relay};
+use crate::http::grpc_web::Encoding;
 use crate::http::http1::encode::{Persistence, ResponseRewrite, encode_response};
 use crate::http::http1::parse::{Parsed, head_end_hint, parse_response};
 use crate::http::message::{HeaderSlots, Status, Version, Wire};
@@ -49,6 +51,8 @@ struct Phase {
 struct Shaped {
     from: BodyLength,
     to: BodyLength,
+    /// The body is gRPC's, and the client wants gRPC-Web's.
+    web: Option<Encoding>,
     head_bytes: usize,
     /// The origin lets its connection live on.
     reusable: bool,
@@ -349,7 +353,20 @@ fn shape<P: Platform>(
         Err(error) => return Err(refuse(error.reason())),
     };
     let final_head = tunnel.is_some() || !head.status.is_informational();
-    let to = relay(head.body, plan.asker.version);
+    let mut lines = Vec::new();
+    let call = plan.web.filter(|_| !head.status.is_informational());
+    let web = call
+        .and_then(|call| grpc_web::shape_response(&head, call.response, &route.response_headers, &mut lines));
+    let mut extra = bound.fields(conn.listener);
+    if web.is_some() {
+        lines.extend_from_slice(extra);
+        extra = &lines;
+    }
+    // Without a body there are no trailers either: the status stands in the head.
+    let web_body = call.filter(|_| web.is_some() && !head.body.is_empty()).map(|call| call.response);
+    let head = web.unwrap_or(head);
+    let came = if web_body.is_some() { BodyLength::Chunked } else { head.body };
+    let to = relay(came, plan.asker.version);
     let keep = plan.keep_alive
         && phase.sent.get()
         && to != BodyLength::UntilClose
@@ -364,7 +381,7 @@ fn shape<P: Platform>(
         via: bound.snapshot.forwarding.via.as_deref(),
         wire: lease.wire(),
         date: &date,
-        extra: bound.fields(conn.listener),
+        extra,
     };
     if !final_head {
         // RFC 9110 section 15.2: never to an HTTP/1.0 client; a 100 only to one that asked for it.
@@ -383,6 +400,7 @@ fn shape<P: Platform>(
     Ok(Head::Final(Shaped {
         from: head.body,
         to,
+        web: web_body,
         head_bytes: head.head_bytes,
         reusable: head.keep_alive,
         keep,
@@ -404,7 +422,10 @@ async fn relay_response<P: Platform>(
     out: &mut Vec<u8>,
 ) -> Result<Relayed, Fault> {
     let pumping = Pumping { content_max: u64::MAX, ..*pumping };
-    let mut flow = Flow::new(shaped.from, shaped.to);
+    let mut flow = match shaped.web {
+        None => Flow::new(shaped.from, shaped.to),
+        Some(encoding) => Flow::to_grpc_web(shaped.from, shaped.to, encoding),
+    };
     record.response_started = true;
     let consumed = {
         let mut batch = Batch::default();

@@ -10,9 +10,10 @@ use std::time::Duration;
 use super::attempt;
 use super::connection::{After, Downstream, Progress};
 use super::core::Bound;
+use super::grpc_web::{self, Call};
 use super::log::{self, Draft, Wanted};
 use super::record::Record;
-use super::respond::{self, Asker};
+use super::respond::{self, Asker, Grpc};
 use super::tunnel;
 use super::upstream::{Endpoint, Unavailable, Upstream};
 use crate::base::buffer::Buffer;
@@ -51,6 +52,8 @@ pub(super) struct Plan<S> {
     pub(super) offered: Option<Box<[u8]>>,
     /// How long the client will wait for the whole exchange, by its own words (grpc-timeout).
     pub(super) asked_timeout: Option<Duration>,
+    /// The client speaks gRPC-Web, and the upstream gRPC.
+    pub(super) web: Option<Call>,
     /// CONNECT: bytes both ways once the upstream is connected.
     pub(super) connect: bool,
 }
@@ -275,7 +278,11 @@ fn decide<P: Platform>(
                 Err(Unavailable::NoEndpoint) => return refuse(Fault::policy("no_endpoint", 503)),
             };
             // 8 shape the request
-            let offered = offer(&head, route);
+            let web = match asker.grpc {
+                Some(Grpc::Web(call)) if route.grpc_web => Some(call),
+                _ => None,
+            };
+            let offered = if web.is_some() { None } else { offer(&head, route) };
             if let Err(fault) =
                 encode(conn, bound, index, &head, path, client, offered, endpoint.as_deref(), out)
             {
@@ -293,11 +300,9 @@ fn decide<P: Platform>(
                 client_goes_on: head.keep_alive,
                 expect_continue: head.expect_continue,
                 offered: offered.map(Box::from),
+                web,
                 connect: head.method == Method::Connect,
-                asked_timeout: asker
-                    .grpc
-                    .then(|| head.header("grpc-timeout").and_then(grpc::timeout))
-                    .flatten(),
+                asked_timeout: asker.grpc.and_then(|_| head.header("grpc-timeout")).and_then(grpc::timeout),
             })
         }
     }
@@ -375,16 +380,23 @@ fn encode<P: Platform>(
         scheme: if conn.stream.tls().is_some() { Scheme::Https } else { Scheme::Http },
         wire: conn.wire,
     };
+    let mut type_line = Vec::new();
+    let shaped = if route.grpc_web {
+        grpc_web::shape_request(head, &route.request_headers, &mut type_line)
+    } else {
+        None
+    };
+    let (head, framing) = shaped.as_ref().map_or((head, head.body), |shaped| (shaped, BodyLength::Chunked));
     let rewrite = RequestRewrite {
         target,
         host,
         ops: &route.request_headers,
         forwarding: Some((bound.forwarding(conn.listener), values)),
-        framing: head.body,
+        framing,
         upgrade: offered,
         persistence: Persistence::KeepAlive,
         expect: ExpectRelay::Forward,
-        extra: b"",
+        extra: &type_line,
     };
     encode_request(head, &rewrite, out);
     Ok(())

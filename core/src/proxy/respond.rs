@@ -3,6 +3,7 @@
 
 use std::fmt::Write as _;
 
+use super::grpc_web::Call;
 use super::record::Record;
 use crate::base::fault::Fault;
 use crate::config::snapshot::{Redirect, RedirectTarget, Respond, Scheme};
@@ -10,22 +11,37 @@ use crate::http::grpc::{TrailersOnly, encode_trailers_only, is_grpc, status_from
 use crate::http::http1::encode::{Payload, Persistence, SimpleResponse, encode_simple_response};
 use crate::http::message::{Method, RequestHead, Status, Target, Version};
 
+/// Which gRPC a client speaks.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Grpc {
+    /// By HTTP/2 or what is like it, with trailers.
+    Plain,
+    /// gRPC-Web, whether it is translated or not.
+    Web(Call),
+}
+
 /// What of the client's request decides the shape of any answer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asker {
     pub(super) version: Version,
     pub(super) method: Method,
     /// It calls by gRPC, whose clients look for a status of their own kind.
-    pub(super) grpc: bool,
+    pub(super) grpc: Option<Grpc>,
 }
 
 impl Asker {
     /// For a request whose head could not be read.
-    pub(super) const UNKNOWN: Self = Self { version: Version::Http11, method: Method::Other, grpc: false };
+    pub(super) const UNKNOWN: Self = Self { version: Version::Http11, method: Method::Other, grpc: None };
 
     pub(super) fn of(head: &RequestHead<'_, '_>) -> Self {
         // gRPC knows no other method, so that no other request pays for the look.
-        let grpc = head.method == Method::Post && head.header("content-type").is_some_and(is_grpc);
+        let content_type = if head.method == Method::Post { head.header("content-type") } else { None };
+        let grpc = content_type.and_then(|content_type| {
+            if is_grpc(content_type) {
+                return Some(Grpc::Plain);
+            }
+            Call::of(head, content_type).map(Grpc::Web)
+        });
         Self { version: head.version, method: head.method, grpc }
     }
 
@@ -70,11 +86,14 @@ pub(super) fn problem(
         extra.extend_from_slice(b"Retry-After: 1\r\n");
     }
     extra.extend_from_slice(common.fields);
-    if asker.grpc {
+    if let Some(grpc) = asker.grpc {
         let response = TrailersOnly {
             status: status_from_fault(fault),
             message: fault.reason,
-            content_type: b"application/grpc",
+            content_type: match grpc {
+                Grpc::Plain => b"application/grpc",
+                Grpc::Web(call) => call.content_type(),
+            },
             persistence,
             date: common.date,
             extra: &extra,
