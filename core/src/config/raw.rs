@@ -913,8 +913,12 @@ impl Default for Timeouts {
 
 impl Default for ListenerHttp2 {
     fn default() -> Self {
-        let UpstreamHttp2 { streams_max, stream_window, connection_window, .. } = UpstreamHttp2::default();
-        ListenerHttp2 { enabled: true, streams_max, stream_window, connection_window }
+        ListenerHttp2 {
+            enabled: true,
+            streams_max: 128,
+            stream_window: Size::from_bytes(256 << 10),
+            connection_window: Size::from_bytes(1 << 20),
+        }
     }
 }
 
@@ -922,8 +926,9 @@ impl Default for UpstreamHttp2 {
     fn default() -> Self {
         UpstreamHttp2 {
             streams_max: 128,
-            stream_window: Size::from_bytes(256 << 10),
-            connection_window: Size::from_bytes(1 << 20),
+            // As many full windows as there may be streams: clients that read slowly keep no others waiting.
+            stream_window: Size::from_bytes(128 << 10),
+            connection_window: Size::from_bytes(16 << 20),
             ping_interval: Timeout::OFF,
             ping_timeout: Duration::from_secs(10),
         }
