@@ -29,6 +29,7 @@ fuzz seconds="600":
     RUSTC_BOOTSTRAP=1 cargo fuzz run h1_to_h2 -- -max_total_time={{seconds}} -dict=fuzz/http1.dict
     RUSTC_BOOTSTRAP=1 cargo fuzz run proxy_protocol -- -max_total_time={{seconds}}
     RUSTC_BOOTSTRAP=1 cargo fuzz run grpc -- -max_total_time={{seconds}}
+    RUSTC_BOOTSTRAP=1 cargo fuzz run h2_session -- -max_total_time={{seconds}} -dict=fuzz/h2_session.dict
 
 compare suite="h1-small":
     cargo build --release

@@ -15,15 +15,20 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
+use ringway::base::clock::Monotonic;
 use ringway::config::raw::{Io, Workers};
 use ringway::config::{RawConfig, compile};
 use ringway::http::flow::{Batch, Flow};
 use ringway::http::http1::parse::{HeadLimits, Parsed, parse_request};
 use ringway::http::message::{HeaderSlots, Method};
 use ringway::net::connect::Address;
+use ringway::net::h2::client::ClientStream;
+use ringway::net::h2::server::ServerStream;
 use ringway::net::listener::Peer;
-use ringway::net::platform::Platform;
+use ringway::net::platform::{AcceptError, ConnectError, Connected, Dial, Platform};
+use ringway::net::proxied::OnBehalf;
 use ringway::net::stream::{Peek, Transport};
+use ringway::net::tls::server::TlsServer;
 use ringway::proxy::connection;
 use ringway::proxy::core::{Core, Install, ListenerId, Node};
 use ringway::proxy::log::LogBuffer;
@@ -42,6 +47,19 @@ struct Pipe {
 
 #[derive(Clone)]
 struct Memory(Rc<Pipe>);
+
+/// HTTP/2 has targets of its own.
+impl From<Box<ServerStream>> for Memory {
+    fn from(_: Box<ServerStream>) -> Self {
+        unreachable!("the listener does not speak HTTP/2")
+    }
+}
+
+impl From<Box<ClientStream>> for Memory {
+    fn from(_: Box<ClientStream>) -> Self {
+        unreachable!("the upstream does not speak HTTP/2")
+    }
+}
 
 /// Pending once, then ready.
 fn soon() -> impl Future<Output = io::Result<()>> {
@@ -124,6 +142,10 @@ struct World {
 impl Platform for World {
     type Stream = Memory;
 
+    fn clock(&self) -> Monotonic {
+        unreachable!("only HTTP/2 asks for it")
+    }
+
     fn now_ns(&self) -> u64 {
         self.now_ns.get()
     }
@@ -136,11 +158,19 @@ impl Platform for World {
         7
     }
 
-    async fn connect(&self, _: &Address) -> io::Result<Memory> {
+    async fn connect(&self, _: &Address, _: &Dial, _: &OnBehalf) -> Result<Connected<Memory>, ConnectError> {
         let incoming = RefCell::new(self.origin.clone());
         let pipe = Rc::new(Pipe { incoming, piece: self.piece, ..Pipe::default() });
         self.upstream.borrow_mut().push(Rc::clone(&pipe));
-        Ok(Memory(pipe))
+        Ok(Connected::Stream(Memory(pipe)))
+    }
+
+    async fn accept_proxied(&self, _: &Memory) -> Result<Option<SocketAddr>, &'static str> {
+        Ok(None)
+    }
+
+    async fn accept_tls(&self, _: Memory, _: &TlsServer) -> Result<Memory, AcceptError<Memory>> {
+        Err(AcceptError::Failed("tls_malformed"))
     }
 
     fn detach(&self, _: Memory) -> Option<OwnedFd> {
@@ -153,15 +183,25 @@ impl Platform for World {
 }
 
 fn install() -> Install {
-    let raw = RawConfig::proxy(&["127.0.0.1:1"], &["http://127.0.0.1:2"], Workers::Auto, Io::Auto);
+    let mut raw = RawConfig::proxy(&["127.0.0.1:1"], &["http://127.0.0.1:2"], Workers::Auto, Io::Auto);
+    raw.listeners[0].http2.enabled = false;
+    // The translation is worth as much as what passes.
+    raw.routes[0].grpc_web = true;
     let snapshot = Arc::new(compile(&raw, 1).expect("the settings are valid"));
     let resolved = Resolved {
         address: Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 2))),
         authority: "127.0.0.1:2".into(),
         weight: 1,
         shelf: Shelf::new(),
+        tls_name: None,
     };
-    Install { snapshot, upstreams: vec![vec![resolved]], listeners: vec![Some(0)] }
+    Install {
+        snapshot,
+        upstreams: vec![vec![resolved]],
+        tls_clients: vec![None],
+        tls_servers: vec![None],
+        listeners: vec![Some(0)],
+    }
 }
 
 thread_local! {
@@ -206,8 +246,12 @@ fuzz_target!(|data: &[u8]| {
     };
     let piece = usize::from(*piece) * 16 + 1;
     let upstream = Rc::new(RefCell::new(Vec::new()));
-    let world =
-        World { now_ns: Cell::new(1_000_000_000), origin: origin.to_vec(), piece, upstream: Rc::clone(&upstream) };
+    let world = World {
+        now_ns: Cell::new(1_000_000_000),
+        origin: origin.to_vec(),
+        piece,
+        upstream: Rc::clone(&upstream),
+    };
     let (log, _lines) = crossbeam_channel::bounded(1);
     let core = INSTALL.with(|install| Core::new(0, world, Node::new(1), install, LogBuffer::new(log)));
     let client = Rc::new(Pipe { incoming: RefCell::new(client.to_vec()), piece, ..Pipe::default() });

@@ -10,7 +10,7 @@ use ringway::http::http1::encode::{
     ExpectRelay, Persistence, RequestRewrite, ResponseRewrite, TargetRewrite, encode_request, encode_response,
 };
 use ringway::http::http1::parse::{HeadLimits, Parsed, head_end_hint, parse_request, parse_response};
-use ringway::http::message::{HeaderSlots, Method, RequestHead, Version};
+use ringway::http::message::{HeaderSlots, Method, RequestHead, Version, Wire};
 use ringway::http::rewrite::{HeaderOps, normalise_path};
 
 #[derive(Debug, PartialEq, Clone, Copy)]
@@ -52,6 +52,7 @@ fuzz_target!(|data: &[u8]| {
                 persistence: Persistence::KeepAlive,
                 upgrade: None,
                 via: None,
+                wire: Wire::Http1,
                 date: b"now",
                 extra: b"",
             };
