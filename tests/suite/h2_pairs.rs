@@ -724,7 +724,8 @@ for_each_driver! {
             let proxy = Proxy::start(driver, &config);
             let client = two_client(&proxy);
             let mut stream = client.open(request("POST", "/", &[]), Then::More);
-            stream.send("the beginning", Then::More);
+            // The answer may be there already, and with it the wish not to be sent any more.
+            let _ = stream.try_send("the beginning", Then::More);
             assert_eq!(stream.response().expect(413).text(), "too much");
             assert_eq!(stream.await_reset(), Ok(Reason::NO_ERROR), "{config}");
             client.ping().expect("the connection lives");

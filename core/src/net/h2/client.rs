@@ -344,7 +344,12 @@ impl Transport for ClientStream {
     }
 
     fn was_refused(&self) -> bool {
-        self.inner.borrow().refused
+        let inner = &mut *self.inner.borrow_mut();
+        // A write may have been the first to fail; why, the response's side knows.
+        if !inner.refused && !inner.inbound.has_begun() {
+            let _ = inner.poll_fetch(&mut Context::from_waker(Waker::noop()));
+        }
+        inner.refused
     }
 
     fn was_reset(&self) -> bool {
