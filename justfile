@@ -30,6 +30,7 @@ fuzz seconds="600":
     RUSTC_BOOTSTRAP=1 cargo fuzz run proxy_protocol -- -max_total_time={{seconds}}
     RUSTC_BOOTSTRAP=1 cargo fuzz run grpc -- -max_total_time={{seconds}}
     RUSTC_BOOTSTRAP=1 cargo fuzz run h2_session -- -max_total_time={{seconds}} -dict=fuzz/h2_session.dict
+    RUSTC_BOOTSTRAP=1 cargo fuzz run tls_records -- -max_total_time={{seconds}} -max_len=256
 
 compare suite="h1-small":
     cargo build --release
