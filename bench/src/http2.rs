@@ -1,7 +1,7 @@
 //! HTTP/2 connections over the harness's sockets: what the h2 crate reads and writes through, and the task around it.
 //!
 //! h2 asks for tokio's poll-style I/O. [`Link`] answers with direct non-blocking calls and, where those would block,
-//! only notes what is awaited; [`drive`], the one task of the connection, awaits it. So no readiness future is
+//! only notes what is awaited; [`Driver::drive`], the one task of the connection, awaits it. So no readiness future is
 //! ever boxed, and all that h2 writes in one turn goes out in one send: h2 itself would flush after each DATA frame.
 
 use std::{
@@ -32,7 +32,7 @@ const OUTBOX_BYTES_MAX: usize = 64 * 1024;
 #[derive(Debug)]
 pub struct Link(Rc<RefCell<Inner>>);
 
-/// The end that [`drive`] holds.
+/// The end that the task around it holds.
 #[derive(Debug)]
 pub struct Driver(Rc<RefCell<Inner>>);
 
