@@ -1,6 +1,6 @@
 //! TLS for clients and to origins, by rustls with ring.
 //!
-//! [`session`] is a connection without a socket, [`stream`] puts it on one, [`server`] and [`client`] are what listeners
+//! `session` is a connection without a socket, [`stream`] puts it on one, [`server`] and [`client`] are what listeners
 //! and upstreams are configured to, made by the control thread. A worker reads no file and generates no key.
 
 pub mod certificate;
