@@ -2,14 +2,12 @@
 //! frames, and sees to its age, its idleness and its end.
 
 use std::cell::Cell;
-use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use super::connection::{Downstream, serve_stream};
 use super::core::{Core, ListenerId, http2_settings};
 use crate::base::deadline::Deadline;
-use crate::base::race::{First, race};
 use crate::http::message::Wire;
 use crate::net::driver::spawn;
 use crate::net::h2::server::{Incoming, ServerConnection};
@@ -24,6 +22,9 @@ struct Shared {
     /// When the last one ended.
     idle_since_ms: Cell<u64>,
 }
+
+/// How long a client that was told that its idle connection ends may take to say what it had sent meanwhile.
+const FINISH_GRACE_MS: u64 = 5_000;
 
 /// Serves a connection to its end. `early` was read from the stream already.
 pub(super) async fn serve<P: Platform>(
@@ -53,17 +54,8 @@ pub(super) async fn serve<P: Platform>(
     let mut finishing = false;
     loop {
         arm(&core, &deadline, &shared, &limits, age_ms.filter(|_| !finishing));
-        let incoming = {
-            let next = pin!(connection.next(|| key(&core)));
-            let drain = pin!(core.draining.raised());
-            if finishing {
-                deadline.bound(next).await.map(First::Left)
-            } else {
-                deadline.bound(race(next, drain)).await
-            }
-        };
-        match incoming {
-            Ok(First::Left(Incoming::Stream(stream))) => {
+        match deadline.bound(connection.next(|| key(&core))).await {
+            Ok(Incoming::Stream(stream)) => {
                 core.metrics.count(Counter::Http2Streams);
                 served = served.saturating_add(1);
                 shared.live.set(shared.live.get() + 1);
@@ -81,25 +73,22 @@ pub(super) async fn serve<P: Platform>(
                     connection.finish();
                 }
             }
-            Ok(First::Left(Incoming::Refused(reason))) => core.metrics.refused(reason),
-            Ok(First::Left(Incoming::Over(reason))) => {
+            Ok(Incoming::Refused(reason)) => core.metrics.refused(reason),
+            Ok(Incoming::Over(reason)) => {
                 if let Some(reason) = reason {
                     core.metrics.refused(reason);
                 }
                 return;
             }
-            Ok(First::Right(())) => {
-                finishing = true;
-                connection.finish();
-            }
             Err(_) if core.stopping.is_raised() => return,
             Err(_) => {
                 let now = core.tick_ns() / 1_000_000;
-                if age_ms.is_some_and(|age| now >= age) && !finishing {
+                let idle_ms = limits.idle.as_millis() as u64;
+                let old = age_ms.is_some_and(|age| now >= age);
+                if (old || core.draining.is_raised()) && !finishing {
                     finishing = true;
                     connection.finish();
-                } else if shared.live.get() == 0
-                    && now.saturating_sub(shared.idle_since_ms.get()) >= limits.idle.as_millis() as u64
+                } else if shared.live.get() == 0 && now.saturating_sub(shared.idle_since_ms.get()) >= idle_ms
                 {
                     if finishing {
                         // It was told, and neither says nor closes anything.
@@ -107,6 +96,9 @@ pub(super) async fn serve<P: Platform>(
                     }
                     finishing = true;
                     connection.finish();
+                    // A request may be on its way; whoever answers is gone as soon as that is known.
+                    let grace_ms = idle_ms.min(FINISH_GRACE_MS);
+                    shared.idle_since_ms.set((now + grace_ms).saturating_sub(idle_ms));
                 }
             }
         }
@@ -125,7 +117,9 @@ fn arm<P: Platform>(
     let idle_from = if shared.live.get() > 0 { now } else { shared.idle_since_ms.get() };
     let idle_end = idle_from + limits.idle.as_millis() as u64;
     let next = age_ms.map_or(idle_end, |age| age.min(idle_end));
-    deadline.arm(now, Duration::from_millis(next.saturating_sub(now).max(1)));
+    // As an idle one, so that a drain has it looked at: a wait for the drain itself would be one more waker on a list that
+    // all connections share.
+    deadline.arm_idle(now, Duration::from_millis(next.saturating_sub(now).max(1)));
 }
 
 /// What bounds a client's connection.

@@ -1,7 +1,7 @@
 //! The h2 crate's reads and writes on one of our streams, and the loop that waits for it.
 //!
 //! The h2 crate polls; our streams say `WouldBlock` and are awaited. [`Wire`] notes which of its two directions would
-//! block, and [`drive`] awaits those. No wait is boxed and none is dropped while it is pending.
+//! block, and [`drive`] awaits those. No wait is boxed.
 //!
 //! The h2 crate flushes after each DATA frame of some size and reads into whatever is left of its buffer. Here frames
 //! are gathered until it has nothing more to say, and bytes are read in one call: with 8 connections of 32 streams that
