@@ -1,0 +1,126 @@
+//! One endpoint as one worker knows it: its connections, kept, shared and lent.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::shelf::Shelf;
+use super::{Resolved, Settings};
+use crate::net::connect::Address;
+use crate::net::h2::client::{ClientStream, Session};
+use crate::net::platform::Dial;
+
+/// One endpoint's state.
+#[derive(Debug)]
+pub struct Endpoint<S> {
+    /// Its stable id.
+    pub address: Address,
+    /// What a Host field for it says.
+    pub authority: Arc<str>,
+    /// How connections to it are opened. All that it has were opened so.
+    pub dial: Dial,
+    pub(super) weight: u32,
+    pub(super) shelf: Arc<Shelf>,
+    pub(super) idle: RefCell<Vec<Idle<S>>>,
+    /// Connections that carry many requests at once.
+    pub(super) sessions: RefCell<Vec<Multiplexed>>,
+    /// One of these is being opened: whoever needs one waits for it instead of opening another.
+    pub(super) dialling: Cell<bool>,
+    /// Connections open, idle ones included.
+    pub(super) open: Cell<u32>,
+    pub(super) active: Cell<u32>,
+    /// Set when the endpoint has left the configuration: its connections are not kept any more.
+    pub(super) retired: Cell<bool>,
+    pub(super) requests: Cell<u64>,
+    pub(super) failures: Cell<u64>,
+}
+
+#[derive(Debug)]
+pub(super) struct Idle<S> {
+    pub(super) stream: S,
+    pub(super) since_ms: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Multiplexed {
+    pub(super) session: Rc<Session>,
+    /// When it was last seen carrying a request.
+    pub(super) used_ms: u64,
+}
+
+impl<S> Endpoint<S> {
+    pub(super) fn new(resolved: &Resolved, dial: Dial) -> Self {
+        Self {
+            dial,
+            address: resolved.address.clone(),
+            authority: Arc::clone(&resolved.authority),
+            weight: resolved.weight,
+            shelf: Arc::clone(&resolved.shelf),
+            idle: RefCell::default(),
+            sessions: RefCell::default(),
+            dialling: Cell::new(false),
+            open: Cell::new(0),
+            active: Cell::new(0),
+            retired: Cell::new(false),
+            requests: Cell::new(0),
+            failures: Cell::new(0),
+        }
+    }
+
+    /// A TLS connection's keys can't cross to another worker.
+    pub(super) fn may_lend(&self) -> bool {
+        self.dial.tls.is_none()
+    }
+
+    pub(super) fn has_room(&self, settings: &Settings) -> bool {
+        if self.dial.http2.is_none() {
+            return self.open.get() < settings.connections_max || !self.idle.borrow().is_empty();
+        }
+        (self.open.get() < settings.connections_max && !self.dialling.get())
+            || self.sessions.borrow().iter().any(|m| m.session.has_room())
+    }
+
+    /// Drops the sessions that `keep` does not want. A dropped one ends with its last stream.
+    pub(super) fn retain_sessions(&self, mut keep: impl FnMut(&mut Multiplexed) -> bool) -> u32 {
+        let mut sessions = self.sessions.borrow_mut();
+        let before = sessions.len();
+        sessions.retain_mut(&mut keep);
+        let dropped = (before - sessions.len()) as u32;
+        self.open.set(self.open.get() - dropped);
+        dropped
+    }
+
+    /// A stream on the first connection that has room for one: the others may grow idle and be closed.
+    pub(super) fn open_stream(&self, now_ms: u64) -> Option<ClientStream> {
+        self.retain_sessions(|m| !m.session.is_over());
+        self.sessions.borrow_mut().iter_mut().find_map(|m| {
+            let stream = m.session.open()?;
+            m.used_ms = now_ms;
+            Some(stream)
+        })
+    }
+
+    pub(super) fn retire(&self) {
+        self.retired.set(true);
+        self.close_idle();
+    }
+
+    pub(super) fn close_idle(&self) {
+        let closed = self.idle.borrow_mut().drain(..).count() as u32;
+        self.open.set(self.open.get() - closed);
+        // Those that carry requests live until these are over.
+        self.retain_sessions(|_| false);
+        while self.shelf.borrow().is_some() {}
+    }
+
+    /// (connections, idle, requests in flight, requests, failures).
+    pub fn numbers(&self) -> [u64; 5] {
+        [
+            u64::from(self.open.get()),
+            self.idle.borrow().len() as u64,
+            u64::from(self.active.get()),
+            self.requests.get(),
+            self.failures.get(),
+        ]
+    }
+}

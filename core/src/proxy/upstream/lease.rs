@@ -1,0 +1,205 @@
+//! The right to use one connection to an endpoint, for one exchange.
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use super::Upstream;
+use super::endpoint::{Endpoint, Idle, Multiplexed};
+use crate::http::message::Wire;
+use crate::net::h2::client::ClientStream;
+use crate::net::platform::Connected;
+use crate::net::stream::{Peek, Transport};
+
+/// A request that may be repeated takes a connection unseen if it has been idle for less than this: should the origin
+/// have closed it, the request goes out again. Looking costs a system call, 0.5 µs.
+const LOOK_AFTER_IDLE_MS: u64 = 500;
+
+/// What the pool has for a request.
+#[derive(Debug)]
+pub enum Found<S> {
+    /// A kept connection of this worker.
+    Kept(S),
+    /// A socket that another worker lent.
+    Lent(OwnedFd),
+    /// Nothing: connect.
+    Nothing,
+}
+
+/// The right to use one connection to an endpoint. Dropping it closes the connection; [`Lease::keep`] keeps it.
+#[derive(Debug)]
+pub struct Lease<S: Transport> {
+    upstream: Rc<Upstream<S>>,
+    /// Where the connection goes.
+    pub endpoint: Rc<Endpoint<S>>,
+    stream: Option<S>,
+    /// It has carried a request before: an origin may just be closing it.
+    pub reused: bool,
+    /// It has a place among the endpoint's connections to itself; a stream shares one with others.
+    place: Share,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Share {
+    Own,
+    /// The same, while a connection is being opened that others wait for.
+    Dialling,
+    Stream,
+}
+
+/// What a request needs of its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Any that is likely to live: if it proves dead, the request is sent again.
+    Likely,
+    /// One that is known to live a moment before: the request can't be sent again (RFC 9110 section 9.2.2).
+    Looked,
+    /// A new one: what comes is no HTTP exchange, but everything that follows on the connection.
+    New,
+}
+
+impl<S: Transport + From<Box<ClientStream>>> Lease<S> {
+    /// Reserves a place at the endpoint and looks for an idle connection: the one used last, as it is the most likely
+    /// to live. Counts dead ones met on the way into `stale`.
+    pub fn take(
+        upstream: &Rc<Upstream<S>>,
+        endpoint: &Rc<Endpoint<S>>,
+        need: Need,
+        now_ms: u64,
+        stale: &mut u64,
+    ) -> (Self, Found<S>) {
+        let settings = upstream.settings.get();
+        if endpoint.dial.http2.is_some() {
+            return Self::take_stream(upstream, endpoint, now_ms);
+        }
+        let found = loop {
+            if need == Need::New && endpoint.open.get() < settings.connections_max {
+                break None;
+            }
+            let Some(idle) = endpoint.idle.borrow_mut().pop() else { break None };
+            if need == Need::New {
+                // At the cap an idle one makes room.
+                endpoint.open.set(endpoint.open.get() - 1);
+                break None;
+            }
+            let fresh = need == Need::Likely && now_ms.saturating_sub(idle.since_ms) <= LOOK_AFTER_IDLE_MS;
+            if fresh || idle.stream.peek() == Peek::Quiet {
+                break Some(idle.stream);
+            }
+            *stale += 1;
+            endpoint.open.set(endpoint.open.get() - 1);
+        };
+        let found = if let Some(stream) = found {
+            Found::Kept(stream)
+        } else {
+            endpoint.open.set(endpoint.open.get() + 1);
+            let lent = if need == Need::New || !endpoint.may_lend() { None } else { endpoint.shelf.borrow() };
+            lent.map_or(Found::Nothing, Found::Lent)
+        };
+        (Self::new(upstream, endpoint, Share::Own), found)
+    }
+
+    fn take_stream(upstream: &Rc<Upstream<S>>, endpoint: &Rc<Endpoint<S>>, now_ms: u64) -> (Self, Found<S>) {
+        if let Some(stream) = endpoint.open_stream(now_ms) {
+            return (Self::new(upstream, endpoint, Share::Stream), Found::Kept(S::from(Box::new(stream))));
+        }
+        endpoint.open.set(endpoint.open.get() + 1);
+        endpoint.dialling.set(true);
+        (Self::new(upstream, endpoint, Share::Dialling), Found::Nothing)
+    }
+
+    /// Gives the lease the connection that was opened for it. False if it is of no use: its origin allows no streams.
+    pub fn connected(&mut self, connected: Connected<S>, now_ms: u64) -> bool {
+        match connected {
+            Connected::Stream(stream) => self.hold(stream, false),
+            Connected::Session(session) => {
+                let Some(stream) = session.open() else { return false };
+                self.hold(S::from(Box::new(stream)), false);
+                if !self.endpoint.retired.get() {
+                    self.endpoint.sessions.borrow_mut().push(Multiplexed { session, used_ms: now_ms });
+                    // The place is the session's now.
+                    self.leave_place(Share::Stream);
+                }
+            }
+        }
+        true
+    }
+}
+
+impl<S: Transport> Lease<S> {
+    fn new(upstream: &Rc<Upstream<S>>, endpoint: &Rc<Endpoint<S>>, place: Share) -> Self {
+        endpoint.active.set(endpoint.active.get() + 1);
+        endpoint.requests.set(endpoint.requests.get() + 1);
+        Self {
+            upstream: Rc::clone(upstream),
+            endpoint: Rc::clone(endpoint),
+            stream: None,
+            reused: false,
+            place,
+        }
+    }
+
+    fn leave_place(&mut self, next: Share) {
+        if std::mem::replace(&mut self.place, next) == Share::Dialling {
+            self.endpoint.dialling.set(false);
+            // All that waited for it: there is room for many, or none, and then one of them must dial.
+            self.upstream.queue.call_all();
+        }
+    }
+
+    /// Gives the lease its connection.
+    pub fn hold(&mut self, stream: S, reused: bool) {
+        self.stream = Some(stream);
+        self.reused = reused;
+    }
+
+    /// The connection carries others' requests as well.
+    pub fn is_shared(&self) -> bool {
+        self.place == Share::Stream
+    }
+
+    /// The connection.
+    pub fn stream(&self) -> &S {
+        self.stream.as_ref().expect("a lease is used only after `hold`")
+    }
+
+    /// What responses come over.
+    pub fn wire(&self) -> Wire {
+        if self.endpoint.dial.http2.is_some() { Wire::Http2 } else { Wire::Http1 }
+    }
+
+    /// The attempt failed for a reason that is the endpoint's.
+    pub fn failed(&self) {
+        self.endpoint.failures.set(self.endpoint.failures.get() + 1);
+    }
+
+    /// The exchange ended cleanly: keeps the connection for the next one, if there is room.
+    pub fn keep(mut self, now_ms: u64) {
+        // After a PROXY header a connection is one client's, and tells nothing of the next.
+        if self.place != Share::Own || self.endpoint.dial.proxy.is_some() {
+            return;
+        }
+        let settings = self.upstream.settings.get();
+        let mut idle = self.endpoint.idle.borrow_mut();
+        if self.endpoint.retired.get() || idle.len() >= settings.idle_max as usize {
+            return;
+        }
+        if let Some(stream) = self.stream.take() {
+            idle.push(Idle { stream, since_ms: now_ms });
+            // The drop below must not count it as closed.
+            self.endpoint.open.set(self.endpoint.open.get() + 1);
+        }
+    }
+}
+
+impl<S: Transport> Drop for Lease<S> {
+    fn drop(&mut self) {
+        if self.place != Share::Stream {
+            self.endpoint.open.set(self.endpoint.open.get() - 1);
+        }
+        self.leave_place(Share::Stream);
+        // The stream's place on its connection is free before somebody is called to it.
+        self.stream = None;
+        self.endpoint.active.set(self.endpoint.active.get() - 1);
+        self.upstream.queue.call_next();
+    }
+}

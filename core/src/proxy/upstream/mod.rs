@@ -1,0 +1,251 @@
+//! Upstreams as one worker knows them: endpoints, their connections, who waits for one.
+//!
+//! This is state: it is keyed by the upstream's name and the endpoint's address and outlives reloads. What is
+//! configured comes with each call or is set anew by [`Upstream::configure`].
+
+mod endpoint;
+mod lease;
+mod queue;
+mod shelf;
+
+use std::cell::{Cell, RefCell};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use endpoint::Idle;
+use queue::Queue;
+
+use crate::net::connect::Address;
+use crate::net::h2::Settings as Http2Settings;
+use crate::net::platform::Dial;
+use crate::net::proxied::ProxyVersion;
+use crate::net::stream::{Peek, Transport};
+use crate::net::tls::client::{Connector, ServerName, TlsClient};
+use crate::policy::balance::{self, Candidate, Rule};
+
+pub use endpoint::Endpoint;
+pub use lease::{Found, Lease, Need};
+pub use shelf::Shelf;
+
+/// One endpoint as the control thread resolved it.
+#[derive(Debug, Clone)]
+pub struct Resolved {
+    /// Where it is.
+    pub address: Address,
+    /// What a Host field for it says.
+    pub authority: Arc<str>,
+    /// At least 1.
+    pub weight: u32,
+    /// Its shelf on this node.
+    pub shelf: Arc<Shelf>,
+    /// The name that it must prove, if TLS is spoken to it.
+    pub tls_name: Option<ServerName<'static>>,
+}
+
+/// Bounds and choices of one upstream, from the snapshot.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// How endpoints are chosen.
+    pub rule: Rule,
+    /// Connections to one endpoint, idle ones included.
+    pub connections_max: u32,
+    /// Of these, idle.
+    pub idle_max: u32,
+    /// Requests that may wait for a connection.
+    pub pending_max: u32,
+    /// After how long an idle connection is closed.
+    pub idle_ms: u64,
+    /// Bounds of HTTP/2 connections, if that is what its endpoints speak.
+    pub http2: Option<Http2Settings>,
+    /// The PROXY header that its endpoints read in front of each connection.
+    pub proxy: Option<ProxyVersion>,
+    /// After how long without a byte a connection with streams is asked for a sign of life; zero: never.
+    pub ping_ms: u64,
+    /// How long it may take to give it.
+    pub ping_timeout_ms: u64,
+}
+
+/// One upstream's state.
+#[derive(Debug)]
+pub struct Upstream<S> {
+    /// Its stable id.
+    pub name: Arc<str>,
+    settings: Cell<Settings>,
+    endpoints: RefCell<Rc<[Rc<Endpoint<S>>]>>,
+    /// This worker's way of speaking TLS to the endpoints, and what it was made of.
+    connector: RefCell<Option<(Arc<TlsClient>, Rc<Connector>)>>,
+    balance: RefCell<balance::State>,
+    queue: Queue,
+}
+
+/// Why no endpoint could be chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unavailable {
+    /// It has no endpoint: no name of it could be resolved yet.
+    NoEndpoint,
+    /// All endpoints are at their connection cap.
+    Busy,
+}
+
+impl<S: Transport> Upstream<S> {
+    /// An upstream without endpoints.
+    pub fn new(name: Arc<str>, settings: Settings) -> Rc<Self> {
+        Rc::new(Self {
+            name,
+            settings: Cell::new(settings),
+            endpoints: RefCell::new(Rc::from([])),
+            connector: RefCell::default(),
+            balance: RefCell::default(),
+            queue: Queue::default(),
+        })
+    }
+
+    /// Takes over settings and endpoints. Endpoints that stay keep their connections and counts; those that left stop
+    /// keeping any.
+    ///
+    /// An endpoint with other TLS settings is another endpoint: what was opened under the old ones must not be used.
+    pub fn configure(&self, settings: Settings, tls: Option<&Arc<TlsClient>>, resolved: &[Resolved]) {
+        self.settings.set(settings);
+        let connector = self.connector(tls);
+        let dial = |r: &Resolved| {
+            let tls = connector.as_ref().zip(r.tls_name.as_ref());
+            Dial {
+                tls: tls.map(|(connector, name)| (Rc::clone(connector), name.clone())),
+                http2: settings.http2,
+                proxy: settings.proxy,
+            }
+        };
+        let old = self.endpoints.borrow().clone();
+        let new: Rc<[Rc<Endpoint<S>>]> = resolved
+            .iter()
+            .map(|r| {
+                let same = |e: &&Rc<Endpoint<S>>| {
+                    e.address == r.address
+                        && e.weight == r.weight
+                        && e.authority == r.authority
+                        && e.dial == dial(r)
+                };
+                old.iter().find(same).map_or_else(|| Rc::new(Endpoint::new(r, dial(r))), Rc::clone)
+            })
+            .collect();
+        for gone in old.iter().filter(|e| !new.iter().any(|n| Rc::ptr_eq(n, e))) {
+            gone.retire();
+        }
+        let same_places = old.len() == new.len() && old.iter().zip(new.iter()).all(|(a, b)| Rc::ptr_eq(a, b));
+        if !same_places {
+            *self.balance.borrow_mut() = balance::State::default();
+        }
+        *self.endpoints.borrow_mut() = new;
+        self.queue.call_all();
+    }
+
+    /// The connector for these settings; the one there is while they are the same.
+    fn connector(&self, tls: Option<&Arc<TlsClient>>) -> Option<Rc<Connector>> {
+        let mut kept = self.connector.borrow_mut();
+        let stays = matches!((&*kept, tls), (Some((old, _)), Some(new)) if Arc::ptr_eq(old, new));
+        if !stays {
+            *kept = tls.map(|tls| (Arc::clone(tls), Rc::new(tls.connector())));
+        }
+        kept.as_ref().map(|(_, connector)| Rc::clone(connector))
+    }
+
+    /// The upstream has left the configuration.
+    pub fn retire(&self) {
+        for endpoint in self.endpoints.borrow().iter() {
+            endpoint.retire();
+        }
+    }
+
+    /// Chooses the endpoint for the next attempt; `avoid` is passed over unless it is the only one.
+    pub fn choose(&self, avoid: Option<&Rc<Endpoint<S>>>) -> Result<Rc<Endpoint<S>>, Unavailable> {
+        let endpoints = self.endpoints.borrow();
+        if endpoints.is_empty() {
+            return Err(Unavailable::NoEndpoint);
+        }
+        let settings = self.settings.get();
+        let mut balance = self.balance.borrow_mut();
+        let mut pick = |avoid: Option<&Rc<Endpoint<S>>>| {
+            balance.pick(settings.rule, endpoints.len(), |i| {
+                let endpoint = &endpoints[i];
+                Candidate {
+                    weight: endpoint.weight,
+                    active: endpoint.active.get(),
+                    usable: endpoint.has_room(&settings) && !avoid.is_some_and(|a| Rc::ptr_eq(a, endpoint)),
+                }
+            })
+        };
+        pick(avoid).or_else(|| pick(None)).map(|i| Rc::clone(&endpoints[i])).ok_or(Unavailable::Busy)
+    }
+
+    /// Waits until a connection to this upstream may have become free. False if too many wait already.
+    pub async fn wait(&self) -> bool {
+        self.queue.wait(self.settings.get().pending_max).await
+    }
+
+    /// Closes what has been idle for too long or was closed by its origin, and puts surplus on the shelf for workers
+    /// that have none. Returns (closed by the origin, lent).
+    pub fn tend(&self, now_ms: u64, mut detach: impl FnMut(S) -> Option<OwnedFd>, lend: Lend) -> (u64, u64) {
+        let settings = self.settings.get();
+        let (mut stale, mut lent) = (0, 0);
+        for endpoint in self.endpoints.borrow().iter() {
+            let mut idle = endpoint.idle.borrow_mut();
+            let before = idle.len();
+            idle.retain(|i| now_ms.saturating_sub(i.since_ms) < settings.idle_ms);
+            let timely = idle.len();
+            idle.retain(|i| i.stream.peek() == Peek::Quiet);
+            stale += (timely - idle.len()) as u64;
+            endpoint.open.set(endpoint.open.get() - (before - idle.len()) as u32);
+            endpoint.retain_sessions(|m| {
+                if m.session.streams() > 0 {
+                    m.used_ms = now_ms;
+                }
+                if settings.ping_ms > 0 && !m.session.look(now_ms, settings.ping_ms, settings.ping_timeout_ms)
+                {
+                    endpoint.failures.set(endpoint.failures.get() + 1);
+                }
+                !m.session.is_over() && now_ms.saturating_sub(m.used_ms) < settings.idle_ms
+            });
+            // The bottom of the stack has not been needed for a whole round: half of it may help others.
+            let unused =
+                idle.iter().filter(|i| now_ms.saturating_sub(i.since_ms) > LEND_AFTER_IDLE_MS).count();
+            if lend == Lend::Surplus && endpoint.may_lend() {
+                for _ in 0..unused / 2 {
+                    let Idle { stream, since_ms } = idle.remove(0);
+                    endpoint.open.set(endpoint.open.get() - 1);
+                    let Some(socket) = detach(stream) else { break };
+                    lent += u64::from(endpoint.shelf.lend(socket, since_ms));
+                }
+                endpoint.shelf.expire(now_ms, settings.idle_ms);
+            }
+        }
+        if stale > 0 {
+            self.queue.call_all();
+        }
+        (stale, lent)
+    }
+
+    /// Closes all idle connections, those on the shelves too.
+    pub fn close_idle(&self) {
+        for endpoint in self.endpoints.borrow().iter() {
+            endpoint.close_idle();
+        }
+    }
+
+    /// All endpoints, for metrics.
+    pub fn endpoints(&self) -> Rc<[Rc<Endpoint<S>>]> {
+        self.endpoints.borrow().clone()
+    }
+}
+
+/// Whether surplus idle connections are offered to other workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lend {
+    /// Yes: there are others.
+    Surplus,
+    /// No.
+    Nothing,
+}
+
+/// Idle for longer than this, a connection is surplus to its worker.
+const LEND_AFTER_IDLE_MS: u64 = 1_000;
