@@ -7,14 +7,12 @@
 use std::cell::Cell;
 use std::io::IoSlice;
 use std::rc::Rc;
-use std::time::Duration;
 
 use super::connection::{After, Downstream};
-use super::core::Bound;
 use super::exchange;
 use super::pump::{End, PumpError, Pumping};
 use super::record::Record;
-use super::request::{Plan, encode_again};
+use super::request::{Exchange, encode_again};
 use super::upstream::{Endpoint, Found, Lease, Need, Unavailable};
 use crate::base::buffer::Buffer;
 use crate::base::fault::{Fault, Retry};
@@ -29,30 +27,29 @@ use crate::telemetry::metrics::Counter;
 
 /// Tries until a response is relayed or a fault is final.
 pub(super) async fn forward<P: Platform>(
-    conn: &Downstream<P>,
-    bound: &Bound<P::Stream>,
-    plan: &Plan<P::Stream>,
+    exchange: Exchange<'_, P>,
     buffer: &mut Buffer,
     record: &mut Record,
     out: &mut Vec<u8>,
 ) -> Result<After, Fault> {
+    let Exchange { conn, plan, .. } = exchange;
     let mut failed: Option<Rc<Endpoint<P::Stream>>> = None;
     let mut encoded_for = plan.endpoint.clone();
     loop {
         record.attempts += 1;
         let endpoint = match (&failed, &plan.endpoint) {
             (None, Some(endpoint)) => Rc::clone(endpoint),
-            _ => choose(conn, bound, plan, failed.as_ref()).await?,
+            _ => choose(exchange, failed.as_ref()).await?,
         };
         if plan.names_endpoint && !encoded_for.as_ref().is_some_and(|e| Rc::ptr_eq(e, &endpoint)) {
-            encode_again(conn, bound, plan, buffer.filled(), &endpoint, out)?;
+            encode_again(exchange, buffer.filled(), &endpoint, out)?;
             encoded_for = Some(Rc::clone(&endpoint));
         }
         if record.draft.is_some() {
             record.endpoint = Some(endpoint.address.clone());
         }
-        let fault = match open(conn, bound, plan, &endpoint).await {
-            Ok(lease) => match once(conn, bound, plan, lease, buffer, record, out).await {
+        let fault = match open(exchange, &endpoint).await {
+            Ok(lease) => match once(exchange, lease, buffer, record, out).await {
                 Ok(after) => return Ok(after),
                 Err(fault) => fault,
             },
@@ -80,12 +77,11 @@ const STALE: &str = "upstream_stale";
 
 /// The next endpoint, waiting for one if all are at their cap.
 pub(super) async fn choose<P: Platform>(
-    conn: &Downstream<P>,
-    bound: &Bound<P::Stream>,
-    plan: &Plan<P::Stream>,
+    exchange: Exchange<'_, P>,
     failed: Option<&Rc<Endpoint<P::Stream>>>,
 ) -> Result<Rc<Endpoint<P::Stream>>, Fault> {
-    let connect = connect_timeout(bound, plan);
+    let Exchange { conn, plan, .. } = exchange;
+    let connect = exchange.connect_timeout();
     let mut armed = false;
     loop {
         match plan.upstream.choose(failed) {
@@ -104,13 +100,6 @@ pub(super) async fn choose<P: Platform>(
     }
 }
 
-fn connect_timeout<S>(bound: &Bound<S>, plan: &Plan<S>) -> Duration {
-    match &bound.snapshot.routes[plan.route].action {
-        crate::config::snapshot::Action::Upstream(index) => bound.snapshot.upstreams[*index].timeouts.connect,
-        _ => Duration::ZERO,
-    }
-}
-
 /// The fault of an expired wait: of its own phase, of the cap on the whole request, or of our own end, at which every
 /// wait is over.
 pub(super) fn elapsed<P: Platform>(conn: &Downstream<P>, reason: &'static str, status: u16) -> Fault {
@@ -125,11 +114,10 @@ pub(super) fn elapsed<P: Platform>(conn: &Downstream<P>, reason: &'static str, s
 
 /// A connection to the endpoint: kept, borrowed from another worker, or new.
 pub(super) async fn open<P: Platform>(
-    conn: &Downstream<P>,
-    bound: &Bound<P::Stream>,
-    plan: &Plan<P::Stream>,
+    exchange: Exchange<'_, P>,
     endpoint: &Rc<Endpoint<P::Stream>>,
 ) -> Result<Lease<P::Stream>, Fault> {
+    let Exchange { conn, plan, .. } = exchange;
     let core = &conn.core;
     let mut stale = 0;
     let now = core.now_ms();
@@ -162,7 +150,7 @@ pub(super) async fn open<P: Platform>(
         Found::Nothing => {}
     }
     core.metrics.count(Counter::UpstreamConnects);
-    conn.deadline.arm(now, connect_timeout(bound, plan));
+    conn.deadline.arm(now, exchange.connect_timeout());
     let client = on_behalf(conn, endpoint);
     let outcome =
         conn.deadline.bound(core.platform.connect(&endpoint.address, &endpoint.dial, &client)).await;
@@ -212,17 +200,16 @@ fn on_behalf<P: Platform>(conn: &Downstream<P>, endpoint: &Endpoint<P::Stream>) 
 
 /// One try on one connection.
 async fn once<P: Platform>(
-    conn: &Downstream<P>,
-    bound: &Bound<P::Stream>,
-    plan: &Plan<P::Stream>,
+    exchange: Exchange<'_, P>,
     lease: Lease<P::Stream>,
     buffer: &mut Buffer,
     record: &mut Record,
     out: &mut Vec<u8>,
 ) -> Result<After, Fault> {
-    let timeouts = &bound.snapshot.routes[plan.route].timeouts;
+    let Exchange { conn, plan, .. } = exchange;
+    let timeouts = &exchange.route().timeouts;
     let spliced = Cell::new(0);
-    let pumping = pumping(conn, timeouts, bound.snapshot.routes[plan.route].body_bytes_max, &spliced);
+    let pumping = pumping(conn, timeouts, exchange.route().body_bytes_max, &spliced);
     let mut flow = match plan.web {
         None => Flow::new(plan.body, plan.body),
         Some(call) => Flow::from_grpc_web(plan.body, call.request),
@@ -251,7 +238,7 @@ async fn once<P: Platform>(
     };
     let outcome = if flow.is_ended() {
         // The whole request is out, and still in the buffer for another attempt.
-        let outcome = exchange::respond(conn, bound, plan, lease, &pumping, record, out).await;
+        let outcome = exchange::respond(exchange, lease, &pumping, record, out).await;
         if outcome.is_ok() || record.response_started {
             buffer.consume(plan.head_bytes + consumed);
             record.request_bytes = flow.content_bytes();
@@ -266,7 +253,7 @@ async fn once<P: Platform>(
     } else {
         buffer.consume(plan.head_bytes + consumed);
         record.intact = false;
-        Box::pin(exchange::duplex(conn, bound, plan, lease, &pumping, buffer, flow, record, out)).await
+        Box::pin(exchange::duplex(exchange, lease, &pumping, buffer, flow, record, out)).await
     };
     conn.core.metrics.add(Counter::SplicedBytes, spliced.get());
     outcome

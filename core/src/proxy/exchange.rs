@@ -10,11 +10,10 @@ use std::time::Duration;
 
 use super::attempt::{closed_before_response, elapsed};
 use super::connection::{After, Downstream};
-use super::core::Bound;
 use super::grpc_web;
 use super::pump::{End, PumpError, Pumping, would_block};
 use super::record::Record;
-use super::request::Plan;
+use super::request::{Exchange, Plan};
 use super::upstream::Lease;
 use crate::base::buffer::Buffer;
 use crate::base::fault::{Fault, Retry};
@@ -72,16 +71,15 @@ struct Relayed {
 
 /// The whole request is out: awaits and relays the response.
 pub(super) async fn respond<P: Platform>(
-    conn: &Downstream<P>,
-    bound: &Bound<P::Stream>,
-    plan: &Plan<P::Stream>,
+    exchange: Exchange<'_, P>,
     lease: Lease<P::Stream>,
     pumping: &Pumping<'_, P>,
     record: &mut Record,
     out: &mut Vec<u8>,
 ) -> Result<Ended<P::Stream>, Fault> {
+    let Exchange { conn, .. } = exchange;
     let phase = Phase { sent: Cell::new(true), continued: Cell::new(true) };
-    let relayed = receive(conn, bound, plan, &lease, &phase, pumping, record, out).await?;
+    let relayed = receive(exchange, &lease, &phase, pumping, record, out).await?;
     if let Some(upstream_bytes) = relayed.switched {
         return Ok(Ended::Switched(lease, upstream_bytes));
     }
@@ -94,9 +92,7 @@ pub(super) async fn respond<P: Platform>(
 /// The request's body is still coming: sends it on while the response is awaited and relayed.
 #[allow(clippy::too_many_arguments)] // The parts of one exchange, each with its own lifetime.
 pub(super) async fn duplex<P: Platform>(
-    conn: &Downstream<P>,
-    bound: &Bound<P::Stream>,
-    plan: &Plan<P::Stream>,
+    exchange: Exchange<'_, P>,
     lease: Lease<P::Stream>,
     pumping: &Pumping<'_, P>,
     buffer: &mut Buffer,
@@ -104,12 +100,13 @@ pub(super) async fn duplex<P: Platform>(
     record: &mut Record,
     out: &mut Vec<u8>,
 ) -> Result<After, Fault> {
+    let Exchange { conn, plan, .. } = exchange;
     let phase = Phase::default();
     let outcome = {
         let mut request = pin!(pumping.body(&conn.stream, lease.stream(), buffer, &mut flow));
-        let mut response = pin!(receive(conn, bound, plan, &lease, &phase, pumping, record, out));
+        let mut response = pin!(receive(exchange, &lease, &phase, pumping, record, out));
         let first = race(request.as_mut(), response.as_mut()).await;
-        let response_head = bound.snapshot.routes[plan.route].timeouts.response_head.unwrap_or_default();
+        let response_head = exchange.route().timeouts.response_head.unwrap_or_default();
         match first {
             First::Right(relayed) => Ok(relayed),
             First::Left(Ok(())) => {
@@ -173,16 +170,15 @@ fn request_fault<P: Platform>(
 /// Awaits the final response's head, passing interim ones on, and relays the response.
 #[allow(clippy::too_many_arguments)] // The parts of one exchange, each with its own lifetime.
 async fn receive<P: Platform>(
-    conn: &Downstream<P>,
-    bound: &Bound<P::Stream>,
-    plan: &Plan<P::Stream>,
+    exchange: Exchange<'_, P>,
     lease: &Lease<P::Stream>,
     phase: &Phase,
     pumping: &Pumping<'_, P>,
     record: &mut Record,
     out: &mut Vec<u8>,
 ) -> Result<Relayed, Fault> {
-    let response_head = bound.snapshot.routes[plan.route].timeouts.response_head.unwrap_or_default();
+    let Exchange { conn, plan, .. } = exchange;
+    let response_head = exchange.route().timeouts.response_head.unwrap_or_default();
     let mut interim = 0;
     let mut searched = 0;
     let mut waited = Wait { since_ms: conn.core.now_ms(), armed: false };
@@ -217,7 +213,7 @@ async fn receive<P: Platform>(
             if head_end_hint(buffer.filled(), from).is_none() && !buffer.is_full() {
                 break;
             }
-            match shape(conn, bound, plan, lease, phase, buffer.filled(), record, out)? {
+            match shape(exchange, lease, phase, buffer.filled(), record, out)? {
                 Head::NeedMore => break,
                 Head::Final(shaped) => {
                     return relay_response(conn, plan, lease, phase, pumping, buffer, &shaped, record, out)
@@ -327,15 +323,14 @@ enum Head {
 /// 11 shape the response: parses the head and encodes the client's into `out`, replacing what it held.
 #[allow(clippy::too_many_arguments)] // The parts of one exchange, each with its own lifetime.
 fn shape<P: Platform>(
-    conn: &Downstream<P>,
-    bound: &Bound<P::Stream>,
-    plan: &Plan<P::Stream>,
+    exchange: Exchange<'_, P>,
     lease: &Lease<P::Stream>,
     phase: &Phase,
     filled: &[u8],
     record: &mut Record,
     out: &mut Vec<u8>,
 ) -> Result<Head, Fault> {
+    let Exchange { conn, bound, plan } = exchange;
     let refuse = |reason: &'static str| {
         lease.failed();
         Fault::upstream(reason, 502, Retry::Never)
@@ -346,7 +341,7 @@ fn shape<P: Platform>(
         Ok(Parsed::Complete(head)) => head,
         Err(error) => return Err(refuse(error.reason())),
     };
-    let route = &bound.snapshot.routes[plan.route];
+    let route = &exchange.route();
     let tunnel = match switched(&head, plan.offered.as_deref()) {
         Ok(Switch::Tunnel(protocol)) => Some(protocol),
         Ok(Switch::Stay) => None,

@@ -58,6 +58,36 @@ pub(super) struct Plan<S> {
     pub(super) connect: bool,
 }
 
+/// One exchange with an upstream: who asked, under which snapshot, and what was decided.
+pub(super) struct Exchange<'e, P: Platform> {
+    pub(super) conn: &'e Downstream<P>,
+    pub(super) bound: &'e Bound<P::Stream>,
+    pub(super) plan: &'e Plan<P::Stream>,
+}
+
+impl<P: Platform> Clone for Exchange<'_, P> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<P: Platform> Copy for Exchange<'_, P> {}
+
+impl<'e, P: Platform> Exchange<'e, P> {
+    /// The route's settings.
+    pub(super) fn route(self) -> &'e Route {
+        &self.bound.snapshot.routes[self.plan.route]
+    }
+
+    /// How long a connection to the upstream may take to open.
+    pub(super) fn connect_timeout(self) -> Duration {
+        match self.route().action {
+            Action::Upstream(index) => self.bound.snapshot.upstreams[index].timeouts.connect,
+            Action::Respond(_) | Action::Redirect(_) => Duration::ZERO,
+        }
+    }
+}
+
 /// What a head says must happen.
 enum Decision<S> {
     /// The head is not complete.
@@ -110,10 +140,11 @@ pub(super) async fn serve<P: Platform>(conn: &Downstream<P>, buffer: &mut Buffer
                 time_left(bound.snapshot.routes[plan.route].timeouts.request, plan.asked_timeout),
             );
             // 10 to 12: attempts, the response's shape, its head and body
+            let exchange = Exchange { conn, bound: &bound, plan: &plan };
             let outcome = if plan.connect {
-                tunnel::connect(conn, &bound, &plan, buffer, &mut record, &mut out).await
+                tunnel::connect(exchange, buffer, &mut record, &mut out).await
             } else {
-                attempt::forward(conn, &bound, &plan, buffer, &mut record, &mut out).await
+                attempt::forward(exchange, buffer, &mut record, &mut out).await
             };
             conn.deadline.cap(0, Duration::ZERO);
             match outcome {
@@ -310,9 +341,7 @@ fn decide<P: Platform>(
 
 /// Encodes the head again for another endpoint, from the bytes that are still in the buffer.
 pub(super) fn encode_again<P: Platform>(
-    conn: &Downstream<P>,
-    bound: &Bound<P::Stream>,
-    plan: &Plan<P::Stream>,
+    Exchange { conn, bound, plan }: Exchange<'_, P>,
     filled: &[u8],
     endpoint: &Endpoint<P::Stream>,
     out: &mut Vec<u8>,

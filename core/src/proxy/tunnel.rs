@@ -9,10 +9,9 @@ use std::pin::pin;
 
 use super::attempt::{self, elapsed};
 use super::connection::{After, Downstream};
-use super::core::Bound;
 use super::pump::{PumpError, Pumping, read_ready};
 use super::record::Record;
-use super::request::Plan;
+use super::request::Exchange;
 use super::upstream::Lease;
 use crate::base::buffer::{Buffer, BufferPool};
 use crate::base::fault::{Fault, Retry};
@@ -25,19 +24,18 @@ use std::rc::Rc;
 
 /// Answers a CONNECT that its route allows: connects to the route's upstream and tunnels.
 pub(super) async fn connect<P: Platform>(
-    conn: &Downstream<P>,
-    bound: &Bound<P::Stream>,
-    plan: &Plan<P::Stream>,
+    exchange: Exchange<'_, P>,
     buffer: &mut Buffer,
     record: &mut Record,
     out: &mut Vec<u8>,
 ) -> Result<After, Fault> {
+    let Exchange { conn, plan, .. } = exchange;
     record.attempts = 1;
     let endpoint = match &plan.endpoint {
         Some(endpoint) => Rc::clone(endpoint),
-        None => attempt::choose(conn, bound, plan, None).await?,
+        None => attempt::choose(exchange, None).await?,
     };
-    let lease = attempt::open(conn, bound, plan, &endpoint).await?;
+    let lease = attempt::open(exchange, &endpoint).await?;
     buffer.consume(plan.head_bytes);
     record.intact = false;
     record.status = 200;
@@ -46,7 +44,7 @@ pub(super) async fn connect<P: Platform>(
     out.extend_from_slice(b"HTTP/1.1 200 Connection Established\r\n\r\n");
     conn.write(out).await.map_err(|()| Fault::downstream("client_gone", 0))?;
     let nothing = conn.core.buffers.take_for_response();
-    run(conn, &bound.snapshot.routes[plan.route].timeouts, lease, buffer, nothing, record).await
+    run(conn, &exchange.route().timeouts, lease, buffer, nothing, record).await
 }
 
 /// Tunnels until both directions have ended. The buffers hold what each side has sent already.
