@@ -1,5 +1,6 @@
 //! Pure decisions: functions of settings, state, the request and the time passed in.
 pub mod balance;
+pub mod breaker;
 pub mod deadline;
 pub mod route;
 pub mod shed;
