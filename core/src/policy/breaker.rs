@@ -254,7 +254,7 @@ impl Breaker {
                 }
             }
             State::Probing => {
-                self.record_probe(error || (slow && self.settings.slow_percent.is_some()), now_ms)
+                self.record_probe(error || (slow && self.settings.slow_percent.is_some()), now_ms);
             }
             // No permit is of an epoch of rejecting.
             State::Rejecting => {}

@@ -185,11 +185,11 @@ mod tests {
 
     #[test]
     fn the_shortest_holds() {
+        use Asked::{Malformed, Ms, Nothing};
         let check = |route: Option<u64>, grpc, field, passed: u64, expected| {
             let deadline = Deadline::new(route.map(Duration::from_millis), grpc, field, 1_000);
             assert_eq!(deadline.left(1_000 + passed), expected, "{route:?} {grpc:?} {field:?} {passed}");
         };
-        use Asked::{Malformed, Ms, Nothing};
         check(None, Nothing, Nothing, 5, Left::Unbounded);
         check(None, Malformed, Malformed, 5, Left::Unbounded);
         check(Some(100), Nothing, Nothing, 0, ms(100));
