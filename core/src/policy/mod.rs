@@ -3,5 +3,6 @@ pub mod balance;
 pub mod breaker;
 pub mod concurrency;
 pub mod deadline;
+pub mod retry;
 pub mod route;
 pub mod shed;
