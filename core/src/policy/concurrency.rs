@@ -17,8 +17,9 @@
 //! that stands for long enough for normal): each `baseline_ms` the limit falls to a quarter until enough requests that
 //! were sent since have ended, so some are refused that would otherwise have been sent; but not if the limit was hardly
 //! in use and no queue was seen, for then the window at hand is as good. Of requests sent since a moment the quick ones
-//! end first, so measuring lasts for ten times the latency or longer, and the first half does not count. It is a mean, as the latency is, so that the two
-//! compare; the fastest single request would make every mixture of cheap and dear requests look like a queue.
+//! end first, so measuring lasts for ten times the latency or longer (but no longer than `baseline_ms`), and the first half
+//! does not count. It is a mean, as the latency is, so that the two compare; the fastest single request would make every
+//! mixture of cheap and dear requests look like a queue.
 //!
 //! Envoy's terms: `min_concurrency`, `max_concurrency_limit`, `concurrency_update_interval`, `min_rtt_calc_params.interval`
 //! and `.request_count`, and `buffer` are `limit_min`, `limit_max`, `window_ms`, `baseline_ms`, `samples_min`, and
@@ -52,7 +53,8 @@ pub struct Settings {
     /// How many requests are let wait in the upstream's queue, at least: how it is found out that there is more room.
     pub headroom: u32,
     /// After how long the baseline is measured again, in milliseconds, at least `window_ms`. After a tenth of it, if the
-    /// last one was far from the one before, or latencies are far below it; and where measuring took long, not before twenty times as long.
+    /// last one was far from the one before, or latencies are far below it; and where measuring took long, not before
+    /// twenty times as long.
     pub baseline_ms: u64,
 }
 
@@ -254,7 +256,8 @@ impl Limiter {
     /// next one measured too hastily, and dear requests left out of it again.
     fn measuring_ms(&self) -> u64 {
         let mean_us = self.window.latency_us as f64 / f64::from(self.window.answered.max(1));
-        (self.latency_us.max(self.baseline_us).max(mean_us) * MEASURING_LATENCIES / 1_000.0) as u64
+        let latency_us = self.latency_us.max(self.baseline_us).max(mean_us);
+        ((latency_us * MEASURING_LATENCIES / 1_000.0) as u64).min(self.settings.baseline_ms)
     }
 
     #[cold]
@@ -282,13 +285,13 @@ impl Limiter {
         let smoothing = f64::from(self.settings.smoothing_percent) / 100.0;
         let tolerance = f64::from(self.settings.tolerance_percent) / 100.0;
         let mut gradient: f64 = 1.0;
-        if window.answered > 0 && self.latency_us > 0.0 {
+        if window.answered > 0 && self.baseline_us > 0.0 {
             // Less than half: the upstream may have become faster. But the window may also have been short of dear
             // requests, so the baseline is measured and not taken from it.
             if self.latency_us * 2.0 < self.baseline_us {
                 self.due_ms = self.due_ms.min(self.due_early_ms);
             }
-            gradient = (tolerance * self.baseline_us / self.latency_us).clamp(0.5, 1.0);
+            gradient = (tolerance * self.baseline_us / self.latency_us.max(1.0)).clamp(0.5, 1.0);
         }
         let in_use = f64::from(window.in_flight_max) * 2.0 >= self.limit;
         let target = if dropping {
@@ -300,8 +303,9 @@ impl Limiter {
         if target <= self.limit || in_use {
             self.move_to(self.limit + smoothing * (target - self.limit));
         }
-        if now_ms >= self.due_ms {
-            if in_use || dropping || gradient < 1.0 || self.baseline_us == 0.0 {
+        let unknown = self.baseline_us == 0.0;
+        if now_ms >= self.due_ms || unknown {
+            if in_use || dropping || gradient < 1.0 || unknown {
                 self.phase = Phase::Measuring;
                 self.move_to(self.limit);
             } else {

@@ -234,6 +234,28 @@ fn drops_lower_it_and_bounds_hold() {
     assert_eq!(limiter.limit(), 50);
 }
 
+/// An upstream that is down at first has no baseline, and its first answers are no queue.
+#[test]
+fn it_begins_with_drops() {
+    let mut limiter = Limiter::new(Settings { samples_min: 10, ..Settings::DEFAULT }, 0);
+    let window = |limiter: &mut Limiter, outcome, now_ms| {
+        for _ in 0..40 {
+            limiter.sample(5_000, limiter.limit(), outcome, now_ms);
+        }
+    };
+    window(&mut limiter, Outcome::Dropped, 100);
+    window(&mut limiter, Outcome::Dropped, 200);
+    let low = limiter.limit();
+    assert!((90..=98).contains(&low), "{low}");
+    for step in 3..100 {
+        window(&mut limiter, Outcome::Answered, step * 100);
+        let numbers = limiter.numbers();
+        assert!(numbers.limit >= low || (numbers.measuring && numbers.baseline_us > 0), "{numbers:?}");
+    }
+    assert_eq!(limiter.numbers().baseline_us, 5_000);
+    assert!(limiter.limit() > 150, "{:?}", limiter.numbers());
+}
+
 #[test]
 fn a_baseline_is_of_requests_sent_since_the_limit_fell() {
     let settings = Settings { samples_min: 2, baseline_ms: 10_000, ..Settings::DEFAULT };
