@@ -152,3 +152,35 @@ pub const TICKET_KEYS_MAX: usize = 8;
 /// Bytes of a whole PROXY header of version 2. The format allows 64 KiB; addresses take up to 216, and host name,
 /// certificate's name and connection id together a few hundred.
 pub const PROXY_HEADER_BYTES_MAX: usize = 4 * 1024;
+
+// Retry, breaker, concurrency limit and deadline (policy::{retry,breaker,concurrency,deadline}).
+
+/// Tries at one request that a retry setting may ask for, the first included. Envoy has no bound; ten tries at one
+/// failing origin are nine too many already.
+pub const RETRY_ATTEMPTS_MAX: u32 = 10;
+
+/// Body bytes that a setting may have kept of one request, so that it can be sent again.
+pub const RETRY_BODY_BYTES_MAX: u64 = 1024 * 1024;
+
+/// The longest back-off, and the longest Retry-After that is waited for, in milliseconds: the client waits, too.
+pub const RETRY_WAIT_MS_MAX: u64 = 60_000;
+
+/// The floor of a retry budget and its retries in flight, for one upstream of one worker.
+pub const RETRY_BUDGET_MAX: u32 = 100_000;
+
+/// The highest number that a `ringway-attempt` field may carry: two digits. A chain of hops is shorter.
+pub const ATTEMPT_NUMBER_MAX: u32 = 99;
+
+/// The window of a breaker, and how long it rejects at most, in milliseconds.
+pub const BREAKER_WINDOW_MS_MAX: u64 = 600_000;
+/// See [`BREAKER_WINDOW_MS_MAX`].
+pub const BREAKER_REJECTING_MS_MAX: u64 = 600_000;
+
+/// Probes of a breaker: it should learn from few.
+pub const BREAKER_PROBES_MAX: u32 = 100;
+
+/// Requests in flight that an adaptive limit may reach, for one upstream of one worker.
+pub const CONCURRENCY_LIMIT_MAX: u32 = 100_000;
+
+/// What a `ringway-timeout-ms` field can say at most: nine digits, 11 days.
+pub const TIMEOUT_FIELD_MS_MAX: u64 = 999_999_999;

@@ -1,4 +1,8 @@
 //! Pure decisions: functions of settings, state, the request and the time passed in.
 pub mod balance;
-
+pub mod breaker;
+pub mod concurrency;
+pub mod deadline;
+pub mod retry;
 pub mod route;
+pub mod shed;
