@@ -1,4 +1,5 @@
 //! Pure decisions: functions of settings, state, the request and the time passed in.
 pub mod balance;
-
+pub mod health;
+pub mod outlier;
 pub mod route;
