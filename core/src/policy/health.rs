@@ -17,8 +17,7 @@
 //! knows nothing of the cap: leaving `Admitting` and coming back to it is all that the cap counts. Everything here is a
 //! pure function; times are milliseconds on the clock that all workers and the control thread share.
 
-#[cfg(test)]
-mod tests;
+pub mod check;
 
 /// What active checks say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -366,3 +365,6 @@ fn checked(state: State, verdict: Verdict, ejection: &Ejection, now_ms: u64) -> 
     }
     State { ejections: state.ejections_now(ejection, now_ms), at_ms: now_ms, ..after }
 }
+
+#[cfg(test)]
+mod tests;

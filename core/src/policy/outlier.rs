@@ -10,9 +10,6 @@
 //! Against Envoy: there are no `enforcing_*` percentages (a rule is on or off), and failures of local origin are counted
 //! in a row of their own under either [`LocalOrigin`].
 
-#[cfg(test)]
-mod tests;
-
 /// Where failures to connect, resets and time-outs count. Envoy's `split_external_local_origin_errors`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LocalOrigin {
@@ -224,7 +221,7 @@ impl Watch {
             let mean = self.latency_sum_us as f64 / f64::from(self.successes);
             // A half for the newest: a slow interval is half forgotten after the next one.
             self.latency_ewma_us =
-                if self.latency_ewma_us > 0.0 { (self.latency_ewma_us + mean) / 2.0 } else { mean };
+                if self.latency_ewma_us > 0.0 { f64::midpoint(self.latency_ewma_us, mean) } else { mean };
         }
         let ended = Interval {
             successes: self.successes,
@@ -265,24 +262,22 @@ impl Interval {
 }
 
 /// Compares the endpoints of one upstream with each other, and finds those that stand out: each at most once, the worst
-/// first, since the cap may not allow all. `intervals` has those that admit requests; the index is into it.
+/// first by each rule, since the cap may not allow all. `intervals` has those that admit requests; the index is into it.
 ///
 /// Once an interval, not once a request: it sorts and allocates, O(n log n).
 pub fn compare(settings: &Settings, intervals: &[Interval]) -> Vec<(usize, Finding)> {
+    let by_rule = [
+        (settings.success_rate.map(|rule| low_success_rates(&rule, intervals)), Finding::SuccessRate),
+        (settings.failure_percentage.map(|rule| many_failures(&rule, intervals)), Finding::FailurePercentage),
+        (settings.latency.map(|rule| slow(&rule, intervals)), Finding::Latency),
+    ];
     let mut found: Vec<(usize, Finding)> = Vec::new();
-    let mut add = |index, finding| {
-        if !found.iter().any(|(i, _)| *i == index) {
-            found.push((index, finding));
+    for (indices, finding) in by_rule {
+        for index in indices.unwrap_or_default() {
+            if !found.iter().any(|(i, _)| *i == index) {
+                found.push((index, finding));
+            }
         }
-    };
-    if let Some(rule) = &settings.success_rate {
-        low_success_rates(rule, intervals).into_iter().for_each(|i| add(i, Finding::SuccessRate));
-    }
-    if let Some(rule) = &settings.failure_percentage {
-        many_failures(rule, intervals).into_iter().for_each(|i| add(i, Finding::FailurePercentage));
-    }
-    if let Some(rule) = &settings.latency {
-        slow(rule, intervals).into_iter().for_each(|i| add(i, Finding::Latency));
     }
     found
 }
@@ -345,3 +340,6 @@ fn slow(rule: &Latency, intervals: &[Interval]) -> Vec<usize> {
         .map(|at| all[at].0)
         .collect()
 }
+
+#[cfg(test)]
+mod tests;
