@@ -184,3 +184,29 @@ pub const CONCURRENCY_LIMIT_MAX: u32 = 100_000;
 
 /// What a `ringway-timeout-ms` field can say at most: nine digits, 11 days.
 pub const TIMEOUT_FIELD_MS_MAX: u64 = 999_999_999;
+// Health of endpoints.
+
+/// Health checks under way at the same time: each has a socket. At a time-out of one second, a dead network is gone
+/// through at 256 endpoints a second.
+pub const CHECKS_IN_FLIGHT_MAX: usize = 256;
+
+/// First checks of new endpoints begin so far apart: one endpoint is checked at once, 10,000 over ten seconds.
+pub const FIRST_CHECK_SPREAD_US: u64 = 1_000;
+
+/// How often the prober looks whose ejection is over. A look is one load for each endpoint.
+pub const RETURN_SCAN_MS: u64 = 250;
+
+/// How long the check after an ejection may take where no active check is configured.
+pub const RETURN_TIMEOUT_MS: u64 = 3_000;
+
+/// Bytes of a health check's response body that are read before the connection is closed on it.
+pub const CHECK_BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// Characters kept of an error that a health check met: others' words may be long.
+pub const CHECK_REASON_CHARS_MAX: usize = 200;
+
+/// Lines on changes of health that may be written at once, and in a second from then on: a network that fails takes
+/// thousands of endpoints with it. What is left out is counted.
+pub const HEALTH_LINES_BURST: u32 = 100;
+/// See [`HEALTH_LINES_BURST`].
+pub const HEALTH_LINES_PER_SECOND: u32 = 10;

@@ -6,4 +6,5 @@ pub mod dns;
 pub mod order;
 pub mod plane;
 pub mod prepare;
+pub mod prober;
 mod tls;

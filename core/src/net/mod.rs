@@ -13,6 +13,7 @@ pub mod h2;
 pub mod listener;
 pub mod pipe;
 pub mod platform;
+pub mod probe;
 pub mod proxied;
 pub mod stream;
 pub mod tls;

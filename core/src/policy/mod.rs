@@ -4,5 +4,7 @@ pub mod breaker;
 pub mod concurrency;
 pub mod deadline;
 pub mod retry;
+pub mod health;
+pub mod outlier;
 pub mod route;
 pub mod shed;

@@ -16,5 +16,6 @@ mod pump;
 mod record;
 mod request;
 mod respond;
+pub mod standing;
 mod tunnel;
 pub mod upstream;

@@ -110,6 +110,14 @@ impl TlsClient {
         config.resumption = Resumption::in_memory_sessions(TLS_CLIENT_SESSIONS_MAX);
         Connector { config: Arc::new(config) }
     }
+
+    /// For the health checks, which offer protocols of their own and take up no session: an origin whose certificate
+    /// has expired would not be noticed.
+    pub(in crate::net) fn without_sessions(&self) -> ClientConfig {
+        let mut config = self.config.clone();
+        config.resumption = Resumption::disabled();
+        config
+    }
 }
 
 /// One worker's way to an upstream.
