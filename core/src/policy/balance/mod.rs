@@ -3,6 +3,8 @@
 //! Round robin is the smooth weighted kind of nginx: with weights 5, 1, 1 the order is a a b a c a a.
 //! Least requests compares requests in flight divided by weight; ties go round.
 
+pub mod sticky;
+
 /// How endpoints are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
