@@ -4,6 +4,7 @@
 //! Least requests compares requests in flight divided by weight; ties go round.
 
 pub mod sticky;
+pub mod subset;
 
 /// How endpoints are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
