@@ -152,3 +152,15 @@ pub const TICKET_KEYS_MAX: usize = 8;
 /// Bytes of a whole PROXY header of version 2. The format allows 64 KiB; addresses take up to 216, and host name,
 /// certificate's name and connection id together a few hundred.
 pub const PROXY_HEADER_BYTES_MAX: usize = 4 * 1024;
+
+// Balancing.
+
+/// Points of one hash ring, but at least one for each endpoint: 16 bytes each, shared by all workers.
+pub const RING_ENTRIES_MAX: u32 = 1 << 20;
+
+/// Slots of one Maglev table, a prime: 4 bytes each, shared by all workers.
+pub const MAGLEV_SLOTS_MAX: usize = 1_048_573;
+
+/// Endpoints that a key passes over in its table before all are looked at. With half of them unusable one key in 256 gets
+/// that far.
+pub const HASH_STEPS_MAX: usize = 8;

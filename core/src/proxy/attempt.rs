@@ -88,7 +88,7 @@ pub(super) async fn choose<P: Platform>(
     let connect = connect_timeout(bound, plan);
     let mut armed = false;
     loop {
-        match plan.upstream.choose(failed) {
+        match plan.upstream.choose(failed, || conn.core.platform.random()) {
             Ok(endpoint) => return Ok(endpoint),
             Err(Unavailable::NoEndpoint) => return Err(Fault::policy("no_endpoint", 503)),
             Err(Unavailable::Busy) => {}

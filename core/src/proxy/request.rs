@@ -272,7 +272,7 @@ fn decide<P: Platform>(
         }
         Action::Upstream(upstream) => {
             let state = &bound.upstreams[*upstream];
-            let endpoint = match state.choose(None) {
+            let endpoint = match state.choose(None, || conn.core.platform.random()) {
                 Ok(endpoint) => Some(endpoint),
                 Err(Unavailable::Busy) => None,
                 Err(Unavailable::NoEndpoint) => return refuse(Fault::policy("no_endpoint", 503)),

@@ -21,7 +21,8 @@ use crate::net::platform::{Connected, Dial};
 use crate::net::proxied::ProxyVersion;
 use crate::net::stream::{Peek, Transport};
 use crate::net::tls::client::{Connector, ServerName, TlsClient};
-use crate::policy::balance::{self, Candidate, Rule};
+use crate::policy::balance::tiers::{Distance, Layout, Member, Tiers};
+use crate::policy::balance::{self, Candidate, Choice, Rule, Weight};
 
 /// A request that may be repeated takes a connection unseen if it has been idle for less than this: should the origin
 /// have closed it, the request goes out again. Looking costs a system call, 0.5 µs.
@@ -119,6 +120,8 @@ pub struct Upstream<S> {
     /// This worker's way of speaking TLS to the endpoints, and what it was made of.
     connector: RefCell<Option<(Arc<TlsClient>, Rc<Connector>)>>,
     balance: RefCell<balance::State>,
+    /// All endpoints, in one level.
+    tiers: RefCell<Rc<Tiers>>,
     waiting: RefCell<VecDeque<Waiting>>,
     wait_ids: Cell<u64>,
 }
@@ -186,6 +189,7 @@ impl<S: Transport> Upstream<S> {
             endpoints: RefCell::new(Rc::from([])),
             connector: RefCell::default(),
             balance: RefCell::default(),
+            tiers: RefCell::new(Rc::new(Tiers::single(0))),
             waiting: RefCell::default(),
             wait_ids: Cell::new(0),
         })
@@ -225,6 +229,15 @@ impl<S: Transport> Upstream<S> {
         let same_places = old.len() == new.len() && old.iter().zip(new.iter()).all(|(a, b)| Rc::ptr_eq(a, b));
         if !same_places {
             *self.balance.borrow_mut() = balance::State::default();
+            let member = |(number, endpoint): (u32, &Rc<Endpoint<S>>)| Member {
+                number,
+                weight: endpoint.weight,
+                priority: 0,
+                distance: Distance::Elsewhere,
+            };
+            let members: Vec<Member> = (0..).zip(new.iter()).map(member).collect();
+            *self.tiers.borrow_mut() =
+                Rc::new(Tiers::plan(&Layout::new(&members), |_| true, balance::tiers::Settings::default()));
         }
         *self.endpoints.borrow_mut() = new;
         self.call_all();
@@ -247,23 +260,29 @@ impl<S: Transport> Upstream<S> {
         }
     }
 
-    /// Chooses the endpoint for the next attempt; `avoid` is passed over unless it is the only one.
-    pub fn choose(&self, avoid: Option<&Rc<Endpoint<S>>>) -> Result<Rc<Endpoint<S>>, Unavailable> {
+    /// Chooses the endpoint for the next attempt; `avoid` is passed over unless it is the only one. `draw` gives random
+    /// numbers.
+    pub fn choose(
+        &self,
+        avoid: Option<&Rc<Endpoint<S>>>,
+        mut draw: impl FnMut() -> u64,
+    ) -> Result<Rc<Endpoint<S>>, Unavailable> {
         let endpoints = self.endpoints.borrow();
-        if endpoints.is_empty() {
-            return Err(Unavailable::NoEndpoint);
-        }
+        let tiers = self.tiers.borrow();
+        let tier = tiers.choose(&mut draw).ok_or(Unavailable::NoEndpoint)?;
         let settings = self.settings.get();
         let mut balance = self.balance.borrow_mut();
         let mut pick = |avoid: Option<&Rc<Endpoint<S>>>| {
-            balance.pick(settings.rule, endpoints.len(), |i| {
+            let candidate = |i: usize| {
                 let endpoint = &endpoints[i];
                 Candidate {
-                    weight: endpoint.weight,
+                    weight: Weight::whole(endpoint.weight),
                     active: endpoint.active.get(),
+                    load_ns: 0,
                     usable: endpoint.has_room(&settings) && !avoid.is_some_and(|a| Rc::ptr_eq(a, endpoint)),
                 }
-            })
+            };
+            balance.pick(Choice::new(settings.rule, tier), candidate, &mut draw)
         };
         pick(avoid).or_else(|| pick(None)).map(|i| Rc::clone(&endpoints[i])).ok_or(Unavailable::Busy)
     }
