@@ -23,6 +23,8 @@ pub mod hash;
 mod ketama;
 mod maglev;
 mod rotate;
+#[cfg(test)]
+mod simulation;
 pub mod slow_start;
 pub mod sticky;
 pub mod subset;
