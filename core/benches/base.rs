@@ -1,4 +1,4 @@
-//! What every exchange pays besides HTTP: buffers, deadlines, counters, the choice of an endpoint.
+//! What every exchange pays besides HTTP: buffers, deadlines, counters.
 
 use std::hint::black_box;
 use std::pin::pin;
@@ -9,7 +9,6 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use ringway::base::bucket::{Bucket, Rate};
 use ringway::base::buffer::BufferPool;
 use ringway::base::deadline::Deadlines;
-use ringway::policy::balance::{Candidate, Rule, State};
 use ringway::telemetry::metrics::{Counter, Metrics};
 
 fn buffers(c: &mut Criterion) {
@@ -57,22 +56,5 @@ fn metrics(c: &mut Criterion) {
     });
 }
 
-fn balance(c: &mut Criterion) {
-    for (name, rule) in [("round robin", Rule::RoundRobin), ("least requests", Rule::LeastRequests)] {
-        for len in [3, 100] {
-            let mut state = State::default();
-            c.bench_function(&format!("balance: {name}, {len} endpoints"), |b| {
-                b.iter(|| {
-                    state.pick(rule, black_box(len), |i| Candidate {
-                        weight: 1,
-                        active: i as u32 % 5,
-                        usable: true,
-                    })
-                });
-            });
-        }
-    }
-}
-
-criterion_group!(benches, buffers, buckets, deadlines, metrics, balance);
+criterion_group!(benches, buffers, buckets, deadlines, metrics);
 criterion_main!(benches);

@@ -31,7 +31,7 @@ const ROOMS: &[Room] = &[
         crates: &["httparse", "memchr", "bytes", "http", "base64", "ring"],
     },
     Room { name: "telemetry", may_import: &["base"], crates: &["hdrhistogram", "crossbeam_channel"] },
-    Room { name: "policy", may_import: &["base", "http"], crates: &["regex"] },
+    Room { name: "policy", may_import: &["base", "http"], crates: &["regex", "twox_hash"] },
     Room {
         name: "net",
         may_import: &["base", "http", "telemetry"],
@@ -102,6 +102,7 @@ const WATCHED: &[&str] = &[
     "base64",
     "ring",
     "pin_project_lite",
+    "twox_hash",
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

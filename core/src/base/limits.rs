@@ -210,3 +210,14 @@ pub const CHECK_REASON_CHARS_MAX: usize = 200;
 pub const HEALTH_LINES_BURST: u32 = 100;
 /// See [`HEALTH_LINES_BURST`].
 pub const HEALTH_LINES_PER_SECOND: u32 = 10;
+// Balancing.
+
+/// Points of one hash ring, but at least one for each endpoint: 16 bytes each, shared by all workers.
+pub const RING_ENTRIES_MAX: u32 = 1 << 20;
+
+/// Slots of one Maglev table, a prime: 4 bytes each, shared by all workers.
+pub const MAGLEV_SLOTS_MAX: usize = 1_048_573;
+
+/// Endpoints that a key passes over in its table before all are looked at. With half of them unusable one key in 256 gets
+/// that far.
+pub const HASH_STEPS_MAX: usize = 8;
