@@ -305,7 +305,10 @@ impl Limiter {
         }
         let unknown = self.baseline_us == 0.0;
         if now_ms >= self.due_ms || unknown {
-            if in_use || dropping || gradient < 1.0 || unknown {
+            // Where a lower limit would not bind there is nothing to be found out by it. Where it would, latency may have a
+            // queue in it however steady it is: as many clients as ever may wait behind each other from the start.
+            let binds = f64::from(window.in_flight_max) * MEASURING_DIVISOR > self.limit;
+            if binds || dropping || gradient < 1.0 || unknown {
                 self.phase = Phase::Measuring;
                 self.move_to(self.limit);
             } else {
