@@ -22,6 +22,10 @@
 //! 8. the wait ends before the deadline;
 //! 9. the budget has a retry.
 //!
+//! **What reached nobody** (no connection, or not a byte of the request sent) takes a try but nothing of the budget, which
+//! is there to keep load from origins: one endpoint of three that refuses connections would use up a fifth of the
+//! requests' budget and then fail the rest, though the other two could serve all.
+//!
 //! **A stale connection** (kept, and closed by its origin just as it was used) is no failure of the request or the
 //! origin, but the price of keeping connections; RFC 9112 section 9.3.1 has clients expect it, and lets them send
 //! again what is idempotent. So the first of a request is sent again at once, whatever the conditions, without taking
@@ -216,6 +220,8 @@ pub enum Place {
 pub enum Charge {
     /// One retry: [`Budget::ended`] is to be told when it has ended, however it ends.
     Budget,
+    /// Nothing, as nothing of the request reached anybody: it is no load that the upstream did not have anyway.
+    Unsent,
     /// Nothing. To be counted in [`Attempt::free`].
     Free,
 }
@@ -301,6 +307,9 @@ pub fn decide(
         Ok(_) if is_free(failure, attempt) => {
             Verdict::Again { after_ms: 0, place: Place::Same, charge: Charge::Free }
         }
+        Ok(after_ms) if is_unsent(failure, attempt) => {
+            Verdict::Again { after_ms, place: Place::Elsewhere, charge: Charge::Unsent }
+        }
         Ok(after_ms) => match budget.withdraw(now_ms) {
             Ok(()) => Verdict::Again { after_ms, place: Place::Elsewhere, charge: Charge::Budget },
             Err(spent) => Verdict::Stop(spent.into()),
@@ -313,6 +322,11 @@ fn is_free(failure: Failure, attempt: &Attempt) -> bool {
     failure == Failure::Stale && attempt.free == 0
 }
 
+/// Nothing of the request reached anybody.
+fn is_unsent(failure: Failure, attempt: &Attempt) -> bool {
+    attempt.body == Body::NothingSent || failure == Failure::Connect
+}
+
 /// Checks 1 to 8, and how long to wait.
 fn allowed(
     settings: &Settings,
@@ -323,7 +337,7 @@ fn allowed(
 ) -> Result<u64, Refusal> {
     in_hand(attempt)?;
     let free = is_free(failure, attempt);
-    let nothing_sent = attempt.body == Body::NothingSent || failure == Failure::Connect;
+    let nothing_sent = is_unsent(failure, attempt);
     if !free && !is_configured(settings, failure, nothing_sent) {
         return Err(Refusal::NotConfigured);
     }
@@ -347,7 +361,9 @@ fn allowed(
         return Err(Refusal::RetryAfter);
     }
     // On top of what the origin asks for, or all that it asked would be back at the same moment.
-    let jitter_ms = if free { 0 } else { settings.back_off.wait_ms(tries, draw) };
+    // The first endpoint that can't be reached costs no wait at all: there is another, which did nothing wrong.
+    let at_once = free || (nothing_sent && tries <= 1);
+    let jitter_ms = if at_once { 0 } else { settings.back_off.wait_ms(tries, draw) };
     let after_ms = patience_ms.saturating_add(jitter_ms);
     before_deadline(attempt, now_ms, after_ms)?;
     Ok(after_ms)

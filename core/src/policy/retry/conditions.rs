@@ -41,6 +41,9 @@ impl Conditions {
     /// `grpc-status` 14.
     pub const UNAVAILABLE: Self = Self(1 << 11);
 
+    /// Those that come after something was sent, so that a body has to be kept for them.
+    pub const AFTER_SENDING: Self = Self(!(Self::CONNECT_FAILURE.0 | Self::REFUSED_STREAM.0));
+
     /// All names, as a configuration has them.
     pub const NAMES: [(&'static str, Self); 12] = [
         ("connect_failure", Self::CONNECT_FAILURE),

@@ -41,12 +41,15 @@ fn wide() -> Budget {
 
 const AGAIN: Result<u64, Refusal> = Ok(0);
 
-/// The verdict as the wait of a paid retry elsewhere, or the refusal; and that a refusal costs nothing.
+/// The verdict as the wait of a retry elsewhere, or the refusal; and that what was not sent, or refused, costs nothing.
 fn check(settings: &Settings, failure: Failure, attempt: Attempt, expected: Result<u64, Refusal>) {
     let mut budget = wide();
     let left = budget.retries_left(NOW);
     let verdict = decide(settings, &mut budget, failure, &attempt, NOW, u64::MAX);
     let (wanted, spent) = match expected {
+        Ok(after_ms) if attempt.body == Body::NothingSent || failure == Failure::Connect => {
+            (Verdict::Again { after_ms, place: Place::Elsewhere, charge: Charge::Unsent }, 0)
+        }
         Ok(after_ms) => (Verdict::Again { after_ms, place: Place::Elsewhere, charge: Charge::Budget }, 1),
         Err(refusal) => (Verdict::Stop(refusal), 0),
     };
@@ -190,7 +193,7 @@ fn refusals_and_their_order() {
 
 #[test]
 fn patience() {
-    use Failure::{Connect, Status};
+    use Failure::{Connect, Refused, Status};
     let after = |ms| Attempt { retry_after_ms: Some(ms), ..GET };
     check(&settings(), Status(503), after(700), Ok(700));
     check(&settings(), Status(503), after(u64::MAX), Err(Refusal::RetryAfter));
@@ -205,11 +208,14 @@ fn patience() {
     let jittered = Settings { back_off: BackOff { base_ms: 20, max_ms: 30 }, ..settings() };
     check(&jittered, Status(503), after(700), Ok(720));
     check(&jittered, Status(503), Attempt { number: 2, ..after(700) }, Ok(730));
-    check(&jittered, Connect, GET, Ok(20));
+    check(&jittered, Refused, GET, Ok(20));
+    // The first that reached nobody costs no wait, the second does.
+    check(&jittered, Connect, GET, AGAIN);
+    check(&jittered, Connect, Attempt { number: 2, ..GET }, Ok(30));
     // Deadlines: a millisecond must be left after the wait.
     let until = |ms| Attempt { deadline_ms: Some(ms), ..GET };
-    check(&jittered, Connect, until(NOW + 20), Err(Refusal::Deadline));
-    check(&jittered, Connect, until(NOW + 21), Ok(20));
+    check(&jittered, Refused, until(NOW + 20), Err(Refusal::Deadline));
+    check(&jittered, Refused, until(NOW + 21), Ok(20));
     check(&settings(), Connect, until(NOW - 1), Err(Refusal::Deadline));
 }
 
@@ -385,6 +391,7 @@ proptest! {
             prop_assert_eq!(charge == Charge::Free, failure == Failure::Stale && free == 0);
             prop_assert_eq!(charge == Charge::Free, place == Place::Same);
             prop_assert!(charge == Charge::Free || number - free < settings.attempts_max);
+            prop_assert_eq!(charge == Charge::Unsent, unsent && charge != Charge::Free);
             prop_assert_eq!(budget.in_flight(), u32::from(charge == Charge::Budget));
         } else {
             prop_assert_eq!(budget.in_flight(), 0);
