@@ -57,7 +57,13 @@ impl Deadlines {
             self.wakers.borrow_mut().push(None);
             (entries.len() - 1) as u32
         });
-        Deadline { table: Rc::clone(self), index, cap_ms: Cell::new(NEVER), capped: Cell::new(false) }
+        Deadline {
+            table: Rc::clone(self),
+            index,
+            cap_ms: Cell::new(NEVER),
+            attempt_ms: Cell::new(NEVER),
+            bound_by: Cell::new(Expired::Phase),
+        }
     }
 
     /// How many deadlines are held, armed or not.
@@ -137,28 +143,44 @@ impl Deadlines {
     }
 }
 
-/// One task's deadline: that of the phase it is in, never later than the cap on the whole request.
+/// Whose time was over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expired {
+    /// The phase's.
+    Phase,
+    /// The attempt's.
+    Attempt,
+    /// The whole request's.
+    Request,
+}
+
+/// One task's deadline: that of the phase it is in, never later than the caps on the attempt and on the whole request.
 #[derive(Debug)]
 pub struct Deadline {
     table: Rc<Deadlines>,
     index: u32,
     cap_ms: Cell<u64>,
-    capped: Cell<bool>,
+    attempt_ms: Cell<u64>,
+    bound_by: Cell<Expired>,
 }
 
 impl Deadline {
     /// Starts a phase that may last `timeout`; zero means without a bound of its own.
     pub fn arm(&self, now_ms: u64, timeout: Duration) {
-        let phase =
-            if timeout.is_zero() { NEVER } else { now_ms.saturating_add(timeout.as_millis() as u64).max(1) };
-        let cap = self.cap_ms.get();
-        self.capped.set(cap < phase);
-        self.table.set(self.index, phase.min(cap), false);
+        let (mut due, mut bound_by) = (at(now_ms, timeout), Expired::Phase);
+        for (cap, whose) in [(self.attempt_ms.get(), Expired::Attempt), (self.cap_ms.get(), Expired::Request)]
+        {
+            if cap < due {
+                (due, bound_by) = (cap, whose);
+            }
+        }
+        self.bound_by.set(bound_by);
+        self.table.set(self.index, due, false);
     }
 
     /// Starts a wait for a next request, which a drain may end early.
     pub fn arm_idle(&self, now_ms: u64, timeout: Duration) {
-        self.capped.set(false);
+        self.bound_by.set(Expired::Phase);
         self.table.set(self.index, now_ms.saturating_add(timeout.as_millis() as u64).max(1), true);
     }
 
@@ -169,14 +191,17 @@ impl Deadline {
 
     /// Caps everything from now on at `now_ms + timeout`; zero takes the cap away.
     pub fn cap(&self, now_ms: u64, timeout: Duration) {
-        let cap =
-            if timeout.is_zero() { NEVER } else { now_ms.saturating_add(timeout.as_millis() as u64).max(1) };
-        self.cap_ms.set(cap);
+        self.cap_ms.set(at(now_ms, timeout));
     }
 
-    /// True when the last expiry was the cap's and not the phase's.
-    pub fn cap_was_hit(&self) -> bool {
-        self.capped.get()
+    /// Caps the attempt that begins at `now_ms + timeout`; zero takes the cap away.
+    pub fn cap_attempt(&self, now_ms: u64, timeout: Duration) {
+        self.attempt_ms.set(at(now_ms, timeout));
+    }
+
+    /// Whose time was over, when a wait has ended with [`Elapsed`].
+    pub fn expired(&self) -> Expired {
+        self.bound_by.get()
     }
 
     /// True once the deadline has passed, until it is armed again.
@@ -197,6 +222,11 @@ impl Deadline {
             *place = Some(waker.clone());
         }
     }
+}
+
+/// Zero: never.
+fn at(now_ms: u64, timeout: Duration) -> u64 {
+    if timeout.is_zero() { NEVER } else { now_ms.saturating_add(timeout.as_millis() as u64).max(1) }
 }
 
 impl Drop for Deadline {
@@ -235,7 +265,7 @@ impl<F: Future> Future for Bound<'_, F> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Deadlines, Elapsed, SWEEP_INTERVAL_MS};
+    use super::{Deadlines, Elapsed, Expired, SWEEP_INTERVAL_MS};
     use std::future::{Future, pending, ready};
     use std::pin::pin;
     use std::sync::Arc;
@@ -292,11 +322,34 @@ mod tests {
         deadline.cap(1, SECOND);
         deadline.arm(900, SECOND);
         assert_eq!(table.sweep(1_001), None);
-        assert!(deadline.has_fired() && deadline.cap_was_hit());
+        assert!(deadline.has_fired() && deadline.expired() == Expired::Request);
         deadline.cap(0, Duration::ZERO);
         deadline.arm(1_001, SECOND);
         table.sweep(2_001);
-        assert!(deadline.has_fired() && !deadline.cap_was_hit());
+        assert!(deadline.has_fired() && deadline.expired() == Expired::Phase);
+    }
+
+    #[test]
+    fn the_nearest_of_phase_attempt_and_request_fires() {
+        let table = Deadlines::new();
+        let deadline = table.deadline();
+        let check = |phase: u64, attempt: u64, request: u64, due: u64, expected: Expired| {
+            let ms = Duration::from_millis;
+            deadline.cap(0, ms(request));
+            deadline.cap_attempt(0, ms(attempt));
+            deadline.arm(0, ms(phase));
+            table.sweep(due - 1);
+            assert!(!deadline.has_fired(), "{phase} {attempt} {request}");
+            table.sweep(due);
+            assert!(deadline.has_fired(), "{phase} {attempt} {request}");
+            assert_eq!(deadline.expired(), expected, "{phase} {attempt} {request}");
+        };
+        check(10, 20, 30, 10, Expired::Phase);
+        check(20, 10, 30, 10, Expired::Attempt);
+        check(30, 20, 10, 10, Expired::Request);
+        check(0, 20, 30, 20, Expired::Attempt);
+        check(0, 30, 20, 20, Expired::Request);
+        check(10, 0, 0, 10, Expired::Phase);
     }
 
     #[test]
