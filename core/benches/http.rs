@@ -14,7 +14,9 @@ use ringway::http::http1::encode::{
 use ringway::http::http1::parse::{HeadLimits, Parsed, head_end_hint, parse_request, parse_response};
 use ringway::http::http2::absorb::{Absorber, Event};
 use ringway::http::http2::{Asked, render};
-use ringway::http::message::{HeaderSlots, Method, RequestHead, ResponseHead, Scheme, Status, Version, Wire};
+use ringway::http::message::{
+    FieldSet, HeaderSlots, Method, RequestHead, ResponseHead, Scheme, Status, Version, Wire,
+};
 use ringway::http::rewrite::{Forwarding, ForwardingValues, HeaderOps, normalise_path};
 
 /// Ten fields of about 50 bytes, as a browser sends them.
@@ -82,6 +84,7 @@ fn request_rewrite<'a>(
         upgrade: None,
         persistence: Persistence::KeepAlive,
         expect: ExpectRelay::Forward,
+        drop: FieldSet::EMPTY,
         extra: b"",
     }
 }

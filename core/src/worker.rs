@@ -118,19 +118,20 @@ pub struct Setup {
     pub install: Arc<Install>,
     /// Where log lines go.
     pub log: Sender<Vec<u8>>,
+    /// The clock of all workers.
+    pub clock: Monotonic,
 }
 
 /// Starts `count` workers and waits until each has its runtime. If one fails, all are stopped.
 pub fn start_all(setup: &Setup, count: usize) -> io::Result<Vec<Worker>> {
     let mailboxes = (0..count).map(|_| Mailbox::new()).collect::<io::Result<Vec<_>>>()?;
-    let clock = Monotonic::start();
     let mut workers = Vec::with_capacity(count);
     for index in 0..count {
         let (ready, is_ready) = crossbeam_channel::bounded(1);
         let (setup, peers) = (setup.clone(), mailboxes.clone());
         let thread = std::thread::Builder::new()
             .name(format!("worker-{index}"))
-            .spawn(move || run(index, &setup, clock, peers, &ready))?;
+            .spawn(move || run(index, &setup, peers, &ready))?;
         let started =
             is_ready.recv().unwrap_or_else(|_| Err(io::Error::other("a worker ended while it started")));
         match started {
@@ -153,7 +154,8 @@ pub fn start_all(setup: &Setup, count: usize) -> io::Result<Vec<Worker>> {
 
 type Started = io::Result<(Driver, Option<String>)>;
 
-fn run(index: usize, setup: &Setup, clock: Monotonic, peers: Vec<Mailbox>, ready: &Sender<Started>) {
+fn run(index: usize, setup: &Setup, peers: Vec<Mailbox>, ready: &Sender<Started>) {
+    let clock = setup.clock;
     if !setup.cpus.is_empty() {
         // Refused in some containers; a worker that floats is slower, not wrong.
         let _ = pin_to(setup.cpus[index % setup.cpus.len()]);

@@ -3,6 +3,7 @@
 //!
 //! Called with settings whose shape and ranges `check.rs` has passed.
 
+mod resilience;
 mod rules;
 pub(super) mod tls;
 mod values;
@@ -21,7 +22,10 @@ use super::snapshot::{
     ListenerTimeouts, LogTarget, Route, RouteTimeouts, Snapshot, Upstream, UpstreamHost, UpstreamTimeouts,
 };
 use crate::base::limits;
+use crate::policy::balance::subset::Labels;
+use crate::policy::balance::tiers::{Distance, Locality};
 use crate::policy::route::RouteTable;
+use crate::policy::shed::Class;
 
 /// What came of it. `snapshot` is there unless `errors` has entries.
 pub(super) struct Compiled {
@@ -62,8 +66,10 @@ impl Compiler<'_> {
         let forwarding = self.forwarding();
         let upstream_names =
             self.names(&root.field("upstreams"), "upstream", raw.upstreams.iter().map(|u| u.name.as_str()));
-        let upstreams = self.upstreams();
-        let (route_table, routes) = self.routes(&upstream_names);
+        let (subsets, subset_of) = self.subsets();
+        let upstreams = self.upstreams(subsets);
+        let (route_table, routes) = self.routes(&upstream_names, &subset_of);
+        let shedding = self.shedding();
         let access_log = self.access_log();
         self.warn_of_unused_upstreams();
         if raw.io == raw::Io::Uring {
@@ -94,6 +100,7 @@ impl Compiler<'_> {
             route_table,
             routes: routes?,
             access_log,
+            shedding,
         })
     }
 
@@ -237,10 +244,7 @@ impl Compiler<'_> {
         if raw.ping_interval.as_std().is_some_and(|interval| interval < Duration::from_secs(1)) {
             self.bad_value(&at.field("ping_interval"), "at least 1s, or off");
         }
-        let address = |endpoint: &raw::Endpoint| match endpoint {
-            raw::Endpoint::Address(text) => text.starts_with("h2c://"),
-            raw::Endpoint::Weighted(weighted) => weighted.address.starts_with("h2c://"),
-        };
+        let address = |endpoint: &raw::Endpoint| endpoint.address().starts_with("h2c://");
         let by_scheme = upstream.endpoints.iter().any(address);
         if by_scheme && upstream.protocol == raw::Protocol::Http1 {
             let list = item.field("endpoints");
@@ -401,17 +405,20 @@ impl Compiler<'_> {
         }
     }
 
-    fn upstreams(&mut self) -> Option<Vec<Upstream>> {
+    fn upstreams(&mut self, subsets: Vec<Vec<Labels>>) -> Option<Vec<Upstream>> {
         let raw = self.raw;
         let list = At::Root.field("upstreams");
+        let node = At::Root.field("node");
+        let here = self.locality(&node.field("locality"), &raw.node.locality);
         self.count(&list, "upstreams", raw.upstreams.len(), limits::UPSTREAMS_MAX);
         let upstreams: Vec<_> = raw
             .upstreams
             .iter()
             .enumerate()
-            .map(|(index, upstream)| {
+            .zip(subsets)
+            .map(|((index, upstream), subsets)| {
                 let item = list.index(index);
-                let endpoints = self.endpoints(&item, upstream);
+                let endpoints = self.endpoints(&item, upstream, &here);
                 let dns = item.field("dns");
                 if upstream.dns.refresh.as_std() < Duration::from_secs(1) {
                     self.bad_value(
@@ -422,7 +429,17 @@ impl Compiler<'_> {
                 Upstream {
                     name: upstream.name.as_str().into(),
                     endpoints,
-                    balance: upstream.balance,
+                    balance: self.balance(&item, upstream),
+                    sticky: self.sticky(&item, upstream),
+                    panic_percent: u32::from(upstream.panic_percent),
+                    slow_start: Self::slow_start(upstream.slow_start.as_ref()),
+                    health_check: self.health_check(&item, upstream),
+                    outlier_detection: self.outlier_detection(&item, upstream.outlier_detection.as_ref()),
+                    breaker: self.breaker(&item, upstream.breaker.as_ref()),
+                    adaptive_concurrency: self.adaptive_concurrency(&item, upstream),
+                    retry_budget: Self::retry_budget(upstream.retry_budget),
+                    subsets,
+                    requests_max: self.off_or_count(&item.field("requests_max"), upstream.requests_max),
                     connections_max: upstream.connections_max,
                     idle_connections_max: upstream.idle_connections_max,
                     pending_max: upstream.pending_max,
@@ -448,17 +465,19 @@ impl Compiler<'_> {
         Some(upstreams).filter(|upstreams| upstreams.iter().all(|upstream| !upstream.endpoints.is_empty()))
     }
 
-    fn endpoints(&mut self, item: &At<'_>, upstream: &raw::Upstream) -> Vec<Endpoint> {
+    fn endpoints(&mut self, item: &At<'_>, upstream: &raw::Upstream, here: &Locality) -> Vec<Endpoint> {
         let list = item.field("endpoints");
         self.count(&list, "endpoints", upstream.endpoints.len(), limits::ENDPOINTS_MAX);
         let mut seen: HashMap<EndpointAddress, usize> = HashMap::new();
         let mut endpoints = Vec::with_capacity(upstream.endpoints.len());
         for (index, endpoint) in upstream.endpoints.iter().enumerate() {
             let entry = list.index(index);
-            let (text, at, weight) = match endpoint {
-                raw::Endpoint::Address(text) => (text, entry, 1),
-                raw::Endpoint::Weighted(weighted) => {
-                    (&weighted.address, entry.field("address"), weighted.weight)
+            let text = endpoint.address();
+            let (at, weight, priority, there) = match endpoint {
+                raw::Endpoint::Address(_) => (entry, 1, 0, Locality::default()),
+                raw::Endpoint::Detailed(detailed) => {
+                    let there = self.locality(&entry.field("locality"), &detailed.locality);
+                    (entry.field("address"), detailed.weight, detailed.priority, there)
                 }
             };
             let parsed = match endpoint_address(text) {
@@ -485,7 +504,15 @@ impl Compiler<'_> {
                     .with(&list.index(*first));
             }
             seen.entry(address.clone()).or_insert(index);
-            endpoints.push(Endpoint { address, authority, weight, tls_name });
+            endpoints.push(Endpoint {
+                address,
+                authority,
+                weight,
+                priority: u32::from(priority),
+                distance: Distance::between(here, &there),
+                labels: endpoint.labels(),
+                tls_name,
+            });
         }
         endpoints
     }
@@ -506,7 +533,11 @@ impl Compiler<'_> {
         }
     }
 
-    fn routes(&mut self, upstream_names: &HashMap<&str, usize>) -> (RouteTable, Option<Vec<Route>>) {
+    fn routes(
+        &mut self,
+        upstream_names: &HashMap<&str, usize>,
+        subset_of: &[Option<usize>],
+    ) -> (RouteTable, Option<Vec<Route>>) {
         let raw = self.raw;
         let list = At::Root.field("routes");
         self.count(&list, "routes", raw.routes.len(), limits::ROUTES_MAX);
@@ -522,7 +553,7 @@ impl Compiler<'_> {
             let item = list.index(index);
             // Both are looked at, whatever becomes of the first.
             let rule = self.rule(&item.field("match"), &route.matches);
-            let compiled = self.route(&item, route, upstream_names);
+            let compiled = self.route(&item, route, upstream_names, subset_of[index]);
             if let (Some(rule), Some(compiled)) = (rule, compiled) {
                 rules.push(rule);
                 routes.push(compiled);
@@ -542,8 +573,11 @@ impl Compiler<'_> {
         item: &At<'_>,
         route: &raw::Route,
         upstream_names: &HashMap<&str, usize>,
+        subset: Option<usize>,
     ) -> Option<Route> {
         let raw = self.raw;
+        let retry = self.retry(item, route);
+        let hedge = self.hedge(item, route);
         let action = self.action(item, route, upstream_names);
         let rewrite = item.field("rewrite");
         let rewrite_path = self.path_rewrite(&rewrite, &route.rewrite, &route.matches);
@@ -592,6 +626,14 @@ impl Compiler<'_> {
                 .unwrap_or(raw.limits.body_bytes)
                 .bytes()
                 .unwrap_or(u64::MAX),
+            subset,
+            retry,
+            hedge,
+            class: match route.priority {
+                raw::Priority::High => Class::High,
+                raw::Priority::Normal => Class::Normal,
+                raw::Priority::Low => Class::Low,
+            },
         })
     }
 
@@ -658,6 +700,9 @@ impl Compiler<'_> {
             ("connect", route.connect),
             ("grpc_web", route.grpc_web),
             ("timeouts", route.timeouts != raw::RouteTimeouts::default()),
+            ("subset", !route.subset.is_empty()),
+            ("retry", route.retry.is_some()),
+            ("hedge", route.hedge.is_some()),
         ] {
             if given {
                 let message = format_args!("`{name}` has no effect on a route without an upstream");

@@ -13,9 +13,15 @@ use std::time::Duration;
 
 use regex::bytes::Regex;
 
-pub use super::raw::{AccessLogMode, Alpn, Balance, Io, ProxyProtocol, TlsVersion, Verify};
+pub use super::raw::{AccessLogMode, Alpn, Io, ProxyProtocol, TlsVersion, Verify};
 use crate::http::rewrite::HeaderOps;
+use crate::policy::balance::slow_start::Curve;
+use crate::policy::balance::sticky::Cookie;
+use crate::policy::balance::subset::Labels;
+use crate::policy::balance::tiers::Distance;
+use crate::policy::balance::{self, ewma, hash};
 use crate::policy::route::RouteTable;
+use crate::policy::{breaker, concurrency, health, outlier, retry, shed};
 
 #[derive(Debug)]
 pub struct Snapshot {
@@ -40,6 +46,16 @@ pub struct Snapshot {
     pub route_table: RouteTable,
     pub routes: Vec<Route>,
     pub access_log: AccessLog,
+    pub shedding: Shedding,
+}
+
+/// When a worker refuses requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shedding {
+    /// Requests in flight in one worker; `u32::MAX`: no bound.
+    pub in_flight_max: u32,
+    /// From which level on, for which class.
+    pub levels: shed::Settings,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -158,6 +174,21 @@ pub struct Upstream {
     /// At least one.
     pub endpoints: Vec<Endpoint>,
     pub balance: Balance,
+    /// Keeps clients with their endpoints.
+    pub sticky: Option<Cookie>,
+    /// When all endpoints are used although some are unhealthy; 0: never.
+    pub panic_percent: u32,
+    pub slow_start: Option<Arc<Curve>>,
+    /// How endpoints are asked whether they are well.
+    pub health_check: Option<Arc<health::check::Settings>>,
+    pub outlier_detection: Option<OutlierDetection>,
+    pub breaker: Option<breaker::Settings>,
+    pub adaptive_concurrency: Option<concurrency::Settings>,
+    pub retry_budget: retry::BudgetSettings,
+    /// What routes select endpoints by. [`Route::subset`] is an index.
+    pub subsets: Vec<Labels>,
+    /// Requests of each worker in flight; `u32::MAX`: no bound.
+    pub requests_max: u32,
     /// To each endpoint, for each worker.
     pub connections_max: u32,
     /// To each endpoint, for each worker.
@@ -177,6 +208,40 @@ pub struct Upstream {
     pub tls: UpstreamTls,
 }
 
+/// How endpoints are chosen.
+#[derive(Clone, Debug)]
+pub struct Balance {
+    pub rule: balance::Rule,
+    /// How latencies are remembered, for the rule that asks for them.
+    pub ewma: ewma::Settings,
+    /// For the rules that hash.
+    pub hash: Option<Hashing>,
+}
+
+/// What is hashed, into which kind of table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hashing {
+    pub on: HashOn,
+    pub shape: hash::Shape,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HashOn {
+    /// In lower case.
+    Header(Box<str>),
+    Cookie(Box<str>),
+    ClientAddress,
+}
+
+/// Who is left out, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct OutlierDetection {
+    pub outlier: outlier::Settings,
+    pub ejection: health::Ejection,
+    /// Between two comparisons.
+    pub interval: Duration,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UpstreamTimeouts {
     pub connect: Duration,
@@ -191,6 +256,11 @@ pub struct Endpoint {
     /// What a Host field for this endpoint says: `users.internal:8080`, without the port if it is the scheme's own.
     pub authority: Arc<str>,
     pub weight: NonZeroU32,
+    /// 0 comes first.
+    pub priority: u32,
+    /// From this process.
+    pub distance: Distance,
+    pub labels: Labels,
     /// The name (or address) that it must prove; `None`: no TLS.
     pub tls_name: Option<Arc<str>>,
 }
@@ -230,6 +300,13 @@ pub struct Route {
     pub grpc_web: bool,
     pub timeouts: RouteTimeouts,
     pub body_bytes_max: u64,
+    /// An index of the upstream's `subsets`; `None`: all of its endpoints.
+    pub subset: Option<usize>,
+    pub retry: retry::Settings,
+    /// After how long a second attempt is made beside the first.
+    pub hedge: Option<retry::Hedge>,
+    /// Who is refused first.
+    pub class: shed::Class,
 }
 
 #[derive(Debug)]

@@ -559,7 +559,7 @@ error: unknown field `upstrem`, did you mean `upstream`?
   |
 8 |     upstrem: users
   |     ^^^^^^^
-  = known here: name, match, rewrite, request_headers, response_headers, upstream, respond, redirect, upgrade, connect, grpc_web, timeouts, limits
+  = known here: name, match, rewrite, request_headers, response_headers, upstream, respond, redirect, upgrade, connect, grpc_web, subset, retry, hedge, priority, timeouts, limits
 
 a.yaml: 1 error
 "

@@ -12,23 +12,24 @@ use tokio::sync::{mpsc, oneshot};
 use super::dns::{self, Addresses, Name};
 use super::order::{Order, Overrides, Readiness, ReloadError, Running, Source, StartError};
 use super::prepare::{
-    First, Listening, bind_address, check_log, install, listen, load, load_first, load_tls, log_target,
-    resolve_names,
+    First, Listening, Shared, bind_address, check_log, install, listen, load, load_first, load_tls,
+    log_target, resolve_names, targets,
 };
+use super::prober::Prober;
 use super::tls::{Keeper, Tls};
 use crate::admin;
+use crate::base::clock::{Clock as _, Monotonic};
 use crate::base::limits::COLLECT_TIMEOUT_MS;
 use crate::config::snapshot::{Io, Snapshot};
 use crate::config::source::file::FileSource;
 use crate::config::{self, Origin, Severity};
-use crate::net::connect::Address;
 use crate::net::driver::{IoMode, allowed_cpus};
 use crate::net::listener::{BindAddress, bind_all};
 use crate::proxy::core::{Install, ListenerId, Node};
-use crate::proxy::upstream::Shelf;
+use crate::proxy::standing::traffic_name;
 use crate::telemetry::access_log::Writer;
 use crate::telemetry::journal;
-use crate::telemetry::metrics::{ProcessInfo, Sample, render};
+use crate::telemetry::metrics::{EndpointInfo, ProcessInfo, Sample, render};
 use crate::worker::{self, Message, Worker};
 
 /// How often the configuration file is looked at.
@@ -48,8 +49,11 @@ struct Plane {
     addresses: Addresses,
     due: HashMap<Name, Instant>,
     resolving: tokio::task::JoinSet<(Name, io::Result<Vec<SocketAddr>>)>,
-    shelves: HashMap<(Arc<str>, Address), Arc<Shelf>>,
+    shared: Shared,
+    prober: Prober,
     node: Arc<Node>,
+    /// The workers' own.
+    clock: Monotonic,
     keeper: Keeper,
     tls: Tls,
     /// Of the configuration in force, for places in messages.
@@ -162,17 +166,19 @@ async fn start(
         })?),
         None => None,
     };
-    let mut shelves = HashMap::new();
-    let install = Arc::new(install(&snapshot, &addresses, &mut shelves, &ids, &tls));
+    let mut shared = Shared::default();
+    let clock = Monotonic::start();
+    let install = Arc::new(install(&snapshot, &addresses, &mut shared, 0, &ids, &tls));
     let log = Writer::start().map_err(StartError::Worker)?;
     log.retarget(log_target(&snapshot));
-    let node = Node::new(count);
+    let node = Node::new(count, seed());
     let setup = worker::Setup {
         io,
         cpus: if overrides.pin.unwrap_or(snapshot.pin) { cpus } else { Vec::new() },
         node: Arc::clone(&node),
         install: Arc::clone(&install),
         log: log.batches.clone(),
+        clock,
     };
     let workers = worker::start_all(&setup, count).map_err(StartError::Worker)?;
     let running = Running {
@@ -191,7 +197,9 @@ async fn start(
         due: dns::names(&snapshot).into_iter().map(|(name, refresh)| (name, now + refresh)).collect(),
         addresses,
         resolving: tokio::task::JoinSet::new(),
-        shelves,
+        prober: Prober::start(clock, seed()),
+        shared,
+        clock,
         node,
         keeper,
         tls,
@@ -209,6 +217,7 @@ async fn start(
         drain_until: None,
         install,
     };
+    plane.prober.configure(targets(&plane.install, &plane.tls));
     plane.hand_out_sockets(0);
     Ok((plane, running, admin_bound.map(|(socket, _)| socket)))
 }
@@ -329,7 +338,14 @@ impl Plane {
         }
         if changed {
             let snapshot = Arc::clone(&self.install.snapshot);
-            let next = install(&snapshot, &self.addresses, &mut self.shelves, &self.ids, &self.tls);
+            let next = install(
+                &snapshot,
+                &self.addresses,
+                &mut self.shared,
+                self.clock.now_ms(),
+                &self.ids,
+                &self.tls,
+            );
             self.hand_out(next).await;
         }
     }
@@ -364,7 +380,8 @@ impl Plane {
             return;
         }
         self.tls = tls;
-        let next = install(&snapshot, &self.addresses, &mut self.shelves, &self.ids, &self.tls);
+        let next =
+            install(&snapshot, &self.addresses, &mut self.shared, self.clock.now_ms(), &self.ids, &self.tls);
         self.hand_out(next).await;
     }
 
@@ -444,7 +461,8 @@ impl Plane {
         self.log.retarget(log_target(&snapshot));
         (self.tls, self.origin) = (tls, origin);
         self.keeper.forget_others(&snapshot);
-        let next = install(&snapshot, &self.addresses, &mut self.shelves, &self.ids, &self.tls);
+        let next =
+            install(&snapshot, &self.addresses, &mut self.shared, self.clock.now_ms(), &self.ids, &self.tls);
         self.hand_out(next).await;
         self.move_sockets(&had).await;
         Ok(version)
@@ -541,6 +559,7 @@ impl Plane {
     /// Gives all workers a snapshot.
     async fn hand_out(&mut self, next: Install) {
         let next = Arc::new(next);
+        self.prober.configure(targets(&next, &self.tls));
         let old = std::mem::replace(&mut self.install, Arc::clone(&next));
         self.retired.push(old);
         for worker in 0..self.workers.len() {
@@ -607,9 +626,36 @@ impl Plane {
             uptime_ms: self.started.elapsed().as_millis() as u64,
             resident_bytes: resident_bytes(),
             workers_silent: 0,
+            endpoints: self.endpoints(),
             certificates: self.tls.certificates(),
             tls_reloads_refused: self.tls_reloads_refused,
         }
+    }
+
+    /// Everybody's health, in the order of the configuration.
+    fn endpoints(&self) -> Vec<EndpointInfo> {
+        let reports = self.prober.reports();
+        let checks: HashMap<_, _> = reports
+            .iter()
+            .filter(|report| report.is_checked)
+            .map(|report| ((&report.upstream, &report.address), (report.checks, report.failed)))
+            .collect();
+        let snapshot = &self.install.snapshot;
+        let upstreams = snapshot.upstreams.iter().zip(&self.install.upstreams);
+        upstreams
+            .flat_map(|(upstream, members)| {
+                members.endpoints.iter().map(|endpoint| {
+                    let state = endpoint.standing.state();
+                    EndpointInfo {
+                        upstream: Arc::clone(&upstream.name),
+                        endpoint: endpoint.address.to_string(),
+                        healthy: state.is_usable(),
+                        traffic: traffic_name(state.traffic),
+                        checks: checks.get(&(&upstream.name, &endpoint.address)).copied(),
+                    }
+                })
+            })
+            .collect()
     }
 
     fn describe(&self) -> String {
@@ -666,6 +712,12 @@ enum Reason {
     Changed,
     /// Somebody sent SIGHUP.
     Asked,
+}
+
+/// A number that differs from process to process; no secret.
+fn seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(std::process::id())
 }
 
 fn resident_bytes() -> u64 {

@@ -7,15 +7,22 @@ use std::sync::Arc;
 
 use super::dns::{self, Addresses};
 use super::order::{Source, StartError};
-use super::tls::{Keeper, Tls};
+use super::prober;
+use super::tls::{Keeper, Tls, UpstreamPart};
 use crate::config;
-use crate::config::snapshot::{AccessLogMode, EndpointAddress, ListenAddress, LogTarget, Snapshot};
+use crate::config::snapshot::{AccessLogMode, EndpointAddress, ListenAddress, LogTarget, Snapshot, Upstream};
 use crate::config::source::file::FileSource;
 use crate::config::{Origin, Report, Severity};
 use crate::net::connect::Address;
 use crate::net::listener::{BindAddress, bind_all};
-use crate::proxy::core::{Install, ListenerId};
-use crate::proxy::upstream::{Resolved, Shelf};
+use crate::policy::balance::hash;
+use crate::policy::balance::sticky::{self, Tags};
+use crate::policy::balance::subset;
+use crate::policy::balance::tiers::Member;
+use crate::policy::health::{Traffic, Verdict};
+use crate::proxy::core::{Install, ListenerId, proxy_version};
+use crate::proxy::standing::Standings;
+use crate::proxy::upstream::{Group, Members, Resolved, Shelf};
 use crate::telemetry::access_log::{self, Target};
 use crate::telemetry::journal;
 
@@ -164,20 +171,63 @@ pub(super) fn listen(
     Ok(new)
 }
 
-/// A snapshot with its names resolved and its shelves at hand.
+/// What workers share of each endpoint, by upstream and address: it outlives reloads.
+#[derive(Default)]
+pub(super) struct Shared {
+    pub(super) shelves: HashMap<(Arc<str>, Address), Arc<Shelf>>,
+    pub(super) standings: Standings,
+}
+
+/// Whom the prober has to look after: endpoints of upstreams with checks or outlier detection, and those whose health
+/// says that there was one.
+pub(super) fn targets(install: &Install, tls: &Tls) -> Vec<prober::Target> {
+    let snapshot = &install.snapshot;
+    let upstreams = snapshot.upstreams.iter().zip(&install.upstreams).zip(&tls.upstreams);
+    let of = |((upstream, members), tls): ((&Upstream, &Members), &Option<Arc<UpstreamPart>>)| {
+        let ejection = upstream.outlier_detection.map(|detection| detection.ejection);
+        let watched = upstream.health_check.is_some() || ejection.is_some();
+        let proxy = upstream.proxy_protocol.map(proxy_version);
+        let endpoints = members.endpoints.iter().filter(move |endpoint| {
+            let state = endpoint.standing.state();
+            watched || state.verdict != Verdict::Unchecked || state.traffic != Traffic::Admitting
+        });
+        endpoints
+            .map(|endpoint| prober::Target {
+                upstream: Arc::clone(&upstream.name),
+                address: endpoint.address.clone(),
+                authority: Arc::clone(&endpoint.authority),
+                standing: Arc::clone(&endpoint.standing),
+                check: upstream.health_check.clone(),
+                ejection,
+                tls: tls
+                    .as_ref()
+                    .zip(endpoint.tls_name.as_ref())
+                    .map(|(part, name)| (Arc::clone(&part.client), name.clone())),
+                proxy,
+            })
+            .collect::<Vec<_>>()
+    };
+    upstreams.flat_map(of).collect()
+}
+
+/// A snapshot with its names resolved, its shelves and its endpoints' health at hand. `now_ms` is the workers' clock; zero
+/// at the start, when no endpoint is a newcomer.
 pub(super) fn install(
     snapshot: &Arc<Snapshot>,
     addresses: &Addresses,
-    shelves: &mut HashMap<(Arc<str>, Address), Arc<Shelf>>,
+    shared: &mut Shared,
+    now_ms: u64,
     ids: &BTreeMap<Arc<str>, ListenerId>,
     tls: &Tls,
 ) -> Install {
-    let upstreams: Vec<Vec<Resolved>> = snapshot
+    let upstreams: Vec<Members> = snapshot
         .upstreams
         .iter()
         .zip(&tls.upstreams)
         .map(|(upstream, tls)| {
             let mut all = Vec::new();
+            let mut members = Vec::new();
+            let mut labels = Vec::new();
             for (index, endpoint) in upstream.endpoints.iter().enumerate() {
                 let tls_name = tls.as_ref().and_then(|part| part.names.get(index).cloned().flatten());
                 let found: Vec<Address> = match &endpoint.address {
@@ -192,8 +242,18 @@ pub(super) fn install(
                 };
                 for address in found {
                     let key = (Arc::clone(&upstream.name), address.clone());
+                    let text = address.to_string();
+                    members.push(Member {
+                        number: all.len() as u32,
+                        weight: endpoint.weight.get(),
+                        priority: endpoint.priority,
+                        distance: endpoint.distance,
+                    });
+                    labels.push(endpoint.labels.clone());
                     all.push(Resolved {
-                        shelf: Arc::clone(shelves.entry(key).or_insert_with(Shelf::new)),
+                        shelf: Arc::clone(shared.shelves.entry(key).or_insert_with(Shelf::new)),
+                        standing: shared.standings.of(&upstream.name, &address, Verdict::Unchecked, now_ms),
+                        tag: sticky::tag(&text, hash::id(&upstream.name)),
                         address,
                         authority: Arc::clone(&endpoint.authority),
                         weight: endpoint.weight.get(),
@@ -201,16 +261,31 @@ pub(super) fn install(
                     });
                 }
             }
-            all
+            let shape = upstream.balance.hash.as_ref().map(|hash| hash.shape);
+            let of = |members: &[Member]| {
+                Group::new(members, shape, |number| {
+                    (hash::id(&all[number].address.to_string()), all[number].weight)
+                })
+            };
+            let mut groups = vec![of(&members)];
+            for selector in &upstream.subsets {
+                let chosen: Vec<Member> =
+                    subset::select(&labels, selector).iter().map(|&at| members[at as usize]).collect();
+                groups.push(of(&chosen));
+            }
+            let tags =
+                upstream.sticky.as_ref().map(|_| Arc::new(Tags::new(all.iter().map(|r: &Resolved| r.tag))));
+            Members { endpoints: all, groups, tags }
         })
         .collect();
     let live: std::collections::HashSet<_> = snapshot
         .upstreams
         .iter()
         .zip(&upstreams)
-        .flat_map(|(u, all)| all.iter().map(|r| (Arc::clone(&u.name), r.address.clone())))
+        .flat_map(|(u, all)| all.endpoints.iter().map(|r| (Arc::clone(&u.name), r.address.clone())))
         .collect();
-    shelves.retain(|key, _| live.contains(key));
+    shared.shelves.retain(|key, _| live.contains(key));
+    shared.standings.keep(|upstream, address| live.contains(&(Arc::clone(upstream), address.clone())));
     let mut listeners = vec![None; ids.len()];
     for (index, listener) in snapshot.listeners.iter().enumerate() {
         if let Some(id) = ids.get(&listener.name) {

@@ -1,29 +1,49 @@
 //! Attempts: get a connection to an endpoint, send the request, await the response's head; again where that is safe.
 //!
-//! Safe is: nothing of the request was sent (no connection, or the first write failed whole), or a kept connection
-//! turned out to be closed before a byte of the response came and the method is idempotent (RFC 9112 section 9.3.1).
-//! A body that has been read further than what came with the head can't be sent again.
+//! What is tried again `policy::retry` decides, by the route's settings; `again` asks it. Without any, that is what
+//! provably reached no application: no connection could be had, the endpoint refused the stream, or a kept connection
+//! turned out to be closed before a byte of the response came (RFC 9112 section 9.3.1).
 
 use std::cell::Cell;
 use std::io::IoSlice;
 use std::rc::Rc;
+use std::time::Duration;
 
+use super::again::{self, Again};
 use super::connection::{After, Downstream};
 use super::exchange;
+use super::hedge;
 use super::pump::{End, PumpError, Pumping};
 use super::record::Record;
+use super::replay::Replay;
 use super::request::{Exchange, encode_again};
-use super::upstream::{Endpoint, Found, Lease, Need, Unavailable};
+use super::upstream::{Endpoint, Found, Lease, Need, Pass, Unavailable, Want};
 use crate::base::buffer::Buffer;
+use crate::base::deadline::Expired;
 use crate::base::fault::{Fault, Retry};
-use crate::base::limits::ATTEMPTS_MAX;
 use crate::config::snapshot::RouteTimeouts;
 use crate::http::flow::{Batch, Flow, PIECES_MAX};
 use crate::net::listener::Peer;
 use crate::net::platform::{ConnectError, Connected, Platform};
 use crate::net::proxied::OnBehalf;
 use crate::net::stream::{Peek, Transport};
+use crate::policy::outlier::Outcome;
 use crate::telemetry::metrics::Counter;
+
+/// Why an attempt gave no response to relay.
+#[derive(Debug)]
+pub(super) enum Failed<S> {
+    /// It failed.
+    Fault(Fault),
+    /// It was answered with what is tried again.
+    Again(Again<S>),
+}
+
+impl<S> From<Fault> for Failed<S> {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
 
 /// Tries until a response is relayed or a fault is final.
 pub(super) async fn forward<P: Platform>(
@@ -33,64 +53,88 @@ pub(super) async fn forward<P: Platform>(
     out: &mut Vec<u8>,
 ) -> Result<After, Fault> {
     let Exchange { conn, plan, .. } = exchange;
-    let mut failed: Option<Rc<Endpoint<P::Stream>>> = None;
+    let core = &conn.core;
+    let per_try = exchange.route().retry.per_try_timeout_ms;
+    let per_try = per_try.map_or(Duration::ZERO, |ms| Duration::from_millis(ms.get()));
+    let replay = Replay::new(exchange.replay_bytes_max());
+    let mut avoid: Vec<Rc<Endpoint<P::Stream>>> = Vec::new();
     let mut encoded_for = plan.endpoint.clone();
+    // All of the head but what differs from attempt to attempt.
+    let mut length = out.len() - END_OF_HEAD.len();
+    plan.upstream.budget().deposit(core.now_ms());
+    let mut retrying = None;
     loop {
         record.attempts += 1;
-        let endpoint = match (&failed, &plan.endpoint) {
-            (None, Some(endpoint)) => Rc::clone(endpoint),
-            _ => choose(exchange, failed.as_ref()).await?,
+        conn.deadline.cap_attempt(core.now_ms(), per_try);
+        let pass = match plan.pass.take() {
+            Some(pass) => pass,
+            None => exchange.admit(record)?,
+        };
+        let endpoint = match &plan.endpoint {
+            Some(endpoint) if record.attempts == 1 => Rc::clone(endpoint),
+            _ => choose(exchange, &avoid).await?,
         };
         if plan.names_endpoint && !encoded_for.as_ref().is_some_and(|e| Rc::ptr_eq(e, &endpoint)) {
-            encode_again(exchange, buffer.filled(), &endpoint, out)?;
+            let head = replay.head();
+            let head = if head.is_empty() { buffer.filled() } else { &head };
+            encode_again(exchange, head, &endpoint, out)?;
+            length = out.len() - END_OF_HEAD.len();
             encoded_for = Some(Rc::clone(&endpoint));
         }
+        plan.hop.stamp(out, length, record.sent_before, core.now_ms());
         if record.draft.is_some() {
             record.endpoint = Some(endpoint.address.clone());
         }
-        let fault = match open(exchange, &endpoint).await {
-            Ok(lease) => match once(exchange, lease, buffer, record, out).await {
+        let failed = match open(exchange, pass, &endpoint).await {
+            Ok(lease) => match once(exchange, lease, buffer, &replay, record, out).await {
                 Ok(after) => return Ok(after),
-                Err(fault) => fault,
+                Err(failed) => failed,
             },
-            Err(fault) => fault,
+            Err(fault) => Failed::Fault(fault),
         };
-        let safe = match fault.retry {
-            Retry::Safe => true,
-            Retry::IfIdempotent => plan.asker.method.is_idempotent(),
-            Retry::Never => false,
+        // Each place among the retries under way is given back when its attempt is over.
+        drop(retrying.take());
+        let again = match failed {
+            Failed::Again(again) => again,
+            Failed::Fault(fault) => {
+                if fault.reason == STALE {
+                    core.metrics.count(Counter::UpstreamStale);
+                }
+                exchange.after_fault(&fault, record, &replay).ok_or(fault)?
+            }
         };
-        if !safe || record.response_started || !record.intact || record.attempts >= ATTEMPTS_MAX {
-            return Err(fault);
+        core.metrics.count(Counter::Retries);
+        if again.elsewhere {
+            avoid.push(endpoint);
         }
-        conn.core.metrics.count(Counter::Retries);
-        // A dead kept connection says nothing against its endpoint; a refused connect does.
-        failed = (fault.reason != STALE).then_some(endpoint);
-        if failed.is_none() {
-            conn.core.metrics.count(Counter::UpstreamStale);
-        }
+        exchange.pause(again.after_ms).await?;
+        retrying = again.place;
     }
 }
 
+/// The empty line that ends a head.
+const END_OF_HEAD: &[u8] = b"\r\n";
+
 /// A kept connection was closed by its origin just as it was used.
-const STALE: &str = "upstream_stale";
+pub(super) const STALE: &str = "upstream_stale";
 
 /// The next endpoint, waiting for one if all are at their cap.
 pub(super) async fn choose<P: Platform>(
     exchange: Exchange<'_, P>,
-    failed: Option<&Rc<Endpoint<P::Stream>>>,
+    avoid: &[Rc<Endpoint<P::Stream>>],
 ) -> Result<Rc<Endpoint<P::Stream>>, Fault> {
     let Exchange { conn, plan, .. } = exchange;
-    let connect = exchange.connect_timeout();
+    let want = Want { group: plan.group, key: plan.key, sticky: plan.sticky, avoid };
     let mut armed = false;
     loop {
-        match plan.upstream.choose(failed) {
+        let now_ms = conn.core.now_ms();
+        match plan.upstream.choose(&want, now_ms, || conn.core.platform.random()) {
             Ok(endpoint) => return Ok(endpoint),
-            Err(Unavailable::NoEndpoint) => return Err(Fault::policy("no_endpoint", 503)),
             Err(Unavailable::Busy) => {}
+            Err(unavailable) => return Err(unavailable.fault()),
         }
         if !std::mem::replace(&mut armed, true) {
-            conn.deadline.arm(conn.core.tick_ns() / 1_000_000, connect);
+            conn.deadline.arm(conn.core.tick_ns() / 1_000_000, exchange.connect_timeout());
         }
         match conn.deadline.bound(plan.upstream.wait()).await {
             Ok(true) => {}
@@ -106,15 +150,17 @@ pub(super) fn elapsed<P: Platform>(conn: &Downstream<P>, reason: &'static str, s
     if conn.core.stopping.is_raised() {
         return Fault::ourselves("stopping", 503);
     }
-    if conn.deadline.cap_was_hit() {
-        return Fault::policy("request_timeout", 504);
+    match conn.deadline.expired() {
+        Expired::Phase => Fault::upstream(reason, status, Retry::Never),
+        Expired::Attempt => Fault::upstream("attempt_timeout", 504, Retry::Never),
+        Expired::Request => Fault::policy("request_timeout", 504),
     }
-    Fault::upstream(reason, status, Retry::Never)
 }
 
 /// A connection to the endpoint: kept, borrowed from another worker, or new.
 pub(super) async fn open<P: Platform>(
     exchange: Exchange<'_, P>,
+    pass: Pass<P::Stream>,
     endpoint: &Rc<Endpoint<P::Stream>>,
 ) -> Result<Lease<P::Stream>, Fault> {
     let Exchange { conn, plan, .. } = exchange;
@@ -126,7 +172,7 @@ pub(super) async fn open<P: Platform>(
         false if plan.asker.method.is_idempotent() => Need::Likely,
         false => Need::Looked,
     };
-    let (mut lease, found) = Lease::take(&plan.upstream, endpoint, need, now, &mut stale);
+    let (mut lease, found) = Lease::take(pass, endpoint, need, now, &mut stale);
     if stale > 0 {
         core.metrics.add(Counter::UpstreamStale, stale);
     }
@@ -163,12 +209,12 @@ pub(super) async fn open<P: Platform>(
             if lease.connected(connected, core.now_ms()) {
                 return Ok(lease);
             }
-            lease.failed();
+            exchange.failed(&lease, Outcome::ConnectFailure);
             Err(Fault::upstream("upstream_no_streams", 502, Retry::Safe))
         }
         Ok(Err(error)) => {
             core.metrics.count(Counter::UpstreamConnectErrors);
-            lease.failed();
+            exchange.failed(&lease, Outcome::ConnectFailure);
             Err(match error {
                 ConnectError::Io(_) => Fault::upstream("upstream_connect_failed", 502, Retry::Safe),
                 ConnectError::Tls(error) => {
@@ -180,9 +226,10 @@ pub(super) async fn open<P: Platform>(
         }
         Err(_) => {
             core.metrics.count(Counter::UpstreamConnectErrors);
-            lease.failed();
+            exchange.failed(&lease, Outcome::ConnectFailure);
             // Another endpoint may do, unless it is the request's own time that is over.
-            let retry = if conn.deadline.cap_was_hit() { Retry::Never } else { Retry::Safe };
+            let own = conn.deadline.expired() == Expired::Request;
+            let retry = if own { Retry::Never } else { Retry::Safe };
             Err(Fault { retry, ..elapsed(conn, "upstream_connect_timeout", 504) })
         }
     }
@@ -203,9 +250,10 @@ async fn once<P: Platform>(
     exchange: Exchange<'_, P>,
     lease: Lease<P::Stream>,
     buffer: &mut Buffer,
+    replay: &Replay,
     record: &mut Record,
     out: &mut Vec<u8>,
-) -> Result<After, Fault> {
+) -> Result<After, Failed<P::Stream>> {
     let Exchange { conn, plan, .. } = exchange;
     let timeouts = &exchange.route().timeouts;
     let spliced = Cell::new(0);
@@ -214,6 +262,13 @@ async fn once<P: Platform>(
         None => Flow::new(plan.body, plan.body),
         Some(call) => Flow::from_grpc_web(plan.body, call.request),
     };
+    if !record.intact {
+        Box::pin(again::resend(exchange, &lease, &pumping, &mut flow, replay, out)).await?;
+        let outcome =
+            Box::pin(exchange::duplex(exchange, lease, &pumping, buffer, flow, replay, record, out)).await;
+        conn.core.metrics.add(Counter::SplicedBytes, spliced.get());
+        return outcome;
+    }
     // What of the body came with the head goes out with it, in one write.
     let consumed = {
         let mut batch = Batch::default();
@@ -221,7 +276,7 @@ async fn once<P: Platform>(
         if !flow.is_ended() {
             flow.step(body, &mut batch).map_err(|error| Fault::downstream(error.reason(), 400))?;
             if flow.content_bytes() > pumping.content_max {
-                return Err(Fault::policy("body_too_large", 413));
+                return Err(Fault::policy("body_too_large", 413).into());
             }
         }
         let head_bytes = out.len();
@@ -232,13 +287,20 @@ async fn once<P: Platform>(
         // The head alone stays, should there be another attempt.
         out.truncate(head_bytes);
         if let Err(error) = wrote {
-            return Err(not_sent(conn, &lease, error, sent));
+            return Err(not_sent(exchange, &lease, error, sent).into());
         }
         batch.consumed
     };
     let outcome = if flow.is_ended() {
         // The whole request is out, and still in the buffer for another attempt.
-        let outcome = exchange::respond(exchange, lease, &pumping, record, out).await;
+        let lease = match &exchange.route().hedge {
+            Some(settings) if plan.web.is_none() && plan.offered.is_none() => {
+                let request = buffer.filled();
+                Box::pin(hedge::first(exchange, lease, settings, &pumping, request, record)).await?
+            }
+            _ => lease,
+        };
+        let outcome = exchange::respond(exchange, lease, &pumping, replay, record, out).await;
         if outcome.is_ok() || record.response_started {
             buffer.consume(plan.head_bytes + consumed);
             record.request_bytes = flow.content_bytes();
@@ -246,14 +308,19 @@ async fn once<P: Platform>(
         match outcome {
             Ok(exchange::Ended::Response(after)) => Ok(after),
             Ok(exchange::Ended::Switched(lease, upstream_bytes)) => {
-                Box::pin(super::tunnel::run(conn, timeouts, lease, buffer, upstream_bytes, record)).await
+                lease.became_tunnel();
+                Box::pin(super::tunnel::run(conn, timeouts, lease, buffer, upstream_bytes, record))
+                    .await
+                    .map_err(Failed::Fault)
             }
-            Err(fault) => Err(fault),
+            Err(failed) => Err(failed),
         }
     } else {
+        let (head, rest) = buffer.filled().split_at(plan.head_bytes);
+        replay.begin(head, &rest[..consumed]);
         buffer.consume(plan.head_bytes + consumed);
         record.intact = false;
-        Box::pin(exchange::duplex(exchange, lease, &pumping, buffer, flow, record, out)).await
+        Box::pin(exchange::duplex(exchange, lease, &pumping, buffer, flow, replay, record, out)).await
     };
     conn.core.metrics.add(Counter::SplicedBytes, spliced.get());
     outcome
@@ -277,23 +344,23 @@ pub(super) fn pumping<'c, P: Platform>(
 }
 
 /// The head could not be sent.
-fn not_sent<P: Platform>(
-    conn: &Downstream<P>,
+pub(super) fn not_sent<P: Platform>(
+    exchange: Exchange<'_, P>,
     lease: &Lease<P::Stream>,
     error: PumpError,
     sent: usize,
 ) -> Fault {
     match error {
         PumpError::Elapsed(_) => {
-            lease.failed();
-            elapsed(conn, "upstream_write_timeout", 504)
+            exchange.failed(lease, Outcome::Timeout);
+            elapsed(exchange.conn, "upstream_write_timeout", 504)
         }
         _ if lease.stream().was_refused() => refused(),
         _ if lease.reused => {
             Fault::upstream(STALE, 502, if sent == 0 { Retry::Safe } else { Retry::IfIdempotent })
         }
         PumpError::Broken(End::Source | End::Sink) | PumpError::Malformed(_) | PumpError::TooLarge => {
-            lease.failed();
+            exchange.failed(lease, Outcome::Reset);
             Fault::upstream("upstream_reset", 502, if sent == 0 { Retry::Safe } else { Retry::Never })
         }
     }
@@ -305,18 +372,21 @@ fn refused() -> Fault {
 }
 
 /// The connection ended before a byte of the response came.
-pub(super) fn closed_before_response<S: Transport>(lease: &Lease<S>) -> Fault {
+pub(super) fn closed_before_response<P: Platform>(
+    exchange: Exchange<'_, P>,
+    lease: &Lease<P::Stream>,
+) -> Fault {
     if lease.stream().was_refused() {
         return refused();
     }
     if lease.stream().was_reset() {
-        lease.failed();
+        exchange.failed(lease, Outcome::Reset);
         return Fault::upstream("upstream_reset", 502, Retry::Never);
     }
     if lease.reused {
         return Fault::upstream(STALE, 502, Retry::IfIdempotent);
     }
-    lease.failed();
+    exchange.failed(lease, Outcome::Reset);
     // What ended a connection that many share need not have been this request.
     let retry = if lease.is_shared() { Retry::IfIdempotent } else { Retry::Never };
     Fault::upstream("upstream_closed", 502, retry)

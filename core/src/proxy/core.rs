@@ -13,11 +13,13 @@ use crossbeam_queue::ArrayQueue;
 use crossbeam_utils::CachePadded;
 
 use super::log::LogBuffer;
-use super::upstream::{self, Lend, Resolved, Upstream};
+use super::standing::{self, Applied};
+use super::upstream::{self, Lend, Members, Upstream};
 use crate::base::buffer::BufferPool;
 use crate::base::deadline::Deadlines;
+use crate::base::limits::BUFFER_BYTES;
 use crate::base::signal::Signal;
-use crate::config::snapshot::{Balance, Http2, ProxyProtocol, Snapshot};
+use crate::config::snapshot::{self, Http2, ProxyProtocol, Snapshot};
 use crate::http::http1::parse::HeadLimits;
 use crate::http::rewrite::Forwarding;
 use crate::net::connect::Address;
@@ -28,8 +30,9 @@ use crate::net::proxied::ProxyVersion;
 use crate::net::tls::HandshakeError;
 use crate::net::tls::client::TlsClient;
 use crate::net::tls::server::TlsServer;
-use crate::policy::balance::Rule;
-use crate::telemetry::metrics::{Counter, Gauges, Metrics, RouteSample, Sample, UpstreamSample};
+use crate::policy::health::Traffic;
+use crate::policy::shed;
+use crate::telemetry::metrics::{Counter, Gauges, GuardSample, Metrics, RouteSample, Sample, UpstreamSample};
 
 /// A listener's number, given by the control thread and never given again: connections keep it over reloads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -41,7 +44,7 @@ pub struct Install {
     /// What is configured.
     pub snapshot: Arc<Snapshot>,
     /// For each of its upstreams, the endpoints.
-    pub upstreams: Vec<Vec<Resolved>>,
+    pub upstreams: Vec<Members>,
     /// For each of its upstreams, how TLS is spoken to those endpoints that have a name to prove.
     pub tls_clients: Vec<Option<Arc<TlsClient>>>,
     /// For each of its listeners, how TLS is served.
@@ -56,14 +59,17 @@ pub struct Install {
 pub struct Node {
     connections: Box<[CachePadded<AtomicU64>]>,
     notes: ArrayQueue<String>,
+    /// Random, for what nodes should not all do alike.
+    seed: u64,
 }
 
 impl Node {
-    /// For so many workers.
-    pub fn new(workers: usize) -> Arc<Self> {
+    /// For so many workers. `seed` is random.
+    pub fn new(workers: usize, seed: u64) -> Arc<Self> {
         Arc::new(Self {
             connections: (0..workers).map(|_| CachePadded::new(AtomicU64::new(0))).collect(),
             notes: ArrayQueue::new(NOTES_MAX),
+            seed,
         })
     }
 
@@ -249,33 +255,39 @@ impl<P: Platform> Core<P> {
     /// Takes over a snapshot. Requests that pinned the old one finish on it.
     pub fn install(&self, install: &Install) {
         let snapshot = &install.snapshot;
+        let now_ms = self.tick_ns() / 1_000_000;
+        // Workers begin their rotations evenly spread, and nodes each elsewhere.
+        let share = u64::MAX / self.node.workers().max(1) as u64;
+        let draw = self.node.seed.wrapping_add(share.wrapping_mul(self.index as u64));
         let mut states = self.upstreams.borrow_mut();
         let upstreams: Box<[_]> = snapshot
             .upstreams
             .iter()
             .zip(install.upstreams.iter().zip(&install.tls_clients))
-            .map(|(configured, (resolved, tls))| {
+            .map(|(configured, (members, tls))| {
                 let settings = upstream::Settings {
-                    rule: match configured.balance {
-                        Balance::RoundRobin => Rule::RoundRobin,
-                        Balance::LeastRequests => Rule::LeastRequests,
-                    },
+                    rule: configured.balance.rule,
+                    ewma: configured.balance.ewma,
+                    panic_percent: configured.panic_percent,
+                    slow_start: configured.slow_start.clone(),
+                    outliers: configured.outlier_detection.as_ref().map(standing_settings),
+                    breaker: configured.breaker,
+                    adaptive: configured.adaptive_concurrency,
+                    requests_max: configured.requests_max,
+                    budget: configured.retry_budget,
                     connections_max: configured.connections_max,
                     idle_max: configured.idle_connections_max,
                     pending_max: configured.pending_max,
                     idle_ms: configured.timeouts.idle.as_millis() as u64,
                     ping_ms: configured.ping_interval.map_or(0, |d| d.as_millis() as u64),
                     ping_timeout_ms: configured.ping_timeout.as_millis() as u64,
-                    proxy: configured.proxy_protocol.map(|version| match version {
-                        ProxyProtocol::V1 => ProxyVersion::V1,
-                        ProxyProtocol::V2 => ProxyVersion::V2,
-                    }),
+                    proxy: configured.proxy_protocol.map(proxy_version),
                     http2: configured.http2.map(|http2| http2_settings(snapshot, http2)),
                 };
                 let state = states
                     .entry(Arc::clone(&configured.name))
-                    .or_insert_with(|| Upstream::new(Arc::clone(&configured.name), settings));
-                state.configure(settings, tls.as_ref(), resolved);
+                    .or_insert_with(|| Upstream::new(Arc::clone(&configured.name), settings.clone(), now_ms));
+                state.configure(settings, tls.as_ref(), members, now_ms, draw);
                 Rc::clone(state)
             })
             .collect();
@@ -403,6 +415,32 @@ impl<P: Platform> Core<P> {
         let _ = self.node.notes.push(format!("TLS to {endpoint} (upstream `{upstream}`) failed: {error}"));
     }
 
+    /// How busy this worker is.
+    pub(super) fn load(&self, snapshot: &Snapshot) -> shed::Load {
+        shed::Load {
+            in_flight: u32::try_from(self.active.get()).unwrap_or(u32::MAX),
+            in_flight_max: snapshot.shedding.in_flight_max,
+            memory_used: (self.buffers.taken() * BUFFER_BYTES) as u64,
+            memory_max: snapshot.limits.memory_bytes_max,
+        }
+    }
+
+    /// An endpoint's health has changed, or would have: counts it. The prober sees it too, and has a line written.
+    pub(super) fn health_changed(&self, applied: Applied) {
+        let (before, after) = match applied {
+            Applied::Changed { before, after } => (before, after),
+            Applied::AtCap => return self.metrics.count(Counter::EjectionsAtCap),
+            Applied::Unchanged => return,
+        };
+        match (before.traffic, after.traffic) {
+            (Traffic::Admitting | Traffic::Probing, Traffic::Ejected) => {
+                self.metrics.count(Counter::Ejections);
+            }
+            (Traffic::Probing, Traffic::Admitting) => self.metrics.count(Counter::Returns),
+            _ => {}
+        }
+    }
+
     /// A request begins or ends.
     pub(super) fn active(&self, delta: i64) {
         self.active.set(self.active.get().wrapping_add_signed(delta));
@@ -441,6 +479,7 @@ impl<P: Platform> Core<P> {
             let (stale, lent) = upstream.tend(now, |stream| self.platform.detach(stream), lend);
             self.metrics.add(Counter::UpstreamStale, stale);
             self.metrics.add(Counter::Lent, lent);
+            upstream.compare(now, || self.platform.random(), |applied| self.health_changed(applied));
         }
         self.buffers.trim();
         self.pipes.trim();
@@ -475,6 +514,15 @@ impl<P: Platform> Core<P> {
                     failures,
                 });
             }
+            let numbers = upstream.numbers();
+            sample.guards.push(GuardSample {
+                upstream: Arc::clone(&upstream.name),
+                in_flight: u64::from(numbers.in_flight),
+                breaker: numbers.breaker.map(|breaker| breaker.state.label()),
+                rejected: numbers.breaker.map_or(0, |breaker| breaker.rejected),
+                trips: numbers.breaker.map_or(0, |breaker| breaker.trips),
+                limit: numbers.limiter.map(|limiter| u64::from(limiter.limit)),
+            });
         }
         for (name, counts) in self.routes.borrow().iter() {
             let classes = counts.classes.each_ref().map(Cell::get);
@@ -498,6 +546,18 @@ fn bind_listener(install: &Install, index: usize) -> BoundListener {
             .map(|tls| Box::from(tls.hsts.as_bytes()))
             .unwrap_or_default(),
     }
+}
+
+/// The PROXY header of a setting.
+pub fn proxy_version(configured: ProxyProtocol) -> ProxyVersion {
+    match configured {
+        ProxyProtocol::V1 => ProxyVersion::V1,
+        ProxyProtocol::V2 => ProxyVersion::V2,
+    }
+}
+
+fn standing_settings(detection: &snapshot::OutlierDetection) -> standing::Settings {
+    standing::Settings { outlier: detection.outlier, ejection: detection.ejection }
 }
 
 /// Bounds of an HTTP/2 connection, of either end.
@@ -579,13 +639,13 @@ mod tests {
 
     #[test]
     fn only_a_clear_difference_hands_a_connection_over() {
-        let node = Node::new(3);
+        let node = Node::new(3, 7);
         for (worker, connections) in [(0, 100), (1, 80), (2, 90)] {
             node.publish(worker, connections);
         }
         assert_eq!(node.less_loaded(0, 100), None, "80 and a quarter and four is 104");
         assert_eq!(node.less_loaded(0, 105), Some(1));
         assert_eq!(node.less_loaded(1, 200), None, "itself is the least loaded");
-        assert_eq!(Node::new(1).less_loaded(0, 1_000), None);
+        assert_eq!(Node::new(1, 7).less_loaded(0, 1_000), None);
     }
 }

@@ -8,14 +8,16 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::attempt::{closed_before_response, elapsed};
-use super::connection::{After, Downstream};
+use super::attempt::{Failed, closed_before_response, elapsed};
+use super::connection::After;
 use super::grpc_web;
 use super::pump::{End, PumpError, Pumping, would_block};
 use super::record::Record;
-use super::request::{Exchange, Plan};
+use super::replay::Replay;
+use super::request::Exchange;
 use super::upstream::Lease;
 use crate::base::buffer::Buffer;
+use crate::base::deadline::Expired;
 use crate::base::fault::{Fault, Retry};
 use crate::base::limits::{COPIED_BODY_BYTES_MAX, INTERIM_RESPONSES_MAX, WATCH_CLIENT_AFTER_MS};
 use crate::base::race::{First, race};
@@ -28,6 +30,7 @@ use crate::http::message::{HeaderSlots, Status, Version, Wire};
 use crate::http::upgrade::{Switch, switched};
 use crate::net::platform::Platform;
 use crate::net::stream::{Peek, Transport};
+use crate::policy::outlier::Outcome;
 
 /// How an exchange ended.
 pub(super) enum Ended<S: Transport> {
@@ -74,12 +77,13 @@ pub(super) async fn respond<P: Platform>(
     exchange: Exchange<'_, P>,
     lease: Lease<P::Stream>,
     pumping: &Pumping<'_, P>,
+    replay: &Replay,
     record: &mut Record,
     out: &mut Vec<u8>,
-) -> Result<Ended<P::Stream>, Fault> {
+) -> Result<Ended<P::Stream>, Failed<P::Stream>> {
     let Exchange { conn, .. } = exchange;
     let phase = Phase { sent: Cell::new(true), continued: Cell::new(true) };
-    let relayed = receive(exchange, &lease, &phase, pumping, record, out).await?;
+    let relayed = receive(exchange, &lease, &phase, pumping, replay, record, out).await?;
     if let Some(upstream_bytes) = relayed.switched {
         return Ok(Ended::Switched(lease, upstream_bytes));
     }
@@ -97,14 +101,15 @@ pub(super) async fn duplex<P: Platform>(
     pumping: &Pumping<'_, P>,
     buffer: &mut Buffer,
     mut flow: Flow,
+    replay: &Replay,
     record: &mut Record,
     out: &mut Vec<u8>,
-) -> Result<After, Fault> {
+) -> Result<After, Failed<P::Stream>> {
     let Exchange { conn, plan, .. } = exchange;
     let phase = Phase::default();
     let outcome = {
-        let mut request = pin!(pumping.body(&conn.stream, lease.stream(), buffer, &mut flow));
-        let mut response = pin!(receive(exchange, &lease, &phase, pumping, record, out));
+        let mut request = pin!(pumping.body(&conn.stream, lease.stream(), buffer, &mut flow, Some(replay)));
+        let mut response = pin!(receive(exchange, &lease, &phase, pumping, replay, record, out));
         let first = race(request.as_mut(), response.as_mut()).await;
         let response_head = exchange.route().timeouts.response_head.unwrap_or_default();
         match first {
@@ -128,7 +133,7 @@ pub(super) async fn duplex<P: Platform>(
         Err(error) => {
             let waiting_for_origin =
                 plan.expect_continue && flow.content_bytes() == 0 && !phase.continued.get();
-            return Err(request_fault(conn, &lease, error, waiting_for_origin));
+            return Err(request_fault(exchange, &lease, error, waiting_for_origin).into());
         }
     };
     if relayed.reusable && phase.sent.get() {
@@ -139,11 +144,12 @@ pub(super) async fn duplex<P: Platform>(
 
 /// Whose fault it is that the request's body did not get through.
 fn request_fault<P: Platform>(
-    conn: &Downstream<P>,
+    exchange: Exchange<'_, P>,
     lease: &Lease<P::Stream>,
     error: PumpError,
     waiting_for_origin: bool,
 ) -> Fault {
+    let conn = exchange.conn;
     match error {
         PumpError::Broken(End::Source) | PumpError::Malformed(FlowError::Truncated) => {
             Fault::downstream("client_gone_in_body", 0)
@@ -157,11 +163,11 @@ fn request_fault<P: Platform>(
             Fault { retry: Retry::Never, ..elapsed(conn, "request_body_timeout", 408) }
         }
         PumpError::Elapsed(End::Sink) => {
-            lease.failed();
+            exchange.failed(lease, Outcome::Timeout);
             elapsed(conn, "upstream_write_timeout", 504)
         }
         PumpError::Broken(End::Sink) => {
-            lease.failed();
+            exchange.failed(lease, Outcome::Reset);
             Fault::upstream("upstream_reset", 502, Retry::Never)
         }
     }
@@ -174,10 +180,11 @@ async fn receive<P: Platform>(
     lease: &Lease<P::Stream>,
     phase: &Phase,
     pumping: &Pumping<'_, P>,
+    replay: &Replay,
     record: &mut Record,
     out: &mut Vec<u8>,
-) -> Result<Relayed, Fault> {
-    let Exchange { conn, plan, .. } = exchange;
+) -> Result<Relayed, Failed<P::Stream>> {
+    let Exchange { conn, .. } = exchange;
     let response_head = exchange.route().timeouts.response_head.unwrap_or_default();
     let mut interim = 0;
     let mut searched = 0;
@@ -185,13 +192,15 @@ async fn receive<P: Platform>(
     // Taken when the first byte is there: a slow origin costs no buffer.
     let mut held: Option<Buffer> = None;
     loop {
-        waited.readable(conn, lease, phase, response_head).await?;
+        waited.readable(exchange, lease, phase, response_head).await?;
         let mut buffer = held.take().unwrap_or_else(|| conn.core.buffers.take_for_response());
         match lease.stream().try_read(buffer.spare()) {
-            Ok(0) if buffer.is_empty() && interim == 0 => return Err(closed_before_response(lease)),
+            Ok(0) if buffer.is_empty() && interim == 0 => {
+                return Err(closed_before_response(exchange, lease).into());
+            }
             Ok(0) => {
-                lease.failed();
-                return Err(Fault::upstream("upstream_head_truncated", 502, Retry::Never));
+                exchange.failed(lease, Outcome::Reset);
+                return Err(Fault::upstream("upstream_head_truncated", 502, Retry::Never).into());
             }
             Ok(n) => buffer.fill(n),
             Err(error) if would_block(&error) => {
@@ -199,13 +208,15 @@ async fn receive<P: Platform>(
                 continue;
             }
             Err(error) if error.kind() == ErrorKind::InvalidData && lease.wire() == Wire::Http2 => {
-                lease.failed();
-                return Err(Fault::upstream("upstream_h2_malformed", 502, Retry::Never));
+                exchange.failed(lease, Outcome::Reset);
+                return Err(Fault::upstream("upstream_h2_malformed", 502, Retry::Never).into());
             }
-            Err(_) if buffer.is_empty() && interim == 0 => return Err(closed_before_response(lease)),
+            Err(_) if buffer.is_empty() && interim == 0 => {
+                return Err(closed_before_response(exchange, lease).into());
+            }
             Err(_) => {
-                lease.failed();
-                return Err(Fault::upstream("upstream_reset", 502, Retry::Never));
+                exchange.failed(lease, Outcome::Reset);
+                return Err(Fault::upstream("upstream_reset", 502, Retry::Never).into());
             }
         }
         loop {
@@ -213,17 +224,21 @@ async fn receive<P: Platform>(
             if head_end_hint(buffer.filled(), from).is_none() && !buffer.is_full() {
                 break;
             }
-            match shape(exchange, lease, phase, buffer.filled(), record, out)? {
+            match shape(exchange, lease, phase, buffer.filled(), replay, record, out)? {
                 Head::NeedMore => break,
                 Head::Final(shaped) => {
-                    return relay_response(conn, plan, lease, phase, pumping, buffer, &shaped, record, out)
-                        .await;
+                    // No further attempt, so nothing need be kept for one.
+                    replay.stop();
+                    conn.deadline.cap_attempt(0, Duration::ZERO);
+                    return relay_response(exchange, lease, phase, pumping, buffer, &shaped, record, out)
+                        .await
+                        .map_err(Failed::Fault);
                 }
                 Head::Interim { head_bytes, bytes } => {
                     interim += 1;
                     if interim > INTERIM_RESPONSES_MAX {
-                        lease.failed();
-                        return Err(Fault::upstream("too_many_interim_responses", 502, Retry::Never));
+                        exchange.failed(lease, Outcome::Reset);
+                        return Err(Fault::upstream("too_many_interim_responses", 502, Retry::Never).into());
                     }
                     buffer.consume(head_bytes);
                     searched = 0;
@@ -250,16 +265,17 @@ struct Wait {
 impl Wait {
     async fn readable<P: Platform>(
         &mut self,
-        conn: &Downstream<P>,
+        exchange: Exchange<'_, P>,
         lease: &Lease<P::Stream>,
         phase: &Phase,
         response_head: Duration,
     ) -> Result<(), Fault> {
+        let conn = exchange.conn;
         let ready = |result: std::io::Result<()>| {
             result.map_err(|_| Fault::upstream("upstream_reset", 502, Retry::Never))
         };
         let too_slow = || {
-            lease.failed();
+            exchange.failed(lease, Outcome::Timeout);
             elapsed(conn, "upstream_response_timeout", 504)
         };
         if !phase.sent.get() {
@@ -282,7 +298,7 @@ impl Wait {
         // The common case: the answer comes soon, and watching the client would be a wasted wait.
         match conn.deadline.bound(lease.stream().readable()).await {
             Ok(result) => return ready(result),
-            Err(_) if conn.deadline.cap_was_hit() || !short => return Err(too_slow()),
+            Err(_) if conn.deadline.expired() != Expired::Phase || !short => return Err(too_slow()),
             Err(_) => {}
         }
         conn.deadline.arm(self.since_ms, response_head);
@@ -297,7 +313,7 @@ impl Wait {
 }
 
 /// Resolves when the client has closed. A client that sends its next request early can't be watched any further.
-async fn gone<S: Transport>(stream: &S) {
+pub(super) async fn gone<S: Transport>(stream: &S) {
     loop {
         if stream.readable().await.is_err() {
             return;
@@ -327,13 +343,14 @@ fn shape<P: Platform>(
     lease: &Lease<P::Stream>,
     phase: &Phase,
     filled: &[u8],
+    replay: &Replay,
     record: &mut Record,
     out: &mut Vec<u8>,
-) -> Result<Head, Fault> {
+) -> Result<Head, Failed<P::Stream>> {
     let Exchange { conn, bound, plan } = exchange;
     let refuse = |reason: &'static str| {
-        lease.failed();
-        Fault::upstream(reason, 502, Retry::Never)
+        exchange.failed(lease, Outcome::Reset);
+        Failed::Fault(Fault::upstream(reason, 502, Retry::Never))
     };
     let mut slots = HeaderSlots::new();
     let head = match parse_response(filled, &mut slots, plan.asker.method, &bound.head_limits) {
@@ -348,13 +365,21 @@ fn shape<P: Platform>(
         Err(error) => return Err(refuse(error.reason())),
     };
     let final_head = tunnel.is_some() || !head.status.is_informational();
+    if final_head {
+        exchange.answered(lease, head.status.0);
+        if let Some(again) = exchange.after_response(&head, record, replay) {
+            return Err(Failed::Again(again));
+        }
+    }
     let mut lines = Vec::new();
     let call = plan.web.filter(|_| !head.status.is_informational());
     let web = call
         .and_then(|call| grpc_web::shape_response(&head, call.response, &route.response_headers, &mut lines));
     let mut extra = bound.fields(conn.listener);
-    if web.is_some() {
+    let cookie = exchange.cookie(lease).filter(|_| final_head);
+    if web.is_some() || cookie.is_some() {
         lines.extend_from_slice(extra);
+        lines.extend_from_slice(cookie.as_deref().unwrap_or_default().as_bytes());
         extra = &lines;
     }
     // Without a body there are no trailers either: the status stands in the head.
@@ -406,8 +431,7 @@ fn shape<P: Platform>(
 /// 12 send the head, pump the body.
 #[allow(clippy::too_many_arguments)] // The parts of one exchange, each with its own lifetime.
 async fn relay_response<P: Platform>(
-    conn: &Downstream<P>,
-    plan: &Plan<P::Stream>,
+    exchange: Exchange<'_, P>,
     lease: &Lease<P::Stream>,
     phase: &Phase,
     pumping: &Pumping<'_, P>,
@@ -416,6 +440,7 @@ async fn relay_response<P: Platform>(
     record: &mut Record,
     out: &mut Vec<u8>,
 ) -> Result<Relayed, Fault> {
+    let Exchange { conn, plan, .. } = exchange;
     let pumping = Pumping { content_max: u64::MAX, ..*pumping };
     let mut flow = match shaped.web {
         None => Flow::new(shaped.from, shaped.to),
@@ -427,13 +452,13 @@ async fn relay_response<P: Platform>(
         let body = &buffer.filled()[shaped.head_bytes..];
         if !flow.is_ended() {
             flow.step(body, &mut batch)
-                .map_err(|error| body_fault(conn, lease, PumpError::Malformed(error)))?;
+                .map_err(|error| body_fault(exchange, lease, PumpError::Malformed(error)))?;
         }
         let mut slices = [IoSlice::new(b""); PIECES_MAX + 1];
         let count = join(out, &batch, body, &mut slices);
         // The common exchange ends here: one write of head and body together.
         let wrote = pumping.write_all(&conn.stream, &mut slices[..count], &mut 0).await;
-        wrote.map_err(|error| body_fault(conn, lease, error))?;
+        wrote.map_err(|error| body_fault(exchange, lease, error))?;
         batch.consumed
     };
     buffer.consume(shaped.head_bytes + consumed);
@@ -442,7 +467,7 @@ async fn relay_response<P: Platform>(
     }
     if !flow.is_ended() {
         let pumped = {
-            let mut body = Box::pin(pumping.body(lease.stream(), &conn.stream, &mut buffer, &mut flow));
+            let mut body = Box::pin(pumping.body(lease.stream(), &conn.stream, &mut buffer, &mut flow, None));
             if conn.wire == Wire::Http2 && phase.sent.get() {
                 // A stream of events may be silent for hours, and a client that has cancelled it is not written to. To
                 // look costs nothing in HTTP/2; on a socket it would be one more wait for each body.
@@ -455,7 +480,7 @@ async fn relay_response<P: Platform>(
             }
         };
         record.response_bytes = flow.content_bytes();
-        pumped.map_err(|error| body_fault(conn, lease, error))?;
+        pumped.map_err(|error| body_fault(exchange, lease, error))?;
     }
     record.response_bytes = flow.content_bytes();
     // Bytes behind the response belong to nobody: such a connection is not kept.
@@ -486,9 +511,10 @@ pub(super) fn join<'a>(
 }
 
 /// Whose fault it is that the response's body did not get through.
-fn body_fault<P: Platform>(conn: &Downstream<P>, lease: &Lease<P::Stream>, error: PumpError) -> Fault {
+fn body_fault<P: Platform>(exchange: Exchange<'_, P>, lease: &Lease<P::Stream>, error: PumpError) -> Fault {
+    let conn = exchange.conn;
     let upstream = |reason| {
-        lease.failed();
+        exchange.failed(lease, Outcome::Reset);
         Fault::upstream(reason, 502, Retry::Never)
     };
     match error {
@@ -496,7 +522,7 @@ fn body_fault<P: Platform>(conn: &Downstream<P>, lease: &Lease<P::Stream>, error
         PumpError::Malformed(FlowError::Truncated) => upstream("upstream_body_truncated"),
         PumpError::Malformed(error) => upstream(error.reason()),
         PumpError::Elapsed(End::Source) => {
-            lease.failed();
+            exchange.failed(lease, Outcome::Timeout);
             elapsed(conn, "upstream_body_timeout", 504)
         }
         PumpError::Elapsed(End::Sink) => {

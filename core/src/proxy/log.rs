@@ -152,6 +152,9 @@ fn render(draft: &Draft, record: &Record, unix_ms: u64, duration_us: u64) -> Str
     if record.attempts > 1 {
         let _ = write!(line, ",\"attempts\":{}", record.attempts);
     }
+    if let Some(refused) = record.retry_refused {
+        field(&mut line, "retry_refused", refused);
+    }
     if let Some(reason) = record.reason {
         field(&mut line, "reason", reason);
     }

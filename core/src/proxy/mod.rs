@@ -4,16 +4,20 @@
 //! one try at one endpoint, `exchange` moves bodies with `pump`, `grpc_web` shapes the heads of a translated call, `respond` makes the answers that are our own.
 //! All of it is generic over [`Platform`](crate::net::platform::Platform), so it runs over a simulated world as well.
 
+mod again;
 mod attempt;
 pub mod connection;
 pub mod core;
 mod exchange;
 mod grpc_web;
 pub mod handshake;
+mod hedge;
+mod hop;
 pub mod log;
 mod multiplex;
 mod pump;
 mod record;
+mod replay;
 mod request;
 mod respond;
 pub mod standing;

@@ -8,6 +8,7 @@ use std::io::{self, ErrorKind, IoSlice};
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
+use super::replay::Replay;
 use crate::base::buffer::Buffer;
 use crate::base::deadline::Deadline;
 use crate::base::limits::SPLICE_BYTES_MIN;
@@ -102,13 +103,14 @@ impl<P: Platform> Pumping<'_, P> {
         Ok(())
     }
 
-    /// Moves the rest of a body. `buffer` may hold bytes that came with the head, and keeps those after the body's end.
+    /// Moves the rest of a body, which `replay` keeps as far as it wants it. `buffer` may hold bytes that came with the head, and keeps those after the body's end.
     pub(super) async fn body<S: Transport, D: Transport>(
         &self,
         source: &S,
         sink: &D,
         buffer: &mut Buffer,
         flow: &mut Flow,
+        replay: Option<&Replay>,
     ) -> Result<(), PumpError> {
         let mut batch = Batch::default();
         loop {
@@ -117,6 +119,9 @@ impl<P: Platform> Pumping<'_, P> {
                 return Err(PumpError::TooLarge);
             }
             self.send(sink, &batch, buffer.filled()).await?;
+            if let Some(replay) = replay {
+                replay.push(&buffer.filled()[..batch.consumed]);
+            }
             buffer.consume(batch.consumed);
             if flow.is_ended() {
                 return Ok(());
@@ -124,7 +129,8 @@ impl<P: Platform> Pumping<'_, P> {
             if batch.consumed > 0 && !buffer.is_empty() {
                 continue;
             }
-            if buffer.is_empty() && flow.movable() >= SPLICE_BYTES_MIN {
+            let kept = replay.is_some_and(Replay::is_recording);
+            if buffer.is_empty() && !kept && flow.movable() >= SPLICE_BYTES_MIN {
                 let before = flow.content_bytes();
                 if self.splice(source, sink, flow).await? == Spliced::SourceEnded {
                     flow.finish(&mut batch).map_err(PumpError::Malformed)?;

@@ -26,6 +26,14 @@ pub(super) struct Record {
     pub(super) endpoint: Option<Address>,
     /// Attempts made.
     pub(super) attempts: u32,
+    /// Of these, the ones that cost nothing: a kept connection had proved dead.
+    pub(super) free_attempts: u32,
+    /// Of these, failed ones of which a byte was sent.
+    pub(super) sent_before: u32,
+    /// Why there was no further attempt, after one that failed.
+    pub(super) retry_refused: Option<&'static str>,
+    /// What Retry-After says with a 503, in seconds.
+    pub(super) retry_after_s: u32,
     /// A final response head is on its way: no other can be sent any more.
     pub(super) response_started: bool,
     /// The whole request, as far as it was read, is still in the buffer.
@@ -47,6 +55,10 @@ impl Record {
             route: None,
             endpoint: None,
             attempts: 0,
+            free_attempts: 0,
+            sent_before: 0,
+            retry_refused: None,
+            retry_after_s: 1,
             response_started: false,
             intact: true,
             draft: None,

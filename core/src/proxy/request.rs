@@ -3,6 +3,7 @@
 //! [`serve`] is one exchange. What can be decided without waiting is decided in [`decide`], in one go and while the head
 //! is still borrowed from the buffer; only then does anything wait.
 
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -11,27 +12,29 @@ use super::attempt;
 use super::connection::{After, Downstream, Progress};
 use super::core::Bound;
 use super::grpc_web::{self, Call};
+use super::hop::Hop;
 use super::log::{self, Draft, Wanted};
 use super::record::Record;
 use super::respond::{self, Asker, Grpc};
 use super::tunnel;
-use super::upstream::{Endpoint, Unavailable, Upstream};
+use super::upstream::{Endpoint, Lease, Pass, Unavailable, Upstream, Want};
 use crate::base::buffer::Buffer;
 use crate::base::fault::Fault;
-use crate::config::snapshot::{Action, PathRewrite, Route, UpstreamHost};
+use crate::config::snapshot::{Action, HashOn, PathRewrite, Route, UpstreamHost};
 use crate::http::framing::BodyLength;
-use crate::http::grpc;
 use crate::http::http1::encode::{ExpectRelay, Persistence, RequestRewrite, TargetRewrite, encode_request};
 use crate::http::http1::parse::{Parsed, parse_request};
-use crate::http::message::{HeaderSlots, Method, RequestHead, Scheme, Target, Version, Wire};
+use crate::http::message::{FieldSet, HeaderSlots, Method, RequestHead, Scheme, Target, Version, Wire};
 use crate::http::rewrite::{ForwardingValues, client_address, normalise_path};
 use crate::http::upgrade;
 use crate::net::platform::Platform;
 use crate::net::stream::Transport;
+use crate::policy::balance::hash::Key;
+use crate::policy::deadline::Left;
 use crate::policy::route::RouteKey;
+use crate::policy::shed;
 
 /// What was decided about a request that goes upstream.
-#[derive(Debug)]
 pub(super) struct Plan<S> {
     /// Index in the snapshot.
     pub(super) route: usize,
@@ -50,8 +53,16 @@ pub(super) struct Plan<S> {
     pub(super) expect_continue: bool,
     /// The protocol offered, if an upgrade was asked for and is allowed.
     pub(super) offered: Option<Box<[u8]>>,
-    /// How long the client will wait for the whole exchange, by its own words (grpc-timeout).
-    pub(super) asked_timeout: Option<Duration>,
+    /// What the hop before says of time and tries, and what the next is told.
+    pub(super) hop: Hop,
+    /// For the first attempt.
+    pub(super) pass: Cell<Option<Pass<S>>>,
+    /// Among which endpoints: index of the upstream's group.
+    pub(super) group: usize,
+    /// What a rule that hashes goes by.
+    pub(super) key: Option<Key>,
+    /// The endpoint that the client's cookie names.
+    pub(super) sticky: Option<usize>,
     /// The client speaks gRPC-Web, and the upstream gRPC.
     pub(super) web: Option<Call>,
     /// CONNECT: bytes both ways once the upstream is connected.
@@ -77,6 +88,21 @@ impl<'e, P: Platform> Exchange<'e, P> {
     /// The route's settings.
     pub(super) fn route(self) -> &'e Route {
         &self.bound.snapshot.routes[self.plan.route]
+    }
+
+    /// A Set-Cookie line that keeps the client with the endpoint, where that is configured and it is not there already.
+    pub(super) fn cookie(self, lease: &Lease<P::Stream>) -> Option<String> {
+        let Action::Upstream(index) = self.route().action else { return None };
+        let cookie = self.bound.snapshot.upstreams[index].sticky.as_ref()?;
+        let known =
+            self.plan.sticky.is_some() && self.plan.sticky == self.plan.upstream.tagged(lease.endpoint.tag);
+        if known {
+            return None;
+        }
+        let mut line = String::from("Set-Cookie: ");
+        cookie.render(lease.endpoint.tag, &mut line);
+        line.push_str("\r\n");
+        Some(line)
     }
 
     /// How long a connection to the upstream may take to open.
@@ -135,10 +161,9 @@ pub(super) async fn serve<P: Platform>(conn: &Downstream<P>, buffer: &mut Buffer
         Decision::Forward(plan) => {
             conn.started();
             route = Some(plan.route);
-            conn.deadline.cap(
-                started_ns / 1_000_000,
-                time_left(bound.snapshot.routes[plan.route].timeouts.request, plan.asked_timeout),
-            );
+            if let Left::Ms(left) = plan.hop.left(started_ns / 1_000_000) {
+                conn.deadline.cap(started_ns / 1_000_000, Duration::from_millis(left.get()));
+            }
             // 10 to 12: attempts, the response's shape, its head and body
             let exchange = Exchange { conn, bound: &bound, plan: &plan };
             let outcome = if plan.connect {
@@ -147,6 +172,7 @@ pub(super) async fn serve<P: Platform>(conn: &Downstream<P>, buffer: &mut Buffer
                 attempt::forward(exchange, buffer, &mut record, &mut out).await
             };
             conn.deadline.cap(0, Duration::ZERO);
+            conn.deadline.cap_attempt(0, Duration::ZERO);
             match outcome {
                 Ok(after) => after,
                 Err(fault) if record.response_started || fault.status == 0 => {
@@ -178,15 +204,6 @@ pub(super) async fn serve<P: Platform>(conn: &Downstream<P>, buffer: &mut Buffer
     // 13 record
     finish(conn, &bound, route, &record);
     Progress::Done(after)
-}
-
-/// The cap on the whole exchange: what the route allows, and no more than the client waits for. Zero: none.
-fn time_left(allowed: Option<Duration>, asked: Option<Duration>) -> Duration {
-    let asked = asked.map(|asked| asked.max(Duration::from_millis(1)));
-    match (allowed, asked) {
-        (Some(allowed), Some(asked)) => allowed.min(asked),
-        (one, other) => one.or(other).unwrap_or_default(),
-    }
 }
 
 /// Prepares the log line of a request without a head. Nothing of it is fit to be repeated, but that it came, and why
@@ -303,10 +320,39 @@ fn decide<P: Platform>(
         }
         Action::Upstream(upstream) => {
             let state = &bound.upstreams[*upstream];
-            let endpoint = match state.choose(None) {
+            let now_ms = record.started_ns / 1_000_000;
+            let load = conn.core.load(snapshot);
+            if let shed::Verdict::Shed { reason, retry_after_s } =
+                shed::decide(&snapshot.shedding.levels, route.class, &load)
+            {
+                record.retry_after_s = retry_after_s;
+                return refuse(Fault::policy(reason, 503));
+            }
+            let hop = Hop::read(&head, asker.grpc.is_some(), route.timeouts.request, now_ms);
+            if hop.malformed {
+                conn.core.metrics.refused("hop_field_ignored");
+            }
+            if hop.left(now_ms) == Left::Nothing {
+                return refuse(Fault::policy("request_timeout", 504));
+            }
+            let pass = match state.admit(record.started_ns) {
+                Ok(pass) => pass,
+                Err(denied) => {
+                    record.retry_after_s = denied.retry_after_s();
+                    return refuse(denied.fault());
+                }
+            };
+            let group = route.subset.map_or(0, |subset| subset + 1);
+            let affinity = &snapshot.upstreams[*upstream];
+            let key = affinity.balance.hash.as_ref().and_then(|hash| hash_key(&hash.on, &head, client));
+            let sticky = affinity.sticky.as_ref().and_then(|cookie| {
+                cookie.tags(head.fields.values("cookie")).find_map(|tag| state.tagged(tag))
+            });
+            let want = Want { group, key, sticky, avoid: &[] };
+            let endpoint = match state.choose(&want, now_ms, || conn.core.platform.random()) {
                 Ok(endpoint) => Some(endpoint),
                 Err(Unavailable::Busy) => None,
-                Err(Unavailable::NoEndpoint) => return refuse(Fault::policy("no_endpoint", 503)),
+                Err(unavailable) => return refuse(unavailable.fault()),
             };
             // 8 shape the request
             let web = match asker.grpc {
@@ -315,7 +361,7 @@ fn decide<P: Platform>(
             };
             let offered = if web.is_some() { None } else { offer(&head, route) };
             if let Err(fault) =
-                encode(conn, bound, index, &head, path, client, offered, endpoint.as_deref(), out)
+                encode(conn, bound, index, &head, path, client, offered, endpoint.as_deref(), hop.fields, out)
             {
                 return refuse(fault);
             }
@@ -333,10 +379,34 @@ fn decide<P: Platform>(
                 offered: offered.map(Box::from),
                 web,
                 connect: head.method == Method::Connect,
-                asked_timeout: asker.grpc.and_then(|_| head.header("grpc-timeout")).and_then(grpc::timeout),
+                hop,
+                pass: Cell::new(Some(pass)),
+                group,
+                key,
+                sticky,
             })
         }
     }
+}
+
+/// What a rule that hashes goes by, if the request has it.
+fn hash_key(on: &HashOn, head: &RequestHead<'_, '_>, client: Option<IpAddr>) -> Option<Key> {
+    match on {
+        HashOn::Header(name) => head.header(name).map(Key::of),
+        HashOn::Cookie(name) => cookie(head.fields.values("cookie"), name.as_bytes()).map(Key::of),
+        HashOn::ClientAddress => client.map(|client| match client {
+            IpAddr::V4(address) => Key::of(&address.octets()),
+            IpAddr::V6(address) => Key::of(&address.octets()),
+        }),
+    }
+}
+
+/// The value of the first cookie of this name (RFC 6265 section 5.4).
+fn cookie<'v>(values: impl IntoIterator<Item = &'v [u8]>, name: &[u8]) -> Option<&'v [u8]> {
+    values.into_iter().flat_map(|value| value.split(|&byte| byte == b';')).find_map(|pair| {
+        let equals = memchr::memchr(b'=', pair)?;
+        (pair[..equals].trim_ascii() == name).then(|| pair[equals + 1..].trim_ascii())
+    })
 }
 
 /// Encodes the head again for another endpoint, from the bytes that are still in the buffer.
@@ -360,7 +430,8 @@ pub(super) fn encode_again<P: Platform>(
     };
     out.clear();
     let client = client_ip(conn, bound, &head);
-    encode(conn, bound, plan.route, &head, path, client, plan.offered.as_deref(), Some(endpoint), out)
+    let drop = plan.hop.fields;
+    encode(conn, bound, plan.route, &head, path, client, plan.offered.as_deref(), Some(endpoint), drop, out)
 }
 
 /// The head that goes upstream.
@@ -374,6 +445,7 @@ fn encode<P: Platform>(
     client: Option<IpAddr>,
     offered: Option<&[u8]>,
     endpoint: Option<&Endpoint<P::Stream>>,
+    drop: FieldSet,
     out: &mut Vec<u8>,
 ) -> Result<(), Fault> {
     let route = &bound.snapshot.routes[index];
@@ -425,6 +497,7 @@ fn encode<P: Platform>(
         upgrade: offered,
         persistence: Persistence::KeepAlive,
         expect: ExpectRelay::Forward,
+        drop,
         extra: &type_line,
     };
     encode_request(head, &rewrite, out);

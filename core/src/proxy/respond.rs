@@ -81,10 +81,11 @@ pub(super) fn problem(
         fault.reason,
         record.id
     );
-    let mut extra = format!("X-Request-Id: {:016x}\r\n", record.id).into_bytes();
+    let mut extra = format!("X-Request-Id: {:016x}\r\n", record.id);
     if fault.status == 503 {
-        extra.extend_from_slice(b"Retry-After: 1\r\n");
+        let _ = write!(extra, "Retry-After: {}\r\n", record.retry_after_s);
     }
+    let mut extra = extra.into_bytes();
     extra.extend_from_slice(common.fields);
     if let Some(grpc) = asker.grpc {
         let response = TrailersOnly {

@@ -40,12 +40,19 @@ pub struct Cohort {
     /// At least as many as are out; see [`Standing::apply`].
     ejected: AtomicU32,
     endpoints: AtomicU32,
+    changes: AtomicU32,
 }
 
 impl Cohort {
     /// Endpoints that outlier detection keeps from admitting requests: ejected or probing.
     pub fn ejected(&self) -> u32 {
         self.ejected.load(Ordering::Acquire)
+    }
+
+    /// Changes with every change of anybody's health: whoever has planned by it plans anew.
+    #[inline]
+    pub fn changes(&self) -> u32 {
+        self.changes.load(Ordering::Acquire)
     }
 
     /// Configured and resolved endpoints.
@@ -129,6 +136,7 @@ impl Standing {
             self.cohort.leave_place();
         }
         let Some((before, after)) = changed else { return Applied::Unchanged };
+        self.cohort.changes.fetch_add(1, Ordering::AcqRel);
         if before.is_out() && !after.is_out() {
             self.cohort.leave_place();
         }

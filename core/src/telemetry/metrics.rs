@@ -64,8 +64,18 @@ counters! {
     UpstreamStale => "ringway_upstream_stale_total",
     /// Upstream connections opened that carry many requests at once (HTTP/2).
     UpstreamHttp2Connects => "ringway_upstream_http2_connects_total",
-    /// Requests sent again after a kept connection proved dead.
+    /// Requests sent again.
     Retries => "ringway_retries_total",
+    /// Requests sent a second time beside a slow first.
+    Hedges => "ringway_hedges_total",
+    /// Of these, those whose second answer came first.
+    HedgesWon => "ringway_hedges_won_total",
+    /// Endpoints ejected by outlier detection.
+    Ejections => "ringway_outlier_ejections_total",
+    /// Ejections that did not happen because too many endpoints were out.
+    EjectionsAtCap => "ringway_outlier_ejections_at_cap_total",
+    /// Endpoints taken back after an ejection.
+    Returns => "ringway_outlier_returns_total",
     /// Idle upstream connections lent to other workers.
     Lent => "ringway_upstream_lent_total",
     /// Idle upstream connections borrowed from other workers.
@@ -85,6 +95,8 @@ pub struct Metrics {
     /// Responses by class of status, 1xx to 5xx.
     classes: [Cell<u64>; 5],
     refused: RefCell<BTreeMap<&'static str, u64>>,
+    /// Failures that no further attempt followed, by the reason for that.
+    retries_refused: RefCell<BTreeMap<&'static str, u64>>,
     /// Handshakes with clients by version and whether they took up an earlier session.
     handshakes: RefCell<BTreeMap<(&'static str, bool), u64>>,
     latency_us: RefCell<Histogram<u64>>,
@@ -97,6 +109,7 @@ impl Metrics {
             counters: [const { Cell::new(0) }; Counter::COUNT],
             classes: [const { Cell::new(0) }; 5],
             refused: RefCell::default(),
+            retries_refused: RefCell::default(),
             handshakes: RefCell::default(),
             latency_us: RefCell::new(latency_histogram()),
         }
@@ -125,6 +138,11 @@ impl Metrics {
         *self.refused.borrow_mut().entry(reason).or_default() += 1;
     }
 
+    /// Counts a failure that no further attempt follows, by the reason for that.
+    pub fn retry_refused(&self, reason: &'static str) {
+        *self.retries_refused.borrow_mut().entry(reason).or_default() += 1;
+    }
+
     /// Counts a TLS handshake with a client that came to its end.
     pub fn handshake(&self, version: &'static str, resumed: bool) {
         *self.handshakes.borrow_mut().entry((version, resumed)).or_default() += 1;
@@ -142,11 +160,13 @@ impl Metrics {
             counters: self.counters.iter().map(Cell::get).collect(),
             classes: self.classes.each_ref().map(Cell::get),
             refused: self.refused.borrow().clone(),
+            retries_refused: self.retries_refused.borrow().clone(),
             handshakes: self.handshakes.borrow().clone(),
             latency_us: self.latency_us.borrow().clone(),
             gauges: Gauges::default(),
             upstreams: Vec::new(),
             routes: Vec::new(),
+            guards: Vec::new(),
         }
     }
 }
@@ -194,6 +214,23 @@ pub struct UpstreamSample {
     pub failures: u64,
 }
 
+/// What guards one upstream in one worker.
+#[derive(Debug, Clone)]
+pub struct GuardSample {
+    /// The upstream's name.
+    pub upstream: Arc<str>,
+    /// Attempts in flight.
+    pub in_flight: u64,
+    /// The breaker's state, if there is one.
+    pub breaker: Option<&'static str>,
+    /// Requests that the breaker has rejected.
+    pub rejected: u64,
+    /// How often it began to.
+    pub trips: u64,
+    /// The adaptive limit, if there is one.
+    pub limit: Option<u64>,
+}
+
 /// One route's numbers in one worker.
 #[derive(Debug, Clone)]
 pub struct RouteSample {
@@ -209,6 +246,7 @@ pub struct Sample {
     counters: Vec<u64>,
     classes: [u64; 5],
     refused: BTreeMap<&'static str, u64>,
+    retries_refused: BTreeMap<&'static str, u64>,
     /// Handshakes by version and whether they took up an earlier session.
     pub handshakes: BTreeMap<(&'static str, bool), u64>,
     latency_us: Histogram<u64>,
@@ -218,6 +256,8 @@ pub struct Sample {
     pub upstreams: Vec<UpstreamSample>,
     /// By route; those without requests are left out.
     pub routes: Vec<RouteSample>,
+    /// By upstream.
+    pub guards: Vec<GuardSample>,
 }
 
 /// What the control thread adds to the workers' numbers.
@@ -243,6 +283,23 @@ pub struct ProcessInfo {
     pub certificates: Vec<CertificateInfo>,
     /// Changed certificates, keys or authorities that could not be used.
     pub tls_reloads_refused: u64,
+    /// All endpoints' health.
+    pub endpoints: Vec<EndpointInfo>,
+}
+
+/// One endpoint's health on this node.
+#[derive(Debug, Clone)]
+pub struct EndpointInfo {
+    /// The upstream's name.
+    pub upstream: Arc<str>,
+    /// The endpoint's address.
+    pub endpoint: String,
+    /// Requests may go there.
+    pub healthy: bool,
+    /// What outlier detection allows: `admitting`, `ejected` or `probing`.
+    pub traffic: &'static str,
+    /// Health checks made, and those that failed; `None`: nobody asks.
+    pub checks: Option<(u64, u64)>,
 }
 
 /// One certificate of one listener.
@@ -274,6 +331,8 @@ pub fn render(samples: &[Sample], process: &ProcessInfo) -> String {
     latency(&mut out, samples);
     gauges(&mut out, samples);
     upstreams(&mut out, samples);
+    guards(&mut out, samples);
+    endpoints(&mut out, &process.endpoints);
     routes(&mut out, samples);
     this_process(&mut out, process);
     out
@@ -284,13 +343,24 @@ fn head(out: &mut String, name: &str, help: &str, kind: &str) {
 }
 
 fn refusals(out: &mut String, samples: &[Sample]) {
-    let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
-    for (reason, n) in samples.iter().flat_map(|s| &s.refused) {
-        *sums.entry(reason).or_default() += n;
-    }
-    head(out, "ringway_refused_total", "Requests refused or failed, by reason code.", "counter");
-    for (reason, n) in sums {
-        let _ = writeln!(out, "ringway_refused_total{{reason=\"{reason}\"}} {n}");
+    type Reasons = fn(&Sample) -> &BTreeMap<&'static str, u64>;
+    const ROWS: [(&str, &str, Reasons); 2] = [
+        ("ringway_refused_total", "Requests refused or failed, by reason code.", |s| &s.refused),
+        (
+            "ringway_retries_refused_total",
+            "Failed attempts that no other followed, by the reason for that.",
+            |s| &s.retries_refused,
+        ),
+    ];
+    for (name, help, reasons) in ROWS {
+        let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
+        for (reason, n) in samples.iter().flat_map(reasons) {
+            *sums.entry(reason).or_default() += n;
+        }
+        head(out, name, help, "counter");
+        for (reason, n) in sums {
+            let _ = writeln!(out, "{name}{{reason=\"{reason}\"}} {n}");
+        }
     }
 }
 
@@ -374,6 +444,82 @@ fn upstreams(out: &mut String, samples: &[Sample]) {
         for ((upstream, endpoint), row) in &sums {
             let (upstream, endpoint) = (label(upstream), label(endpoint));
             let _ = writeln!(out, "{name}{{upstream=\"{upstream}\",endpoint=\"{endpoint}\"}} {}", row[index]);
+        }
+    }
+}
+
+/// The states of a breaker.
+const BREAKER_STATES: [&str; 3] = ["admitting", "rejecting", "probing"];
+
+/// How many workers' breakers are in which state; sums of what they let through.
+fn guards(out: &mut String, samples: &[Sample]) {
+    let all = || samples.iter().flat_map(|s| &s.guards);
+    let sum = |value: fn(&GuardSample) -> Option<u64>| {
+        let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
+        for guard in all() {
+            if let Some(n) = value(guard) {
+                *sums.entry(&guard.upstream).or_default() += n;
+            }
+        }
+        sums
+    };
+    type Row = (&'static str, &'static str, &'static str, fn(&GuardSample) -> Option<u64>);
+    const ROWS: [Row; 4] = [
+        ("ringway_upstream_attempts_in_flight", "Attempts in flight, by upstream.", "gauge", |g| {
+            Some(g.in_flight)
+        }),
+        ("ringway_breaker_rejected_total", "Requests rejected by a breaker.", "counter", |g| {
+            g.breaker.map(|_| g.rejected)
+        }),
+        ("ringway_breaker_trips_total", "How often a breaker began to reject.", "counter", |g| {
+            g.breaker.map(|_| g.trips)
+        }),
+        ("ringway_concurrency_limit", "The adaptive limits of all workers together.", "gauge", |g| g.limit),
+    ];
+    for (name, help, kind, value) in ROWS {
+        head(out, name, help, kind);
+        for (upstream, n) in sum(value) {
+            let _ = writeln!(out, "{name}{{upstream=\"{}\"}} {n}", label(upstream));
+        }
+    }
+    let mut states: BTreeMap<&str, [u64; 3]> = BTreeMap::new();
+    for guard in all() {
+        if let Some(at) = guard.breaker.and_then(|state| BREAKER_STATES.iter().position(|s| *s == state)) {
+            states.entry(&guard.upstream).or_default()[at] += 1;
+        }
+    }
+    let name = "ringway_breaker_state";
+    head(out, name, "Workers whose breaker is in this state.", "gauge");
+    for (upstream, workers) in states {
+        for (state, n) in BREAKER_STATES.iter().zip(workers) {
+            let _ = writeln!(out, "{name}{{upstream=\"{}\",state=\"{state}\"}} {n}", label(upstream));
+        }
+    }
+}
+
+/// Health, as the whole node sees it.
+fn endpoints(out: &mut String, all: &[EndpointInfo]) {
+    type Row = (&'static str, &'static str, &'static str, fn(&EndpointInfo) -> Option<u64>);
+    const ROWS: [Row; 5] = [
+        ("ringway_endpoint_healthy", "1 where requests may go.", "gauge", |e| Some(u64::from(e.healthy))),
+        ("ringway_endpoint_ejected", "1 where outlier detection keeps requests away.", "gauge", |e| {
+            Some(u64::from(e.traffic == "ejected"))
+        }),
+        ("ringway_endpoint_probing", "1 where one request at a time goes to see.", "gauge", |e| {
+            Some(u64::from(e.traffic == "probing"))
+        }),
+        ("ringway_health_checks_total", "Health checks made.", "counter", |e| e.checks.map(|c| c.0)),
+        ("ringway_health_checks_failed_total", "Health checks that failed.", "counter", |e| {
+            e.checks.map(|c| c.1)
+        }),
+    ];
+    for (name, help, kind, value) in ROWS {
+        head(out, name, help, kind);
+        for endpoint in all {
+            if let Some(n) = value(endpoint) {
+                let (upstream, address) = (label(&endpoint.upstream), label(&endpoint.endpoint));
+                let _ = writeln!(out, "{name}{{upstream=\"{upstream}\",endpoint=\"{address}\"}} {n}");
+            }
         }
     }
 }

@@ -53,6 +53,8 @@ pub struct RequestRewrite<'a> {
     pub upgrade: Option<&'a [u8]>,
     pub persistence: Persistence,
     pub expect: ExpectRelay,
+    /// Fields that the caller leaves out, on top of all that may not pass.
+    pub drop: FieldSet,
     /// Encoded lines, each with its CRLF, that the caller vouches for.
     pub extra: &'a [u8],
 }
@@ -63,7 +65,7 @@ pub struct RequestRewrite<'a> {
 /// client wants them (RFC 9110 section 10.1.4); browsers never send it, so it costs nothing there.
 pub fn encode_request(head: &RequestHead<'_, '_>, rewrite: &RequestRewrite<'_>, out: &mut Vec<u8>) {
     out.reserve(head.fields.raw.len() + rewrite.ops.lines().len() + rewrite.extra.len() + ADDED_BYTES_GUESS);
-    let mut skip = head.hop_by_hop.union(rewrite.ops.removed_from(&head.fields));
+    let mut skip = head.hop_by_hop.union(rewrite.ops.removed_from(&head.fields)).union(rewrite.drop);
     if rewrite.framing != head.body {
         skip = skip.union(head.length_fields);
     }

@@ -11,7 +11,7 @@ use crate::http::http1::encode::{
 };
 use crate::http::http1::parse::{HeadLimits, Parsed, head_end_hint, parse_request, parse_response};
 use crate::http::message::{
-    HeaderSlots, Method, RequestHead, ResponseHead, Scheme, Status, Target, Version, Wire,
+    FieldSet, HeaderSlots, Method, RequestHead, ResponseHead, Scheme, Status, Target, Version, Wire,
 };
 use crate::http::rewrite::{Forwarding, ForwardingValues, HeaderOps};
 
@@ -283,6 +283,7 @@ fn unchanged<'a>(head: &RequestHead<'_, '_>) -> RequestRewrite<'a> {
         upgrade: None,
         persistence: Persistence::KeepAlive,
         expect: ExpectRelay::Forward,
+        drop: FieldSet::EMPTY,
         extra: b"",
     }
 }
@@ -339,6 +340,7 @@ fn request_rewritten() {
             upgrade: Some(b"x"),
             persistence: Persistence::Close,
             expect: ExpectRelay::Drop,
+            drop: FieldSet::EMPTY,
             extra: b"X-Request-Id: 7\r\n",
             ..unchanged(head)
         };

@@ -9,6 +9,10 @@ use super::{Resolved, Settings};
 use crate::net::connect::Address;
 use crate::net::h2::client::{ClientStream, Session};
 use crate::net::platform::Dial;
+use crate::policy::balance::Weight;
+use crate::policy::balance::ewma::Ewma;
+use crate::policy::balance::slow_start::Curve;
+use crate::proxy::standing::Observer;
 
 /// One endpoint's state.
 #[derive(Debug)]
@@ -20,6 +24,12 @@ pub struct Endpoint<S> {
     /// How connections to it are opened. All that it has were opened so.
     pub dial: Dial,
     pub(super) weight: u32,
+    /// What cookies call it.
+    pub tag: u64,
+    /// What this worker saw of its health, and what the node knows.
+    pub observer: Observer,
+    /// How slow it is, for the rule that asks.
+    pub(super) latency: Cell<Ewma>,
     pub(super) shelf: Arc<Shelf>,
     pub(super) idle: RefCell<Vec<Idle<S>>>,
     /// Connections that carry many requests at once.
@@ -55,6 +65,9 @@ impl<S> Endpoint<S> {
             address: resolved.address.clone(),
             authority: Arc::clone(&resolved.authority),
             weight: resolved.weight,
+            tag: resolved.tag,
+            observer: Observer::new(Arc::clone(&resolved.standing)),
+            latency: Cell::default(),
             shelf: Arc::clone(&resolved.shelf),
             idle: RefCell::default(),
             sessions: RefCell::default(),
@@ -64,6 +77,14 @@ impl<S> Endpoint<S> {
             retired: Cell::new(false),
             requests: Cell::new(0),
             failures: Cell::new(0),
+        }
+    }
+
+    /// What it has of its weight, if it is new.
+    pub(super) fn weight_now(&self, curve: &Curve, whole: Weight, now_ms: u64) -> Weight {
+        match self.observer.standing().word().healthy_since_ms() {
+            Some(since) if since > 0 => curve.weight(whole, since, now_ms),
+            _ => whole,
         }
     }
 

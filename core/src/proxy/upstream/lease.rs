@@ -1,14 +1,18 @@
 //! The right to use one connection to an endpoint, for one exchange.
 
+use std::cell::Cell;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use super::Upstream;
 use super::endpoint::{Endpoint, Idle, Multiplexed};
+use super::guards::Pass;
 use crate::http::message::Wire;
 use crate::net::h2::client::ClientStream;
 use crate::net::platform::Connected;
 use crate::net::stream::{Peek, Transport};
+use crate::policy::balance::Rule;
+use crate::policy::outlier::Outcome;
+use crate::proxy::standing::{Applied, Ticket};
 
 /// A request that may be repeated takes a connection unseen if it has been idle for less than this: should the origin
 /// have closed it, the request goes out again. Looking costs a system call, 0.5 µs.
@@ -28,10 +32,12 @@ pub enum Found<S> {
 /// The right to use one connection to an endpoint. Dropping it closes the connection; [`Lease::keep`] keeps it.
 #[derive(Debug)]
 pub struct Lease<S: Transport> {
-    upstream: Rc<Upstream<S>>,
+    pass: Pass<S>,
     /// Where the connection goes.
     pub endpoint: Rc<Endpoint<S>>,
     stream: Option<S>,
+    /// What this attempt is to the endpoint's health, until that is known.
+    ticket: Cell<Option<Ticket>>,
     /// It has carried a request before: an origin may just be closing it.
     pub reused: bool,
     /// It has a place among the endpoint's connections to itself; a stream shares one with others.
@@ -61,18 +67,18 @@ impl<S: Transport + From<Box<ClientStream>>> Lease<S> {
     /// Reserves a place at the endpoint and looks for an idle connection: the one used last, as it is the most likely
     /// to live. Counts dead ones met on the way into `stale`.
     pub fn take(
-        upstream: &Rc<Upstream<S>>,
+        pass: Pass<S>,
         endpoint: &Rc<Endpoint<S>>,
         need: Need,
         now_ms: u64,
         stale: &mut u64,
     ) -> (Self, Found<S>) {
-        let settings = upstream.settings.get();
         if endpoint.dial.http2.is_some() {
-            return Self::take_stream(upstream, endpoint, now_ms);
+            return Self::take_stream(pass, endpoint, now_ms);
         }
+        let connections_max = pass.upstream.settings.borrow().connections_max;
         let found = loop {
-            if need == Need::New && endpoint.open.get() < settings.connections_max {
+            if need == Need::New && endpoint.open.get() < connections_max {
                 break None;
             }
             let Some(idle) = endpoint.idle.borrow_mut().pop() else { break None };
@@ -95,16 +101,16 @@ impl<S: Transport + From<Box<ClientStream>>> Lease<S> {
             let lent = if need == Need::New || !endpoint.may_lend() { None } else { endpoint.shelf.borrow() };
             lent.map_or(Found::Nothing, Found::Lent)
         };
-        (Self::new(upstream, endpoint, Share::Own), found)
+        (Self::new(pass, endpoint, Share::Own), found)
     }
 
-    fn take_stream(upstream: &Rc<Upstream<S>>, endpoint: &Rc<Endpoint<S>>, now_ms: u64) -> (Self, Found<S>) {
+    fn take_stream(pass: Pass<S>, endpoint: &Rc<Endpoint<S>>, now_ms: u64) -> (Self, Found<S>) {
         if let Some(stream) = endpoint.open_stream(now_ms) {
-            return (Self::new(upstream, endpoint, Share::Stream), Found::Kept(S::from(Box::new(stream))));
+            return (Self::new(pass, endpoint, Share::Stream), Found::Kept(S::from(Box::new(stream))));
         }
         endpoint.open.set(endpoint.open.get() + 1);
         endpoint.dialling.set(true);
-        (Self::new(upstream, endpoint, Share::Dialling), Found::Nothing)
+        (Self::new(pass, endpoint, Share::Dialling), Found::Nothing)
     }
 
     /// Gives the lease the connection that was opened for it. False if it is of no use: its origin allows no streams.
@@ -126,11 +132,12 @@ impl<S: Transport + From<Box<ClientStream>>> Lease<S> {
 }
 
 impl<S: Transport> Lease<S> {
-    fn new(upstream: &Rc<Upstream<S>>, endpoint: &Rc<Endpoint<S>>, place: Share) -> Self {
+    fn new(pass: Pass<S>, endpoint: &Rc<Endpoint<S>>, place: Share) -> Self {
         endpoint.active.set(endpoint.active.get() + 1);
         endpoint.requests.set(endpoint.requests.get() + 1);
         Self {
-            upstream: Rc::clone(upstream),
+            pass,
+            ticket: Cell::new(Some(endpoint.observer.begin())),
             endpoint: Rc::clone(endpoint),
             stream: None,
             reused: false,
@@ -142,7 +149,7 @@ impl<S: Transport> Lease<S> {
         if std::mem::replace(&mut self.place, next) == Share::Dialling {
             self.endpoint.dialling.set(false);
             // All that waited for it: there is room for many, or none, and then one of them must dial.
-            self.upstream.queue.call_all();
+            self.pass.upstream.queue.call_all();
         }
     }
 
@@ -167,9 +174,43 @@ impl<S: Transport> Lease<S> {
         if self.endpoint.dial.http2.is_some() { Wire::Http2 } else { Wire::Http1 }
     }
 
-    /// The attempt failed for a reason that is the endpoint's.
-    pub fn failed(&self) {
-        self.endpoint.failures.set(self.endpoint.failures.get() + 1);
+    /// What became of the attempt: its response's head came, with a status, or it failed for a reason that is the
+    /// endpoint's. Health, breaker, limit and latency learn of it; of further words only failures are counted. Tells what
+    /// it did to the endpoint. An attempt of which nothing is said counts for nothing.
+    pub fn learn(
+        &self,
+        outcome: Outcome,
+        status: Option<u16>,
+        now_ns: u64,
+        draw: impl FnOnce() -> u64,
+    ) -> Option<Applied> {
+        if outcome != Outcome::Success {
+            self.endpoint.failures.set(self.endpoint.failures.get() + 1);
+        }
+        let ticket = self.ticket.take()?;
+        let elapsed_ns = self.pass.elapsed_ns(now_ns);
+        self.pass.learn(outcome, status, now_ns);
+        let settings = self.pass.upstream.settings.borrow();
+        if settings.rule == Rule::PeakEwma {
+            let mut latency = self.endpoint.latency.get();
+            if status.is_some() {
+                latency.observe(elapsed_ns, now_ns, &settings.ewma);
+            } else {
+                latency.observe_failure(elapsed_ns, now_ns, &settings.ewma);
+            }
+            self.endpoint.latency.set(latency);
+        }
+        let Some(outliers) = &settings.outliers else {
+            self.endpoint.observer.abandon(ticket);
+            return None;
+        };
+        let now_ms = now_ns / 1_000_000;
+        self.endpoint.observer.finish(ticket, outcome, elapsed_ns / 1_000, outliers, now_ms, draw)
+    }
+
+    /// The exchange has become a tunnel: no request in flight any more.
+    pub fn became_tunnel(&self) {
+        self.pass.stop_counting();
     }
 
     /// The exchange ended cleanly: keeps the connection for the next one, if there is room.
@@ -178,9 +219,9 @@ impl<S: Transport> Lease<S> {
         if self.place != Share::Own || self.endpoint.dial.proxy.is_some() {
             return;
         }
-        let settings = self.upstream.settings.get();
+        let idle_max = self.pass.upstream.settings.borrow().idle_max;
         let mut idle = self.endpoint.idle.borrow_mut();
-        if self.endpoint.retired.get() || idle.len() >= settings.idle_max as usize {
+        if self.endpoint.retired.get() || idle.len() >= idle_max as usize {
             return;
         }
         if let Some(stream) = self.stream.take() {
@@ -193,6 +234,9 @@ impl<S: Transport> Lease<S> {
 
 impl<S: Transport> Drop for Lease<S> {
     fn drop(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            self.endpoint.observer.abandon(ticket);
+        }
         if self.place != Share::Stream {
             self.endpoint.open.set(self.endpoint.open.get() - 1);
         }
@@ -200,6 +244,6 @@ impl<S: Transport> Drop for Lease<S> {
         // The stream's place on its connection is free before somebody is called to it.
         self.stream = None;
         self.endpoint.active.set(self.endpoint.active.get() - 1);
-        self.upstream.queue.call_next();
+        self.pass.upstream.queue.call_next();
     }
 }

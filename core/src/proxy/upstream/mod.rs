@@ -4,6 +4,8 @@
 //! configured comes with each call or is set anew by [`Upstream::configure`].
 
 mod endpoint;
+mod group;
+mod guards;
 mod lease;
 mod queue;
 mod shelf;
@@ -14,17 +16,27 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use endpoint::Idle;
+use group::Balancer;
+use guards::Guards;
 use queue::Queue;
 
+use crate::base::fault::Fault;
 use crate::net::connect::Address;
 use crate::net::h2::Settings as Http2Settings;
 use crate::net::platform::Dial;
 use crate::net::proxied::ProxyVersion;
 use crate::net::stream::{Peek, Transport};
 use crate::net::tls::client::{Connector, ServerName, TlsClient};
-use crate::policy::balance::{self, Candidate, Rule};
+use crate::policy::balance::hash::Key;
+use crate::policy::balance::slow_start::Curve;
+use crate::policy::balance::sticky::Tags;
+use crate::policy::balance::{Rule, ewma};
+use crate::policy::{breaker, concurrency, retry};
+use crate::proxy::standing::{self, Applied, Comparison, Standing};
 
 pub use endpoint::Endpoint;
+pub use group::Group;
+pub use guards::{Denied, GuardNumbers, Pass};
 pub use lease::{Found, Lease, Need};
 pub use shelf::Shelf;
 
@@ -39,15 +51,46 @@ pub struct Resolved {
     pub weight: u32,
     /// Its shelf on this node.
     pub shelf: Arc<Shelf>,
+    /// Its health on this node.
+    pub standing: Arc<Standing>,
+    /// What cookies call it.
+    pub tag: u64,
     /// The name that it must prove, if TLS is spoken to it.
     pub tls_name: Option<ServerName<'static>>,
 }
 
+/// One upstream as the control thread resolved it.
+#[derive(Debug, Clone, Default)]
+pub struct Members {
+    /// Its endpoints, in the order of their numbers.
+    pub endpoints: Vec<Resolved>,
+    /// All of them, and then those of each subset.
+    pub groups: Vec<Arc<Group>>,
+    /// By what cookies call them, where clients are kept with their endpoint.
+    pub tags: Option<Arc<Tags>>,
+}
+
 /// Bounds and choices of one upstream, from the snapshot.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// How endpoints are chosen.
     pub rule: Rule,
+    /// How latencies are remembered.
+    pub ewma: ewma::Settings,
+    /// When all endpoints are used although some are unhealthy, in per cent; 0: never.
+    pub panic_percent: u32,
+    /// How new endpoints get their share.
+    pub slow_start: Option<Arc<Curve>>,
+    /// Who is left out, and for how long.
+    pub outliers: Option<standing::Settings>,
+    /// When requests are rejected.
+    pub breaker: Option<breaker::Settings>,
+    /// How many attempts may be in flight, by what they do to latency.
+    pub adaptive: Option<concurrency::Settings>,
+    /// How many attempts may be in flight.
+    pub requests_max: u32,
+    /// How much may be tried again.
+    pub budget: retry::BudgetSettings,
     /// Connections to one endpoint, idle ones included.
     pub connections_max: u32,
     /// Of these, idle.
@@ -71,11 +114,17 @@ pub struct Settings {
 pub struct Upstream<S> {
     /// Its stable id.
     pub name: Arc<str>,
-    settings: Cell<Settings>,
+    settings: RefCell<Settings>,
     endpoints: RefCell<Rc<[Rc<Endpoint<S>>]>>,
     /// This worker's way of speaking TLS to the endpoints, and what it was made of.
     connector: RefCell<Option<(Arc<TlsClient>, Rc<Connector>)>>,
-    balance: RefCell<balance::State>,
+    /// One for each group.
+    balancers: RefCell<Vec<Balancer>>,
+    tags: RefCell<Option<Arc<Tags>>>,
+    guards: Guards,
+    comparison: Comparison,
+    /// Somebody reads how long attempts took.
+    timed: Cell<bool>,
     queue: Queue,
 }
 
@@ -84,19 +133,49 @@ pub struct Upstream<S> {
 pub enum Unavailable {
     /// It has no endpoint: no name of it could be resolved yet.
     NoEndpoint,
+    /// It has some, but all are unhealthy or left out.
+    Unhealthy,
     /// All endpoints are at their connection cap.
     Busy,
 }
 
+impl Unavailable {
+    /// What the client is told.
+    pub fn fault(self) -> Fault {
+        match self {
+            Self::NoEndpoint => Fault::policy("no_endpoint", 503),
+            Self::Unhealthy => Fault::policy("no_healthy_endpoint", 503),
+            Self::Busy => Fault::policy("upstream_busy", 503),
+        }
+    }
+}
+
+/// What is asked of an endpoint.
+#[derive(Debug)]
+pub struct Want<'w, S> {
+    /// Index of the group: 0 for all endpoints.
+    pub group: usize,
+    /// What a rule that hashes goes by.
+    pub key: Option<Key>,
+    /// The endpoint that the client was with.
+    pub sticky: Option<usize>,
+    /// Passed over unless nobody else has room: those that have failed this request.
+    pub avoid: &'w [Rc<Endpoint<S>>],
+}
+
 impl<S: Transport> Upstream<S> {
     /// An upstream without endpoints.
-    pub fn new(name: Arc<str>, settings: Settings) -> Rc<Self> {
+    pub fn new(name: Arc<str>, settings: Settings, now_ms: u64) -> Rc<Self> {
         Rc::new(Self {
             name,
-            settings: Cell::new(settings),
+            guards: Guards::new(&settings, now_ms),
+            settings: RefCell::new(settings),
             endpoints: RefCell::new(Rc::from([])),
             connector: RefCell::default(),
-            balance: RefCell::default(),
+            balancers: RefCell::default(),
+            tags: RefCell::default(),
+            comparison: Comparison::default(),
+            timed: Cell::new(false),
             queue: Queue::default(),
         })
     }
@@ -105,8 +184,23 @@ impl<S: Transport> Upstream<S> {
     /// keeping any.
     ///
     /// An endpoint with other TLS settings is another endpoint: what was opened under the old ones must not be used.
-    pub fn configure(&self, settings: Settings, tls: Option<&Arc<TlsClient>>, resolved: &[Resolved]) {
-        self.settings.set(settings);
+    ///
+    /// Rotations over endpoints that are the same as before go on; others begin where `draw` says.
+    pub fn configure(
+        &self,
+        settings: Settings,
+        tls: Option<&Arc<TlsClient>>,
+        members: &Members,
+        now_ms: u64,
+        draw: u64,
+    ) {
+        self.guards.configure(&settings, now_ms);
+        self.timed.set(
+            settings.rule == Rule::PeakEwma
+                || settings.outliers.is_some_and(|outliers| outliers.outlier.latency.is_some())
+                || settings.breaker.is_some_and(|breaker| breaker.slow_percent.is_some())
+                || settings.adaptive.is_some(),
+        );
         let connector = self.connector(tls);
         let dial = |r: &Resolved| {
             let tls = connector.as_ref().zip(r.tls_name.as_ref());
@@ -117,7 +211,8 @@ impl<S: Transport> Upstream<S> {
             }
         };
         let old = self.endpoints.borrow().clone();
-        let new: Rc<[Rc<Endpoint<S>>]> = resolved
+        let new: Rc<[Rc<Endpoint<S>>]> = members
+            .endpoints
             .iter()
             .map(|r| {
                 let same = |e: &&Rc<Endpoint<S>>| {
@@ -133,10 +228,19 @@ impl<S: Transport> Upstream<S> {
             gone.retire();
         }
         let same_places = old.len() == new.len() && old.iter().zip(new.iter()).all(|(a, b)| Rc::ptr_eq(a, b));
-        if !same_places {
-            *self.balance.borrow_mut() = balance::State::default();
+        let mut balancers = self.balancers.borrow_mut();
+        if same_places && balancers.len() == members.groups.len() {
+            for (balancer, group) in balancers.iter_mut().zip(&members.groups) {
+                balancer.replace(Arc::clone(group));
+            }
+        } else {
+            let groups = members.groups.iter();
+            *balancers = groups.map(|group| Balancer::new(Arc::clone(group), draw)).collect();
         }
+        drop(balancers);
+        *self.tags.borrow_mut() = members.tags.clone();
         *self.endpoints.borrow_mut() = new;
+        *self.settings.borrow_mut() = settings;
         self.queue.call_all();
     }
 
@@ -157,36 +261,39 @@ impl<S: Transport> Upstream<S> {
         }
     }
 
-    /// Chooses the endpoint for the next attempt; `avoid` is passed over unless it is the only one.
-    pub fn choose(&self, avoid: Option<&Rc<Endpoint<S>>>) -> Result<Rc<Endpoint<S>>, Unavailable> {
+    /// Chooses the endpoint for the next attempt.
+    pub fn choose(
+        &self,
+        want: &Want<'_, S>,
+        now_ms: u64,
+        draw: impl FnMut() -> u64,
+    ) -> Result<Rc<Endpoint<S>>, Unavailable> {
         let endpoints = self.endpoints.borrow();
-        if endpoints.is_empty() {
+        let mut balancers = self.balancers.borrow_mut();
+        let Some(balancer) = balancers.get_mut(want.group).filter(|_| !endpoints.is_empty()) else {
             return Err(Unavailable::NoEndpoint);
-        }
-        let settings = self.settings.get();
-        let mut balance = self.balance.borrow_mut();
-        let mut pick = |avoid: Option<&Rc<Endpoint<S>>>| {
-            balance.pick(settings.rule, endpoints.len(), |i| {
-                let endpoint = &endpoints[i];
-                Candidate {
-                    weight: endpoint.weight,
-                    active: endpoint.active.get(),
-                    usable: endpoint.has_room(&settings) && !avoid.is_some_and(|a| Rc::ptr_eq(a, endpoint)),
-                }
-            })
         };
-        pick(avoid).or_else(|| pick(None)).map(|i| Rc::clone(&endpoints[i])).ok_or(Unavailable::Busy)
+        let changes = endpoints[0].observer.standing().cohort().changes();
+        let settings = self.settings.borrow();
+        let number = balancer.choose(&endpoints, &settings, changes, want, now_ms, draw)?;
+        Ok(Rc::clone(&endpoints[number]))
+    }
+
+    /// The endpoint that a cookie's tag names.
+    pub fn tagged(&self, tag: u64) -> Option<usize> {
+        self.tags.borrow().as_ref()?.number(tag)
     }
 
     /// Waits until a connection to this upstream may have become free. False if too many wait already.
     pub async fn wait(&self) -> bool {
-        self.queue.wait(self.settings.get().pending_max).await
+        let max = self.settings.borrow().pending_max;
+        self.queue.wait(max).await
     }
 
     /// Closes what has been idle for too long or was closed by its origin, and puts surplus on the shelf for workers
     /// that have none. Returns (closed by the origin, lent).
     pub fn tend(&self, now_ms: u64, mut detach: impl FnMut(S) -> Option<OwnedFd>, lend: Lend) -> (u64, u64) {
-        let settings = self.settings.get();
+        let settings = self.settings.borrow();
         let (mut stale, mut lent) = (0, 0);
         for endpoint in self.endpoints.borrow().iter() {
             let mut idle = endpoint.idle.borrow_mut();
@@ -223,6 +330,24 @@ impl<S: Transport> Upstream<S> {
             self.queue.call_all();
         }
         (stale, lent)
+    }
+
+    /// Compares the endpoints with each other, if that is due. What it did goes to `did`.
+    pub fn compare(&self, now_ms: u64, mut draw: impl FnMut() -> u64, mut did: impl FnMut(Applied)) {
+        let Some(settings) = self.settings.borrow().outliers else { return };
+        let endpoints = self.endpoints();
+        let observers = endpoints.iter().map(|endpoint| &endpoint.observer);
+        self.comparison.round(observers, &settings, now_ms, &mut draw, |_, applied| did(applied));
+    }
+
+    /// Whether anybody reads how long attempts take, so that the clock must be read.
+    pub fn is_timed(&self) -> bool {
+        self.timed.get()
+    }
+
+    /// The state of breaker and limits.
+    pub fn numbers(&self) -> GuardNumbers {
+        self.guards.numbers()
     }
 
     /// Closes all idle connections, those on the shelves too.

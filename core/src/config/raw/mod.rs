@@ -10,6 +10,14 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+mod resilience;
+
+pub use self::resilience::{
+    AdaptiveConcurrency, Balance, BalanceRule, BalanceSettings, Breaker, DetailedEndpoint, FailurePercent,
+    GrpcCheck, HashOn, HealthCheck, Hedge, HttpCheck, LatencyOutlier, Locality, Node, OffOrCount,
+    OutlierDetection, Priority, Retry, RetryBudget, RetryGrpc, RetryMethods, RetryOn, Shedding, SlowStart,
+    Sticky, SuccessRate,
+};
 pub use super::units::{Duration, Size, SizeLimit, Timeout};
 
 /// The version of the file's format that this build reads.
@@ -59,6 +67,12 @@ pub struct RawConfig {
     /// A line for each request.
     #[serde(default)]
     pub access_log: AccessLog,
+    /// This process among others: where it stands.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub node: Node,
+    /// Which requests are refused when a worker has too much to do.
+    #[serde(default)]
+    pub shedding: Shedding,
 }
 
 /// Number of workers, or `auto`.
@@ -491,6 +505,34 @@ pub struct Upstream {
     #[serde(default = "default_pending_max")]
     #[schemars(range(min = 0, max = 1_000_000))]
     pub pending_max: u32,
+    /// Requests of each worker in flight; or `off`. Beyond it, requests are answered with 503.
+    #[serde(default = "off_or_count")]
+    pub requests_max: OffOrCount,
+    /// Keep a client with its endpoint by a cookie.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sticky: Option<Sticky>,
+    /// When less than this share of the endpoints is healthy, in per cent, all are used: the healthy ones alone could not bear it. 0 is off.
+    #[serde(default = "default_panic_percent")]
+    #[schemars(range(min = 0, max = 100))]
+    pub panic_percent: u8,
+    /// Give endpoints that are new or back their share little by little.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_start: Option<SlowStart>,
+    /// Ask the endpoints whether they are well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
+    /// Leave out endpoints that fail real requests. `{}` for the defaults.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outlier_detection: Option<OutlierDetection>,
+    /// Reject requests for a while when too many fail or are slow. `{}` for the defaults.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<Breaker>,
+    /// Limit requests in flight by how latency answers to them. `{}` for the defaults.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adaptive_concurrency: Option<AdaptiveConcurrency>,
+    /// How many requests may be tried again.
+    #[serde(default)]
+    pub retry_budget: RetryBudget,
     /// The Host field that is sent: `client` passes the client's on, `upstream` sends the endpoint's own name, anything else is sent as written. A route's `rewrite.host` comes first.
     #[serde(default = "default_host")]
     pub host: String,
@@ -514,36 +556,13 @@ pub struct Upstream {
     pub tls: Option<UpstreamTls>,
 }
 
-/// An address alone, or with a weight.
+/// An address alone, or with more about it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Endpoint {
     /// `http://host`, `https://host`, each also with a port, `host:port`, `[ipv6]:port` or `unix:/path`.
     Address(String),
-    Weighted(WeightedEndpoint),
-}
-
-/// An endpoint with a weight.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct WeightedEndpoint {
-    /// `http://host`, `https://host`, each also with a port, `host:port`, `[ipv6]:port` or `unix:/path`.
-    pub address: String,
-    /// Its share of the requests, relative to the other endpoints.
-    #[serde(default = "one")]
-    #[schemars(range(min = 1, max = 1_000))]
-    pub weight: u32,
-}
-
-/// How an endpoint is chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Balance {
-    /// In turn, by weight.
-    #[default]
-    RoundRobin,
-    /// The one with the fewest requests in flight for its weight, of those that this worker sent.
-    LeastRequests,
+    Detailed(DetailedEndpoint),
 }
 
 /// How host names are resolved.
@@ -590,6 +609,18 @@ pub struct Route {
     /// Translate gRPC-Web, which browsers speak, to gRPC and back. The upstream speaks gRPC, so mostly `protocol: http2`. Other requests pass as they are.
     #[serde(default, skip_serializing_if = "is_default")]
     pub grpc_web: bool,
+    /// Only endpoints with all of these labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub subset: BTreeMap<String, String>,
+    /// What is tried again, and how. Absent: what provably never reached an application. `{}` for the defaults.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
+    /// Send slow requests a second time, elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hedge: Option<Hedge>,
+    /// Who is served when a worker has too much to do; see `shedding`.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub priority: Priority,
     /// Overrides of timeouts.
     #[serde(default, skip_serializing_if = "is_default")]
     pub timeouts: RouteTimeouts,
@@ -787,6 +818,8 @@ impl RawConfig {
                 ..Route::default()
             }],
             access_log: AccessLog::default(),
+            node: Node::default(),
+            shedding: Shedding::default(),
         }
     }
 }
@@ -861,6 +894,15 @@ impl Upstream {
             connections_max: default_upstream_connections_max(),
             idle_connections_max: default_idle_connections_max(),
             pending_max: default_pending_max(),
+            requests_max: off_or_count(),
+            sticky: None,
+            panic_percent: default_panic_percent(),
+            slow_start: None,
+            health_check: None,
+            outlier_detection: None,
+            breaker: None,
+            adaptive_concurrency: None,
+            retry_budget: RetryBudget::default(),
             host: default_host(),
             proxy_protocol: None,
             protocol: Protocol::default(),
@@ -1045,6 +1087,14 @@ fn default_idle_connections_max() -> u32 {
 
 fn default_pending_max() -> u32 {
     1_024
+}
+
+fn off_or_count() -> OffOrCount {
+    OffOrCount::Off(Off::Off)
+}
+
+fn default_panic_percent() -> u8 {
+    50
 }
 
 fn default_host() -> String {

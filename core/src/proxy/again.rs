@@ -1,0 +1,301 @@
+//! Whether an exchange is tried again: says to `policy::retry` what happened, keeps what it granted, waits as long as it
+//! says, and sends again what was sent. Also where an attempt's outcome reaches the endpoint's health.
+
+use std::future::pending;
+use std::io::IoSlice;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::attempt::{self, Failed, STALE};
+use super::pump::Pumping;
+use super::record::Record;
+use super::replay::Replay;
+use super::request::Exchange;
+use super::upstream::{Lease, Pass, Upstream};
+use crate::base::fault::{Blame, Fault, Retry};
+use crate::http::flow::{Batch, Flow, PIECES_MAX};
+use crate::http::framing::BodyLength;
+use crate::http::grpc;
+use crate::http::message::ResponseHead;
+use crate::net::platform::Platform;
+use crate::policy::deadline::Left;
+use crate::policy::outlier::Outcome;
+use crate::policy::retry::{self, Attempt, Body, Charge, Failure, Place, Response, Verdict};
+
+/// What a further attempt is to be.
+#[derive(Debug)]
+pub(super) struct Again<S> {
+    /// Wait so long before it.
+    pub(super) after_ms: u64,
+    /// To another endpoint, if there is one.
+    pub(super) elsewhere: bool,
+    /// Its place among the retries under way, held for as long as it takes.
+    pub(super) place: Option<Retrying<S>>,
+}
+
+/// A retry under way, as the upstream's budget counts it.
+#[derive(Debug)]
+pub(super) struct Retrying<S>(Rc<Upstream<S>>);
+
+impl<S> Retrying<S> {
+    /// One that the budget has granted.
+    pub(super) fn new(upstream: &Rc<Upstream<S>>) -> Self {
+        Self(Rc::clone(upstream))
+    }
+}
+
+impl<S> Drop for Retrying<S> {
+    fn drop(&mut self) {
+        self.0.budget().ended();
+    }
+}
+
+impl<P: Platform> Exchange<'_, P> {
+    /// The right to make another attempt.
+    pub(super) fn admit(self, record: &mut Record) -> Result<Pass<P::Stream>, Fault> {
+        self.plan.upstream.admit(self.conn.core.tick_ns()).map_err(|denied| {
+            record.retry_after_s = denied.retry_after_s();
+            denied.fault()
+        })
+    }
+
+    /// How much of the request's body to keep for another attempt; 0 where none can come once it is on its way.
+    pub(super) fn replay_bytes_max(self) -> usize {
+        let settings = &self.route().retry;
+        let fits = match self.plan.body {
+            BodyLength::Length(bytes) => bytes <= settings.body_bytes_max,
+            BodyLength::None => false,
+            BodyLength::Chunked | BodyLength::UntilClose => true,
+        };
+        let may_repeat = settings.attempts_max > 1
+            && settings.conditions.meets(retry::Conditions::AFTER_SENDING)
+            && settings.methods.contain(self.plan.asker.method)
+            && self.plan.hop.arrived_as == 1
+            && fits;
+        if may_repeat { settings.body_bytes_max as usize } else { 0 }
+    }
+
+    /// An attempt has failed: is there to be another? If not, the record says why.
+    pub(super) fn after_fault(
+        self,
+        fault: &Fault,
+        record: &mut Record,
+        replay: &Replay,
+    ) -> Option<Again<P::Stream>> {
+        if fault.retry != Retry::Safe {
+            record.sent_before += 1;
+        }
+        let failure = failure(fault)?;
+        if self.conn.core.stopping.is_raised() {
+            return None;
+        }
+        let body = match fault.retry {
+            Retry::Safe if failure != Failure::Refused => Body::NothingSent,
+            _ if record.intact || replay.is_recording() => Body::Replayable,
+            _ => Body::Consumed,
+        };
+        self.decide(failure, body, None, record)
+    }
+
+    /// A response has come: is there to be another attempt in its place? If not although it is a failure, the record says
+    /// why.
+    pub(super) fn after_response(
+        self,
+        head: &ResponseHead<'_, '_>,
+        record: &mut Record,
+        replay: &Replay,
+    ) -> Option<Again<P::Stream>> {
+        let status = head.status.0;
+        let settings = &self.route().retry;
+        // The common case, and the only check that it pays for.
+        let failure = if status >= 400 {
+            if status < 500 && !settings.statuses.contains(status) {
+                return None;
+            }
+            Failure::Status(status)
+        } else if self.plan.asker.grpc.is_some() {
+            // A status in the head is the whole answer; one behind messages comes too late.
+            match head.header("grpc-status").and_then(grpc::GrpcStatus::parse).map(grpc::GrpcStatus::code) {
+                None | Some(0) => return None,
+                Some(code) => Failure::Grpc(code),
+            }
+        } else {
+            return None;
+        };
+        let body = if record.intact || replay.is_recording() { Body::Replayable } else { Body::Consumed };
+        let unix_s = || self.conn.core.platform.unix_time().as_secs();
+        let retry_after = head.header("retry-after").map(|value| retry::retry_after_ms(value, unix_s()));
+        record.sent_before += 1;
+        self.decide(failure, body, retry_after, record)
+    }
+
+    fn decide(
+        self,
+        failure: Failure,
+        body: Body,
+        retry_after_ms: Option<u64>,
+        record: &mut Record,
+    ) -> Option<Again<P::Stream>> {
+        let core = &self.conn.core;
+        let now_ms = core.tick_ns() / 1_000_000;
+        let attempt = Attempt {
+            method: self.plan.asker.method,
+            body,
+            response: if record.response_started { Response::Started } else { Response::NotStarted },
+            number: record.attempts,
+            free: record.free_attempts,
+            arrived_as: self.plan.hop.arrived_as,
+            deadline_ms: self.plan.hop.deadline.and_then(|deadline| deadline.at_ms()),
+            retry_after_ms,
+        };
+        let settings = &self.route().retry;
+        let draw = core.platform.random();
+        let verdict =
+            retry::decide(settings, &mut self.plan.upstream.budget(), failure, &attempt, now_ms, draw);
+        match verdict {
+            Verdict::Again { after_ms, place, charge } => {
+                record.free_attempts += u32::from(charge == Charge::Free);
+                let counted = charge == Charge::Budget;
+                Some(Again {
+                    after_ms,
+                    elsewhere: place == Place::Elsewhere,
+                    place: counted.then(|| Retrying::new(&self.plan.upstream)),
+                })
+            }
+            Verdict::Stop(refusal) => {
+                core.metrics.retry_refused(refusal.label());
+                record.retry_refused = Some(refusal.label());
+                None
+            }
+        }
+    }
+
+    /// Waits before a further attempt.
+    pub(super) async fn pause(self, after_ms: u64) -> Result<(), Fault> {
+        if after_ms == 0 {
+            return Ok(());
+        }
+        let conn = self.conn;
+        conn.deadline.cap_attempt(0, Duration::ZERO);
+        conn.deadline.arm(conn.core.tick_ns() / 1_000_000, Duration::from_millis(after_ms));
+        let _ = conn.deadline.bound(pending::<()>()).await;
+        conn.core.tick_ns();
+        if conn.core.stopping.is_raised() {
+            return Err(Fault::ourselves("stopping", 503));
+        }
+        match self.plan.hop.left(conn.core.now_ms()) {
+            Left::Nothing => Err(Fault::policy("request_timeout", 504)),
+            Left::Ms(_) | Left::Unbounded => Ok(()),
+        }
+    }
+
+    /// An attempt failed for a reason that is its endpoint's.
+    pub(super) fn failed(self, lease: &Lease<P::Stream>, outcome: Outcome) {
+        use crate::base::deadline::Expired;
+        let impatient = outcome == Outcome::Timeout
+            && self.plan.hop.impatient
+            && self.conn.deadline.expired() == Expired::Request;
+        // The client's own time was over: else whoever asks for a millisecond could have endpoints left out.
+        if !impatient {
+            self.learn(lease, outcome, None);
+        }
+    }
+
+    /// A response's head has come.
+    pub(super) fn answered(self, lease: &Lease<P::Stream>, status: u16) {
+        self.learn(lease, Outcome::of_status(status), Some(status));
+    }
+
+    fn learn(self, lease: &Lease<P::Stream>, outcome: Outcome, status: Option<u16>) {
+        let core = &self.conn.core;
+        let now_ns = if self.plan.upstream.is_timed() || outcome != Outcome::Success {
+            core.tick_ns()
+        } else {
+            core.now_ms() * 1_000_000
+        };
+        if let Some(applied) = lease.learn(outcome, status, now_ns, || core.platform.random()) {
+            core.health_changed(applied);
+        }
+    }
+}
+
+/// What kind of failure a fault is to the retry policy; `None` for what is nobody's attempt's.
+fn failure(fault: &Fault) -> Option<Failure> {
+    if fault.blame != Blame::Upstream {
+        return None;
+    }
+    match (fault.reason, fault.retry) {
+        ("upstream_refused", _) => Some(Failure::Refused),
+        (STALE, _) => Some(Failure::Stale),
+        // One of many that shared a connection, which may have ended for another's sake.
+        ("upstream_closed", Retry::IfIdempotent) => Some(Failure::Stale),
+        (_, Retry::Safe) => Some(Failure::Connect),
+        ("upstream_reset" | "upstream_closed" | "upstream_head_truncated", _) => {
+            Some(Failure::ResetBeforeResponse)
+        }
+        ("attempt_timeout" | "upstream_response_timeout" | "upstream_write_timeout", _) => {
+            Some(Failure::PerTryTimeout)
+        }
+        _ => None,
+    }
+}
+
+/// Sends the head and what of the body was sent before.
+pub(super) async fn resend<P: Platform>(
+    exchange: Exchange<'_, P>,
+    lease: &Lease<P::Stream>,
+    pumping: &Pumping<'_, P>,
+    flow: &mut Flow,
+    replay: &Replay,
+    out: &[u8],
+) -> Result<(), Failed<P::Stream>> {
+    let mut sent = 0;
+    let bytes = replay.take();
+    let outcome = async {
+        pumping.write_all(lease.stream(), &mut [IoSlice::new(out)], &mut sent).await?;
+        let (mut at, mut batch) = (0, Batch::default());
+        while at < bytes.len() && !flow.is_ended() {
+            flow.step(&bytes[at..], &mut batch).map_err(super::pump::PumpError::Malformed)?;
+            let mut slices = [IoSlice::new(b""); PIECES_MAX];
+            let count = batch.slices(&bytes[at..], &mut slices);
+            pumping.write_all(lease.stream(), &mut slices[..count], &mut sent).await?;
+            if batch.consumed == 0 {
+                break;
+            }
+            at += batch.consumed;
+        }
+        Ok(())
+    }
+    .await;
+    replay.give_back(bytes);
+    outcome.map_err(|error| Failed::Fault(attempt::not_sent(exchange, lease, error, sent)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Failure, failure};
+    use crate::base::fault::{Fault, Retry};
+
+    #[test]
+    fn faults_and_failures() {
+        for (fault, expected) in [
+            (Fault::upstream("upstream_connect_failed", 502, Retry::Safe), Some(Failure::Connect)),
+            (Fault::upstream("upstream_connect_timeout", 504, Retry::Safe), Some(Failure::Connect)),
+            (Fault::upstream("upstream_refused", 503, Retry::Safe), Some(Failure::Refused)),
+            (Fault::upstream("upstream_stale", 502, Retry::Safe), Some(Failure::Stale)),
+            (Fault::upstream("upstream_stale", 502, Retry::IfIdempotent), Some(Failure::Stale)),
+            (Fault::upstream("upstream_reset", 502, Retry::Safe), Some(Failure::Connect)),
+            (Fault::upstream("upstream_reset", 502, Retry::Never), Some(Failure::ResetBeforeResponse)),
+            (Fault::upstream("upstream_closed", 502, Retry::Never), Some(Failure::ResetBeforeResponse)),
+            (Fault::upstream("upstream_closed", 502, Retry::IfIdempotent), Some(Failure::Stale)),
+            (Fault::upstream("attempt_timeout", 504, Retry::Never), Some(Failure::PerTryTimeout)),
+            (Fault::upstream("upstream_response_timeout", 504, Retry::Never), Some(Failure::PerTryTimeout)),
+            (Fault::upstream("upstream_body_truncated", 502, Retry::Never), None),
+            (Fault::policy("request_timeout", 504), None),
+            (Fault::downstream("client_gone", 0), None),
+            (Fault::ourselves("stopping", 503), None),
+        ] {
+            assert_eq!(failure(&fault), expected, "{fault}");
+        }
+    }
+}
