@@ -123,6 +123,17 @@ impl Origin {
         Origin::serve(Listener::Tcp(listener), address, Box::new(behaviour))
     }
 
+    /// The same where an origin was before that is gone.
+    pub fn again_at(
+        address: &Address,
+        behaviour: impl Fn(&mut Exchange<'_>) -> Outcome + Send + Sync + 'static,
+    ) -> Origin {
+        let Address::Tcp(tcp) = address else { panic!("{address} is no TCP address") };
+        let listener =
+            crate::wait::eventually("the address of the origin that is gone", || TcpListener::bind(tcp).ok());
+        Origin::serve(Listener::Tcp(listener), address.clone(), Box::new(behaviour))
+    }
+
     /// The same on a Unix socket at `path`.
     pub fn on_unix(
         path: &Path,
