@@ -215,7 +215,7 @@ impl<S: Transport> AsyncWrite for Wire<S> {
             }
         }
         shared.corked.borrow_mut().push(bytes);
-        shared.guard.borrow_mut().sent(bytes.len());
+        shared.guard.borrow_mut().sent(bytes);
         Poll::Ready(Ok(bytes.len()))
     }
 
