@@ -7,6 +7,7 @@ use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 
 use super::broken;
+use crate::http::http2::Malformed;
 use crate::http::http2::absorb::{Absorber, Event};
 use crate::http::http2::render::{self, Framing};
 
@@ -163,17 +164,20 @@ pub(super) struct Outbound {
     absorber: Absorber,
     stream: Option<SendStream<Bytes>>,
     ended: bool,
+    /// Why the head can't be said in HTTP/2. Nothing of the message was sent.
+    unfit: Option<Malformed>,
 }
 
 /// A head that was written, for the end of the connection that knows how to send it.
 pub(super) trait Opening {
-    /// Sends what is not body. A final head gives the stream that the body goes to.
+    /// Sends what is not body. A final head gives the stream that the body goes to. `Unsupported`: it asks for what the
+    /// peer has not said that it can do.
     fn open(&mut self, event: Event<'_>) -> io::Result<Option<(SendStream<Bytes>, bool)>>;
 }
 
 impl Outbound {
     pub(super) fn new(absorber: Absorber) -> Self {
-        Self { absorber, stream: None, ended: false }
+        Self { absorber, stream: None, ended: false, unfit: None }
     }
 
     pub(super) fn stream(&mut self) -> Option<&mut SendStream<Bytes>> {
@@ -189,10 +193,8 @@ impl Outbound {
     pub(super) fn write(&mut self, bytes: &[u8], opening: &mut impl Opening) -> io::Result<usize> {
         let mut taken = 0;
         loop {
-            let (n, event) = self
-                .absorber
-                .step(&bytes[taken..])
-                .map_err(|malformed| io::Error::new(ErrorKind::InvalidData, malformed.reason()))?;
+            let (n, event) =
+                self.absorber.step(&bytes[taken..]).map_err(|malformed| self.refuse(malformed))?;
             taken += n;
             match event {
                 None => return Ok(taken),
@@ -216,7 +218,11 @@ impl Outbound {
                 }
                 Some(Event::End) => self.end()?,
                 Some(head) => {
-                    if let Some((stream, ended)) = opening.open(head)? {
+                    let opened = opening.open(head).map_err(|error| match error.kind() {
+                        ErrorKind::Unsupported => self.refuse(Malformed::WebSocketUnoffered),
+                        _ => error,
+                    })?;
+                    if let Some((stream, ended)) = opened {
                         self.stream = Some(stream);
                         self.ended = ended;
                     }
@@ -226,6 +232,18 @@ impl Outbound {
                 return Ok(taken);
             }
         }
+    }
+
+    fn refuse(&mut self, malformed: Malformed) -> io::Error {
+        if self.stream.is_none() {
+            self.unfit = Some(malformed);
+        }
+        io::Error::new(ErrorKind::InvalidData, malformed.reason())
+    }
+
+    /// Why the head that was written can't be said in HTTP/2, if so.
+    pub(super) fn unfit(&self) -> Option<Malformed> {
+        self.unfit
     }
 
     fn end(&mut self) -> io::Result<()> {
