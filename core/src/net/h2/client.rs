@@ -135,7 +135,7 @@ impl Session {
         self.state.streams.set(self.state.streams.get() + 1);
         let inner = Inner {
             inbound: Inbound::awaiting(),
-            outbound: Outbound::new(Absorber::request(self.scheme)),
+            outbound: Outbound::opening(Absorber::request(self.scheme)),
             request: Request { requests: self.requests.borrow().clone(), response: None, asked: None },
             refused: false,
             reset: false,
