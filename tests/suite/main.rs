@@ -10,6 +10,7 @@ mod bodies;
 mod drain;
 mod errors;
 mod grpc;
+mod grpc_tonic;
 mod grpc_web;
 mod h2_abuse;
 mod h2_front;
