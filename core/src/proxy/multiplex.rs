@@ -166,8 +166,10 @@ mod tests {
 
     type Stream = <Linux as Platform>::Stream;
 
+    type Serve<F> = fn(Rc<Core<Linux>>, Stream, Peer, ListenerId, Vec<u8>) -> F;
+
     /// Sizes without calling anything: only the types matter.
-    fn size_of_connection<F>(_: fn(Rc<Core<Linux>>, Stream, Peer, ListenerId, Vec<u8>) -> F) -> usize {
+    fn size_of_connection<F>(_: Serve<F>) -> usize {
         size_of::<F>()
     }
 
