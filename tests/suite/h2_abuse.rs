@@ -145,6 +145,21 @@ for_each_driver! {
         assert!(attacked < 5 * 2_000, "{attacked} requests of cancelled streams went to the origin");
     }
 
+    /// A client that lets half of its requests be answered may cancel the others, and say so thrice, as long as it likes.
+    fn cancelling_half_of_all(driver) within 60 {
+        let origin = Origin::start();
+        let proxy = proxy_to(driver, &origin);
+        let mut raw = Raw::greet(proxy.address(), &[]);
+        for number in 0..1_500_u32 {
+            let (cancelled, answered) = (4 * number + 1, 4 * number + 3);
+            let reset = raw::reset(cancelled, code::CANCEL).repeat(3);
+            raw.send([raw::get(cancelled, "/"), reset, raw::get(answered, "/")].concat());
+            raw.await_frame("the end of an answer", |frame| frame.stream == answered && frame.has(flag::END_STREAM));
+        }
+        let flood = proxy.metrics().sum("ringway_refused_total", &[("reason", "h2_reset_flood")]);
+        assert_eq!(flood, 0.0);
+    }
+
     /// CVE-2025-8671, "made you reset": frames that make us reset the stream by ourselves, request after request.
     fn made_to_reset(driver) within 60 {
         let origin = Multiplexed::start();

@@ -97,6 +97,11 @@ fn play_one(exchange: &mut one::Exchange<'_>) -> one::Outcome {
             )?;
             Ok(After::KeepAlive)
         }
+        "many" => {
+            let fields: Vec<_> = (0..number(&path)).map(|index| format!("X-Many-{index}")).collect();
+            let fields: Vec<_> = fields.iter().map(|name| (name.as_str(), "v")).collect();
+            exchange.reply(200, &fields, "many")
+        }
         "hints" => {
             for link in ["</a>", "</b>"] {
                 exchange.write(format!("HTTP/1.1 103 Early Hints\r\nLink: {link}\r\n\r\n"))?;
@@ -129,6 +134,11 @@ fn play_two(exchange: &mut two::origin::Exchange) -> two::origin::Outcome {
             exchange.answer(200, &[("trailer", "x-sum")], Then::More)?;
             exchange.send("body", Then::More)?;
             exchange.send_trailers(&[("x-sum", "4"), ("x-two", "a"), ("x-two", "b")])
+        }
+        "many" => {
+            let fields: Vec<_> = (0..number(&path)).map(|index| format!("x-many-{index}")).collect();
+            let fields: Vec<_> = fields.iter().map(|name| (name.as_str(), "v")).collect();
+            exchange.reply(200, &fields, "many")
         }
         "hints" => {
             exchange.interim(103, &[("link", "</a>")])?;
@@ -514,6 +524,51 @@ for_each_driver! {
             let seen = Ask { fields: &[("x-large", &value)], ..Ask::default() }.by(from, proxy);
             assert_eq!(seen.status, 431, "{pair}: {seen:?}");
             assert_eq!(origin.count(), before, "{pair}");
+        });
+    }
+
+    /// A head has a place for 128 fields, and we add some. Whatever the number, a message passes whole or is refused.
+    fn as_many_fields_as_can_be(driver) within 60 {
+        let many = |fields: &[(String, String)]| {
+            fields.iter().filter(|(name, _)| name.to_ascii_lowercase().starts_with("x-many-")).count()
+        };
+        for_each_pair(driver, |config| config.top("limits: { header_count: 128 }"), |from, proxy, origin, pair| {
+            let (mut requests_to, mut answers_to) = (0, 0);
+            for count in [64, 110].into_iter().chain(115..=131) {
+                let names: Vec<_> = (0..count).map(|index| format!("x-many-{index}")).collect();
+                let fields: Vec<_> = names.iter().map(|name| (name.as_str(), "v")).collect();
+                let before = origin.count();
+                let seen = Ask { fields: &fields, ..Ask::default() }.by(from, proxy);
+                match seen.status {
+                    200 => {
+                        assert_eq!(many(&origin.last().fields), count, "{pair}, a request");
+                        assert_eq!(requests_to, 0, "{pair}: {requests_to} fields are refused, {count} pass");
+                    }
+                    431 => {
+                        let problem = String::from_utf8_lossy(&seen.body).into_owned();
+                        assert!(from == Wire::Two || problem.contains("header_count"), "{pair}: {problem}");
+                        assert_eq!(origin.count(), before, "{pair}, {count} fields");
+                        requests_to = requests_to.max(count);
+                    }
+                    other => panic!("{pair}: {other} to {count} fields"),
+                }
+                let seen = Ask::get(&format!("/many/{count}")).by(from, proxy);
+                match seen.status {
+                    200 => {
+                        assert_eq!(many(&seen.fields), count, "{pair}, an answer");
+                        assert_eq!(answers_to, 0, "{pair}: {answers_to} fields are refused, {count} pass");
+                    }
+                    502 => {
+                        let problem = String::from_utf8_lossy(&seen.body).into_owned();
+                        // As the origin's head, or as ours, which has more.
+                        let told = ["header_count", "upstream_h2_malformed"];
+                        assert!(told.iter().any(|reason| problem.contains(reason)), "{pair}: {problem}");
+                        answers_to = answers_to.max(count);
+                    }
+                    other => panic!("{pair}: {other} for an answer of {count} fields"),
+                }
+            }
+            assert_eq!((requests_to, answers_to), (131, 131), "{pair}: a bound that nothing reaches");
         });
     }
 

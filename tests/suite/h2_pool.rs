@@ -439,17 +439,23 @@ for_each_driver! {
         origin.finish();
     }
 
-    /// An origin that does not know RFC 8441 is not asked again and again.
+    /// An origin that does not offer RFC 8441 can't carry a WebSocket, and another connection to it could not either.
     fn a_websocket_that_the_origin_cannot_carry(driver) {
         let origin = Origin::start();
         let proxy = Proxy::start(driver, &origin.config());
         let client = Client::connect(proxy.address());
-        let mut stream = client.open(connect_to("websocket", "/", &[]), Then::More);
-        let response = stream.response();
-        assert!(matches!(response.status, 501..=503), "{response:?}");
-        assert_eq!(origin.request_count(), 0);
-        client.get("/").expect(200);
-        assert_eq!(origin.accepted(), 1);
+        for kept in [false, true] {
+            let mut stream = client.open(connect_to("websocket", "/", &[]), Then::More);
+            let response = stream.response().expect(502);
+            assert_eq!(response.reason(), "upstream_no_websocket", "on a kept connection: {kept}");
+            let upgrade = "GET / HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                 Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+            let response = proxy.connect().ask(upgrade).expect(502);
+            assert!(response.text().contains("upstream_no_websocket"), "on a kept connection: {kept}: {response:?}");
+            client.get("/").expect(200);
+        }
+        assert_eq!((origin.request_count(), origin.accepted()), (2, 1));
+        assert_eq!(proxy.metrics().sum("ringway_retries_total", &[]), 0.0);
     }
 
     /// A client that cancels: the origin is told so, stream by stream.

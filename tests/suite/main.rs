@@ -12,6 +12,7 @@ mod breaking;
 mod drain;
 mod errors;
 mod grpc;
+mod grpc_tonic;
 mod grpc_web;
 mod h2_abuse;
 mod h2_front;

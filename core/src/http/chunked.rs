@@ -16,7 +16,7 @@ use httparse::Status as Parse;
 use crate::base::limits::{
     CHUNK_EXCESS_BYTES_MAX, CHUNK_LINE_BYTES_MAX, HEADER_COUNT_MAX, TRAILER_BYTES_MAX,
 };
-use crate::http::grammar::{is_tchar, is_token};
+use crate::http::grammar::{eq_folding_underscore, is_tchar, is_token};
 use crate::http::message::{FieldSet, Fields, Header};
 
 /// What the first bytes of the input are. `bytes` of them are dealt with: the next call starts after them.
@@ -407,8 +407,11 @@ pub fn parse_trailers<'h, 'b>(
 
 /// Whether a field of that name mustn't come so late, see `Trailers::forbidden`.
 pub(crate) fn is_forbidden_trailer(name: &str) -> bool {
-    let name = name.to_ascii_lowercase().replace('_', "-");
-    FORBIDDEN.contains(&name.as_str()) || FORBIDDEN_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+    let name = name.as_bytes();
+    FORBIDDEN.iter().any(|forbidden| eq_folding_underscore(name, forbidden.as_bytes()))
+        || FORBIDDEN_PREFIXES.iter().any(|prefix| {
+            name.get(..prefix.len()).is_some_and(|start| eq_folding_underscore(start, prefix.as_bytes()))
+        })
 }
 
 /// Appends the trailer section without the forbidden fields, closing CRLF included: what follows `0 CRLF`.

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use super::h2::client::ClientStream;
 use super::h2::server::ServerStream;
 use super::tls::{Agreed, TlsStream};
+use crate::http::http2::Malformed;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 
 /// A byte stream that tells when it is ready and moves bytes without waiting.
@@ -54,6 +55,10 @@ pub trait Transport: 'static {
     /// before anything was written to it.
     fn was_reset(&self) -> bool {
         false
+    }
+    /// Why what was written can't be said on this stream, nor on another to the same peer. Nothing of it was.
+    fn unfit(&self) -> Option<Malformed> {
+        None
     }
 }
 
@@ -290,5 +295,9 @@ impl Transport for Stream {
 
     fn was_reset(&self) -> bool {
         each!(self, s => s.was_reset())
+    }
+
+    fn unfit(&self) -> Option<Malformed> {
+        each!(self, s => s.unfit())
     }
 }

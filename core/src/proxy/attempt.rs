@@ -350,6 +350,12 @@ pub(super) fn not_sent<P: Platform>(
     error: PumpError,
     sent: usize,
 ) -> Fault {
+    if let Some(malformed) = lease.stream().unfit() {
+        return match malformed.status() {
+            502 => Fault::upstream(malformed.reason(), 502, Retry::Never),
+            status => Fault::downstream(malformed.reason(), status),
+        };
+    }
     match error {
         PumpError::Elapsed(_) => {
             exchange.failed(lease, Outcome::Timeout);

@@ -84,13 +84,14 @@ pub(super) struct Downstream<P: Platform> {
 }
 
 /// The client's address as it is written into heads: rendered once a connection.
-struct PeerText {
+#[derive(Clone, Copy)]
+pub(super) struct PeerText {
     bytes: [u8; 45],
     length: u8,
 }
 
 impl PeerText {
-    fn new(ip: Option<IpAddr>) -> Self {
+    pub(super) fn new(ip: Option<IpAddr>) -> Self {
         use std::io::Write as _;
         let mut bytes = [0; 45];
         let mut rest = &mut bytes[..];
@@ -107,7 +108,7 @@ impl PeerText {
 /// Serves a connection to its end. `Core::opened` has been called for it; its end is counted here.
 pub async fn serve<P: Platform>(core: Rc<Core<P>>, stream: P::Stream, peer: Peer, listener: ListenerId) {
     let _counted = Counted { core: Rc::clone(&core), listener };
-    let conn = Downstream::new(core, stream, peer, listener, Wire::Http1);
+    let conn = Downstream::new(core, stream, peer, PeerText::new(peer.ip()), listener, Wire::Http1);
     if conn.stream.tls().is_some_and(|agreed| agreed.protocol == Protocol::H2) {
         Box::pin(multiplex::serve(conn.core, conn.stream, peer, listener, Vec::new())).await;
         return;
@@ -146,6 +147,7 @@ impl<P: Platform> Downstream<P> {
         core: Rc<Core<P>>,
         stream: P::Stream,
         peer: Peer,
+        peer_text: PeerText,
         listener: ListenerId,
         wire: Wire,
     ) -> Self {
@@ -157,7 +159,7 @@ impl<P: Platform> Downstream<P> {
             peer,
             listener,
             requests: Cell::new(0),
-            peer_text: PeerText::new(peer.ip()),
+            peer_text,
         }
     }
 
@@ -352,7 +354,7 @@ pub(super) async fn refuse_plain_http<P: Platform>(
     listener: ListenerId,
 ) {
     let _counted = Counted { core: Rc::clone(&core), listener };
-    let conn = Downstream::new(core, stream, peer, listener, Wire::Http1);
+    let conn = Downstream::new(core, stream, peer, PeerText::new(peer.ip()), listener, Wire::Http1);
     conn.core.metrics.handshake_failed(PLAIN_HTTP);
     conn.answer_headless(&Fault::downstream("plain_http_on_tls_port", 400)).await;
     conn.linger().await;

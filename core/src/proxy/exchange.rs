@@ -458,6 +458,12 @@ async fn relay_response<P: Platform>(
         let count = join(out, &batch, body, &mut slices);
         // The common exchange ends here: one write of head and body together.
         let wrote = pumping.write_all(&conn.stream, &mut slices[..count], &mut 0).await;
+        if let (Err(_), Some(malformed)) = (&wrote, conn.stream.unfit()) {
+            // The client has seen nothing of it, and can be told.
+            record.response_started = false;
+            exchange.failed(lease, Outcome::Reset);
+            return Err(Fault::upstream(malformed.reason(), 502, Retry::Never));
+        }
         wrote.map_err(|error| body_fault(exchange, lease, error))?;
         batch.consumed
     };

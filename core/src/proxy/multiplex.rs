@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::connection::{Downstream, serve_stream};
+use super::connection::{Downstream, PeerText, serve_stream};
 use super::core::{Core, ListenerId, http2_settings};
 use crate::base::deadline::Deadline;
 use crate::http::message::Wire;
@@ -38,7 +38,9 @@ pub(super) async fn serve<P: Platform>(
     let deadline = core.deadlines.deadline();
     let born_ms = core.tick_ns() / 1_000_000;
     deadline.arm(born_ms, limits.preface);
-    let greeting = ServerConnection::new(stream, &early, &limits.settings, core.platform.clock());
+    // Boxed, so that an idle connection does not go on holding the room for it.
+    let clock = core.platform.clock();
+    let greeting = Box::pin(ServerConnection::new(stream, &early, &limits.settings, clock));
     let Ok(Some(mut connection)) = deadline.bound(greeting).await else {
         core.metrics.refused("h2_preface");
         return;
@@ -50,6 +52,7 @@ pub(super) async fn serve<P: Platform>(
         let age = age.as_millis() as u64;
         born_ms + age - age / 10 + core.platform.random() % (age / 5).max(1)
     });
+    let peer_text = PeerText::new(peer.ip());
     let mut served = 0_u32;
     let mut finishing = false;
     loop {
@@ -60,7 +63,7 @@ pub(super) async fn serve<P: Platform>(
                 served = served.saturating_add(1);
                 shared.live.set(shared.live.get() + 1);
                 let stream = P::Stream::from(stream);
-                let conn = Downstream::new(Rc::clone(&core), stream, peer, listener, Wire::Http2);
+                let conn = Downstream::new(Rc::clone(&core), stream, peer, peer_text, listener, Wire::Http2);
                 let shared = Rc::clone(&shared);
                 spawn(async move {
                     let core = Rc::clone(&conn.core);
@@ -152,4 +155,33 @@ fn key<P: Platform>(core: &Core<P>) -> [u8; 16] {
     key[..8].copy_from_slice(&core.platform.random().to_ne_bytes());
     key[8..].copy_from_slice(&core.platform.random().to_ne_bytes());
     key
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::{Core, Downstream, ListenerId, Peer, serve, serve_stream};
+    use crate::net::platform::{Linux, Platform};
+
+    type Stream = <Linux as Platform>::Stream;
+
+    type Serve<F> = fn(Rc<Core<Linux>>, Stream, Peer, ListenerId, Vec<u8>) -> F;
+
+    /// Sizes without calling anything: only the types matter.
+    fn size_of_connection<F>(_: Serve<F>) -> usize {
+        size_of::<F>()
+    }
+
+    fn size_of_stream<F>(_: fn(Downstream<Linux>) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn tasks_are_small() {
+        let connection = size_of_connection(serve::<Linux>);
+        assert!(connection <= 5_120, "an idle connection's task takes {connection} bytes");
+        let stream = size_of_stream(serve_stream::<Linux>);
+        assert!(stream <= 4_096, "a stream's task takes {stream} bytes");
+    }
 }

@@ -89,6 +89,8 @@ pub enum Malformed {
     Target,
     /// A field that HTTP/2's library can't carry.
     Field,
+    /// A WebSocket to a server that has not said that it takes an extended CONNECT, RFC 8441 section 3.
+    WebSocketUnoffered,
     /// A Sec-WebSocket-Key that is not 16 bytes in base64, RFC 6455 section 4.1.
     WebSocketKey,
     /// 101 to a request that was not for a WebSocket, or one that does not name it.
@@ -120,6 +122,7 @@ impl Malformed {
             Malformed::TrailersTooLong => "h2_trailers_too_long",
             Malformed::Target => "h2_target",
             Malformed::Field => "h2_field",
+            Malformed::WebSocketUnoffered => "upstream_no_websocket",
             Malformed::WebSocketKey => "h2_websocket_key",
             Malformed::SwitchUnasked => "h2_switch_unasked",
             Malformed::WebSocketAccept => "h2_websocket_accept",
@@ -135,6 +138,7 @@ impl Malformed {
             Malformed::ProtocolUnknown => 501,
             Malformed::SwitchingProtocols
             | Malformed::InterimEnds
+            | Malformed::WebSocketUnoffered
             | Malformed::SwitchUnasked
             | Malformed::WebSocketAccept => 502,
             Malformed::Chunk(_)

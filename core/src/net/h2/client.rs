@@ -21,7 +21,7 @@ use crate::base::clock::Monotonic;
 use crate::base::race::race;
 use crate::base::signal::Signal;
 use crate::http::http2::absorb::{Absorber, Event};
-use crate::http::http2::{Asked, render};
+use crate::http::http2::{Asked, Malformed, render};
 use crate::http::message::{Method, Scheme};
 use crate::net::driver::spawn;
 use crate::net::stream::{Peek, Transport};
@@ -135,10 +135,11 @@ impl Session {
         self.state.streams.set(self.state.streams.get() + 1);
         let inner = Inner {
             inbound: Inbound::awaiting(),
-            outbound: Outbound::new(Absorber::request(self.scheme)),
+            outbound: Outbound::opening(Absorber::request(self.scheme)),
             request: Request { requests: self.requests.borrow().clone(), response: None, asked: None },
             refused: false,
             reset: false,
+            malformed: None,
             aborted: false,
         };
         Some(ClientStream { inner: RefCell::new(inner), state: Rc::clone(&self.state) })
@@ -214,6 +215,8 @@ struct Inner {
     refused: bool,
     /// The origin has reset the stream.
     reset: bool,
+    /// Why the response's head can't be read, told each time that it is asked: the head itself is gone.
+    malformed: Option<&'static str>,
     aborted: bool,
 }
 
@@ -258,14 +261,20 @@ fn is_unprocessed(error: &h2::Error) -> bool {
 impl Inner {
     fn poll_fetch(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.inbound.has_begun() && !self.inbound.has_bytes() {
+            if let Some(reason) = self.malformed {
+                return Poll::Ready(Err(io::Error::new(ErrorKind::InvalidData, reason)));
+            }
             let (Some(response), Some(asked)) = (&mut self.request.response, &self.request.asked) else {
                 return Poll::Pending;
             };
-            let malformed =
-                |m: crate::http::http2::Malformed| io::Error::new(ErrorKind::InvalidData, m.reason());
+            let refused = &mut self.malformed;
+            let mut malformed = |m: Malformed| {
+                *refused = Some(m.reason());
+                io::Error::new(ErrorKind::InvalidData, m.reason())
+            };
             if let Poll::Ready(Some(Ok(interim))) = response.poll_informational(cx) {
                 let (parts, ()) = interim.into_parts();
-                render::response(&parts, asked, false, self.inbound.text()).map_err(malformed)?;
+                render::response(&parts, asked, false, self.inbound.text()).map_err(&mut malformed)?;
                 return Poll::Ready(Ok(()));
             }
             match Pin::new(response).poll(cx) {
@@ -278,7 +287,7 @@ impl Inner {
                 Poll::Ready(Ok(response)) => {
                     let (parts, body) = response.into_parts();
                     let framing = render::response(&parts, asked, body.is_end_stream(), self.inbound.text())
-                        .map_err(malformed)?;
+                        .map_err(&mut malformed)?;
                     self.inbound.begin(framing, body);
                     self.request.response = None;
                 }
@@ -301,7 +310,8 @@ impl Transport for ClientStream {
     fn try_write(&self, from: &[u8]) -> io::Result<usize> {
         let inner = &mut *self.inner.borrow_mut();
         let wrote = inner.outbound.write(from, &mut inner.request);
-        if wrote.as_ref().is_err_and(|e| e.kind() != ErrorKind::WouldBlock) && inner.request.asked.is_none() {
+        let failed = wrote.as_ref().is_err_and(|e| e.kind() != ErrorKind::WouldBlock);
+        if failed && inner.request.asked.is_none() && inner.outbound.unfit().is_none() {
             // Not even the head went out.
             inner.refused = true;
         }
@@ -354,6 +364,10 @@ impl Transport for ClientStream {
 
     fn was_reset(&self) -> bool {
         self.inner.borrow().reset
+    }
+
+    fn unfit(&self) -> Option<Malformed> {
+        self.inner.borrow().outbound.unfit()
     }
 }
 

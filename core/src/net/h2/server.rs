@@ -18,7 +18,7 @@ use super::wire::{Shared, Wire, drive};
 use super::{SEND_BUFFER_BYTES, Settings, broken};
 use crate::base::clock::Monotonic;
 use crate::http::http2::absorb::{Absorber, Event};
-use crate::http::http2::{Asked, render, websocket_key};
+use crate::http::http2::{Asked, Malformed, render, websocket_key};
 use crate::http::message::Method;
 use crate::net::stream::{Peek, Transport};
 use crate::net::tls::Agreed;
@@ -296,6 +296,10 @@ impl Transport for ServerStream {
 
     fn splice_fd(&self) -> Option<BorrowedFd<'_>> {
         None
+    }
+
+    fn unfit(&self) -> Option<Malformed> {
+        self.inner.borrow().outbound.unfit()
     }
 
     fn local_address(&self) -> Option<SocketAddr> {

@@ -9,7 +9,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, IoSlice};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -215,8 +215,30 @@ impl<S: Transport> AsyncWrite for Wire<S> {
             }
         }
         shared.corked.borrow_mut().push(bytes);
-        shared.guard.borrow_mut().sent(bytes.len());
+        shared.guard.borrow_mut().sent(bytes);
         Poll::Ready(Ok(bytes.len()))
+    }
+
+    /// A frame's header and its payload, so that the h2 crate copies no payload of more than 256 bytes.
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut taken = 0;
+        let wire = self.get_mut();
+        for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
+            match Pin::new(&mut *wire).poll_write(cx, piece) {
+                Poll::Ready(Ok(n)) => taken += n,
+                Poll::Pending if taken > 0 => break,
+                other => return other,
+            }
+        }
+        Poll::Ready(Ok(taken))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     /// What is corked goes out when the h2 crate has nothing more to say: [`drive`] sees to it.
