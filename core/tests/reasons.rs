@@ -19,6 +19,8 @@ const PLACES: &[&str] = &[
     "upstream(",
     "const STALE: &str = ",
     "const GONE: &str = ",
+    "const OVERLOAD_REQUESTS: &str = ",
+    "const OVERLOAD_MEMORY: &str = ",
 ];
 
 fn in_code(folder: &Path, found: &mut BTreeSet<String>) {

@@ -107,6 +107,9 @@ async fn answer(
         (&Method::GET | &Method::HEAD, "/metrics") => {
             ask(orders, Order::Metrics, "text/plain; version=0.0.4; charset=utf-8").await
         }
+        (&Method::GET | &Method::HEAD, "/upstreams") => {
+            ask(orders, Order::Upstreams, "application/json").await
+        }
         (&Method::GET | &Method::HEAD, "/config") => ask(orders, Order::Config, "application/json").await,
         // A page in somebody's browser may send a POST here, but not without saying where it comes from.
         (&Method::POST, "/drain") if request.headers().contains_key(ORIGIN) => {
@@ -117,18 +120,19 @@ async fn answer(
             Err(_) => reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, "stopping\n"),
         },
         (_, "/drain") => not_allowed("POST"),
-        (_, "/" | "/live" | "/ready" | "/metrics" | "/config") => not_allowed("GET, HEAD"),
+        (_, "/" | "/live" | "/ready" | "/metrics" | "/upstreams" | "/config") => not_allowed("GET, HEAD"),
         _ => reply(StatusCode::NOT_FOUND, TEXT, INDEX),
     }
 }
 
 const INDEX: &str = "\
 Ringway admin
-GET  /ready    200 while requests are taken, else 503
-GET  /live     200 while the process runs
-GET  /metrics  Prometheus text format
-GET  /config   the configuration in force, and why the last reload was refused, if it was
-POST /drain    stop accepting, finish, end
+GET  /ready      200 while requests are taken, else 503
+GET  /live       200 while the process runs
+GET  /metrics    Prometheus text format
+GET  /upstreams who is well, and what guards them
+GET  /config     the configuration in force, and why the last reload was refused, if it was
+POST /drain      stop accepting, finish, end
 ";
 
 async fn ask(

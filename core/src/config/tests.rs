@@ -548,6 +548,66 @@ upstreams:
     );
 }
 
+/// A line of the upstream, a line of the route; what is said of it, and whether it is refused or only warned of.
+#[test]
+fn mistakes_of_resilience_are_told() {
+    let text = |top: &str, upstream: &str, route: &str| {
+        format!(
+            "{HEAD}{top}upstreams:\n  - name: users\n    endpoints: [http://127.0.0.1:9001]\n    {upstream}\nroutes:\n  - name: all\n    upstream: users\n    {route}\n"
+        )
+    };
+    for (top, upstream, route, expected) in [
+        ("", "balance: fastest", "", "fastest"),
+        ("", "balance: maglev", "", "hashes something of each request"),
+        ("", "balance: { rule: random, hash_on: { header: x } }", "", "only `ring_hash` and `maglev` hash"),
+        ("", "balance: { rule: maglev, hash_on: {} }", "", "exactly one of `header`"),
+        ("", "balance: { rule: maglev, hash_on: { header: x, cookie: y } }", "", "exactly one of `header`"),
+        ("", "balance: { rule: maglev, hash_on: { header: 'x y' } }", "", "is no name"),
+        ("", "balance: { rule: round_robin, decay: 1s }", "", "only `peak_ewma` remembers"),
+        ("", "sticky: { cookie: 'a b' }", "", "is no cookie's name"),
+        ("", "requests_max: 0", "", "would refuse every request"),
+        ("", "panic_percent: 101", "", "101"),
+        ("", "health_check: { http: { path: healthz } }", "", "a path starts with a slash"),
+        ("", "health_check: { http: { path: '/a b' } }", "", "that no request line may have"),
+        ("", "health_check: { http: { path: /, expect: ['2xx'] } }", "", "expected a status or a range"),
+        ("", "health_check: { http: { path: /, expect: ['299-200'] } }", "", "expected a status or a range"),
+        ("", "health_check: {}", "", "exactly one of `http`, `grpc` and `tcp: true`"),
+        ("", "health_check: { grpc: {} }", "", "gRPC is spoken over HTTP/2"),
+        ("", "health_check: { tcp: true, interval: 1ms }", "", "at least 100ms"),
+        ("", "outlier_detection: { base_ejection_time: 1m, max_ejection_time: 1s }", "", "shorter than the first ejection"),
+        ("", "breaker: { error_percent: 0 }", "", "it would never reject"),
+        ("", "breaker: { window: 1h }", "", "out of range: 1s to 10m"),
+        ("", "breaker: { rejecting: 1m, rejecting_max: 1s }", "", "shorter than the first time"),
+        ("", "adaptive_concurrency: { min: 10, initial: 5 }", "", "lies between"),
+        ("", "retry_budget: { percent: 120 }", "", "120"),
+        ("", "", "retry: { attempts: 0 }", "0"),
+        ("", "", "retry: { on: [sunday] }", "sunday"),
+        ("", "", "retry: { statuses: [200] }", "only failures are tried again"),
+        ("", "", "retry: { backoff: 1s, backoff_max: 1ms }", "shorter than the first wait"),
+        ("", "", "retry: { body_bytes: 2MiB }", "at most 1MiB"),
+        ("", "", "priority: urgent", "urgent"),
+        ("shedding: { low_percent: 95, normal_percent: 80 }\n", "", "", "would be refused later"),
+        ("node: { locality: { zone: z } }\n", "", "", "a zone is known within its region only"),
+    ] {
+        let report = refused(&text(top, upstream, route)).to_string();
+        assert!(report.contains(expected), "{top}{upstream}{route}: {report}");
+        assert!(report.contains("a.yaml:"), "no place: {report}");
+    }
+    for (upstream, route, expected) in [
+        ("", "timeouts: { request: 1s }\n    retry: { per_try_timeout: 2s }", "longer than the whole request"),
+        ("", "retry: { on: [reset], per_try_timeout: 2s }", "not tried again"),
+        ("", "retry: { per_try_timeout: 1s }\n    hedge: { after: 2s }", "no hedge comes"),
+        ("", "subset: { version: v9 }", "no endpoint of `users` has these labels"),
+    ] {
+        let text = text("", upstream, route);
+        let checked = check_text(text.as_bytes(), "a.yaml", 1).unwrap_or_else(|report| panic!("{report}"));
+        let warnings = checked.warnings.to_string();
+        assert!(warnings.contains(expected) && warnings.contains("a.yaml:"), "{upstream}{route}: {warnings}");
+    }
+    let weight = text("", "", "").replace("[http://127.0.0.1:9001]", "[{ address: http://a:1, weight: 0 }]");
+    assert!(refused(&weight).to_string().contains("weight"));
+}
+
 #[test]
 fn a_report_reads_well() {
     let text = format!("{HEAD}{UPSTREAM}routes:\n  - name: all\n    upstrem: users\n");

@@ -8,3 +8,4 @@ pub mod plane;
 pub mod prepare;
 pub mod prober;
 mod tls;
+mod upstreams;

@@ -116,6 +116,8 @@ pub enum Order {
     Stop,
     /// Everybody's numbers, as Prometheus text.
     Metrics(oneshot::Sender<String>),
+    /// Everybody's health, as JSON.
+    Upstreams(oneshot::Sender<String>),
     /// What is configured, as JSON.
     Config(oneshot::Sender<String>),
 }

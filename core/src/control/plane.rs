@@ -17,6 +17,7 @@ use super::prepare::{
 };
 use super::prober::Prober;
 use super::tls::{Keeper, Tls};
+use super::upstreams::{self, Known};
 use crate::admin;
 use crate::base::clock::{Clock as _, Monotonic};
 use crate::base::limits::COLLECT_TIMEOUT_MS;
@@ -26,10 +27,9 @@ use crate::config::{self, Origin, Severity};
 use crate::net::driver::{IoMode, allowed_cpus};
 use crate::net::listener::{BindAddress, bind_all};
 use crate::proxy::core::{Install, ListenerId, Node};
-use crate::proxy::standing::traffic_name;
 use crate::telemetry::access_log::Writer;
 use crate::telemetry::journal;
-use crate::telemetry::metrics::{EndpointInfo, ProcessInfo, Sample, render};
+use crate::telemetry::metrics::{ProcessInfo, Sample, render};
 use crate::worker::{self, Message, Worker};
 
 /// How often the configuration file is looked at.
@@ -254,7 +254,18 @@ impl Plane {
                     }
                     Some(Order::Drain) => self.drain(),
                     Some(Order::Stop) | None => return,
-                    Some(Order::Metrics(reply)) => self.collect(reply),
+                    Some(Order::Metrics(reply)) => {
+                        let mut process = self.process_info();
+                        let workers = self.workers.len();
+                        self.collect(reply, move |samples| {
+                            process.workers_silent = (workers - samples.len()) as u64;
+                            render(samples, &process)
+                        });
+                    }
+                    Some(Order::Upstreams(reply)) => {
+                        let (known, now_ms) = (self.known(), self.clock.now_ms());
+                        self.collect(reply, move |samples| upstreams::page(&known, samples, now_ms));
+                    }
                     Some(Order::Config(reply)) => {
                         let _ = reply.send(self.describe());
                     }
@@ -595,13 +606,16 @@ impl Plane {
     }
 
     /// Asks every worker for its numbers, and answers when all have come or time is up.
-    fn collect(&self, reply: oneshot::Sender<String>) {
+    fn collect(
+        &self,
+        reply: oneshot::Sender<String>,
+        render: impl FnOnce(&[Sample]) -> String + Send + 'static,
+    ) {
         let (sender, receiver) = crossbeam_channel::bounded(self.workers.len());
         for worker in &self.workers {
             let _ = worker.mailbox.send(Message::Collect(sender.clone()));
         }
         drop(sender);
-        let mut process = self.process_info();
         let workers = self.workers.len();
         tokio::task::spawn_blocking(move || {
             let until = Instant::now() + Duration::from_millis(COLLECT_TIMEOUT_MS);
@@ -610,9 +624,8 @@ impl Plane {
                 samples.push(sample);
             }
             samples.sort_by_key(|(index, _)| *index);
-            process.workers_silent = (workers - samples.len()) as u64;
             let samples: Vec<Sample> = samples.into_iter().map(|(_, sample)| sample).collect();
-            let _ = reply.send(render(&samples, &process));
+            let _ = reply.send(render(&samples));
         });
     }
 
@@ -626,36 +639,15 @@ impl Plane {
             uptime_ms: self.started.elapsed().as_millis() as u64,
             resident_bytes: resident_bytes(),
             workers_silent: 0,
-            endpoints: self.endpoints(),
+            endpoints: upstreams::infos(&self.known()),
             certificates: self.tls.certificates(),
             tls_reloads_refused: self.tls_reloads_refused,
         }
     }
 
     /// Everybody's health, in the order of the configuration.
-    fn endpoints(&self) -> Vec<EndpointInfo> {
-        let reports = self.prober.reports();
-        let checks: HashMap<_, _> = reports
-            .iter()
-            .filter(|report| report.is_checked)
-            .map(|report| ((&report.upstream, &report.address), (report.checks, report.failed)))
-            .collect();
-        let snapshot = &self.install.snapshot;
-        let upstreams = snapshot.upstreams.iter().zip(&self.install.upstreams);
-        upstreams
-            .flat_map(|(upstream, members)| {
-                members.endpoints.iter().map(|endpoint| {
-                    let state = endpoint.standing.state();
-                    EndpointInfo {
-                        upstream: Arc::clone(&upstream.name),
-                        endpoint: endpoint.address.to_string(),
-                        healthy: state.is_usable(),
-                        traffic: traffic_name(state.traffic),
-                        checks: checks.get(&(&upstream.name, &endpoint.address)).copied(),
-                    }
-                })
-            })
-            .collect()
+    fn known(&self) -> Vec<Known> {
+        upstreams::known(&self.install, &self.prober.reports(), self.clock.now_ms())
     }
 
     fn describe(&self) -> String {
