@@ -152,3 +152,21 @@ pub const TICKET_KEYS_MAX: usize = 8;
 /// Bytes of a whole PROXY header of version 2. The format allows 64 KiB; addresses take up to 216, and host name,
 /// certificate's name and connection id together a few hundred.
 pub const PROXY_HEADER_BYTES_MAX: usize = 4 * 1024;
+
+// Rate limits (policy/rate_limit).
+
+/// Rate limits that may apply to one request: each is a bucket to ask and, if a later one refuses, to give back to.
+pub const RATE_LIMITS_PER_REQUEST_MAX: usize = 16;
+
+/// Nanoseconds after which a worker gives back what it holds of a key that it did not use, and asks again about a key
+/// that it refused. 5 ms: a thousandth of a burst of five seconds, and a hot key is used hundreds of times in it.
+pub const RATE_LEASE_IDLE_NS: u64 = 5_000_000;
+
+/// Keys of which one worker may hold tokens at once; a tick walks them. Others are asked for at the node.
+pub const RATE_LEASES_MAX: usize = 1_024;
+
+/// Keys that a worker's sketch of the heaviest keeps, 88 bytes each. No key above 1/128 of all decisions escapes it.
+pub const RATE_HEAVY_KEYS_MAX: usize = 128;
+
+/// Bytes of a key that the sketch keeps to show it.
+pub const RATE_KEY_TEXT_BYTES_MAX: usize = 48;
