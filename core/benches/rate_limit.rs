@@ -61,12 +61,12 @@ fn warm(c: &mut Criterion) {
 
 fn many(c: &mut Criterion) {
     let keys: u64 = std::env::var("RINGWAY_KEYS").map_or(10_000_000, |n| n.parse().expect("a number"));
-    let node = Arc::new(Node::new(2, keys as usize * 3 / 2));
+    let node = Arc::new(Node::new(2, keys as usize * 2));
     let mut worker = Worker::new(Arc::clone(&node), 8_192);
-    let rule = rule("many", 1_000, 1_000);
+    let rule = rule("many", 1_000, 100);
     let mut now = 1_000_000_000;
     // All in use: none is full again while this runs.
-    let slow = Rate::new(1, Duration::from_secs(86_400), 1_000).expect("a rate");
+    let slow = Rate::new(1, Duration::from_secs(86_400), 100).expect("a rate");
     let rule = Rule { rate: slow, ..rule };
     for i in 0..keys {
         worker.check(&check(&rule, key(&rule, i)), now);

@@ -282,7 +282,7 @@ fn a_refused_key_is_refused_without_asking() {
 }
 
 /// A flood of keys, more than there are seats or not: honest keys with a seat get exactly their due; those that come during
-/// the flood get no more than it, and exactly it if there are seats for all. `RINGWAY_FLOOD` says how many keys.
+/// the flood get no more than it, and exactly it if there are seats for all (with far too few, next to nothing). `RINGWAY_FLOOD` says how many keys.
 #[test]
 fn a_flood_of_keys() {
     let flood: u64 = std::env::var("RINGWAY_FLOOD").map_or(300_000, |n| n.parse().expect("a number"));
