@@ -4,7 +4,7 @@
 //! extract keys from requests (the caller hashes their parts with [`KeyHasher`]) and renders no response but header values.
 //!
 //! - [`lease`]: the protocol and its invariants. Start there.
-//! - [`node`] and [`worker`]: the two ends of it; [`table`]: the words that workers share.
+//! - [`node`] and [`worker`]: the two ends of it; `table`: the words that workers share.
 //! - [`rule`]: what is configured, and what is odd about it; [`key`]: names of buckets.
 //! - [`in_flight`]: limits of requests at once. [`sketch`]: the heaviest keys. [`headers`]: what responses say.
 //!

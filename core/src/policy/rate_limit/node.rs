@@ -1,5 +1,5 @@
 //! The node's buckets, one for each key of each rule, shared by all workers. Runs the lease protocol in the words of a
-//! [`Table`](super::table). Called by [`super::worker`] when a worker's own tokens don't suffice, and by the admin.
+//! `Table`. Called by [`super::worker`] when a worker's own tokens don't suffice, and by the admin.
 //!
 //! Memory is fixed when it is made: 128 bytes for seven keys, and one overflow word for fourteen. A bucket that is full
 //! again is as good as a new one, so its seat may go to another key; no other may. Keys beyond that share buckets, each
