@@ -221,3 +221,20 @@ pub const MAGLEV_SLOTS_MAX: usize = 1_048_573;
 /// Endpoints that a key passes over in its table before all are looked at. With half of them unusable one key in 256 gets
 /// that far.
 pub const HASH_STEPS_MAX: usize = 8;
+// Rate limits (policy/rate_limit).
+
+/// Rate limits that may apply to one request: each is a bucket to ask and, if a later one refuses, to give back to.
+pub const RATE_LIMITS_PER_REQUEST_MAX: usize = 16;
+
+/// Nanoseconds after which a worker gives back what it holds of a key that it did not use, and asks again about a key
+/// that it refused. 5 ms: a thousandth of a burst of five seconds, and a hot key is used hundreds of times in it.
+pub const RATE_LEASE_IDLE_NS: u64 = 5_000_000;
+
+/// Keys of which one worker may hold tokens at once; a tick walks them. Others are asked for at the node.
+pub const RATE_LEASES_MAX: usize = 1_024;
+
+/// Keys that a worker's sketch of the heaviest keeps, 88 bytes each. No key above 1/128 of all decisions escapes it.
+pub const RATE_HEAVY_KEYS_MAX: usize = 128;
+
+/// Bytes of a key that the sketch keeps to show it.
+pub const RATE_KEY_TEXT_BYTES_MAX: usize = 48;

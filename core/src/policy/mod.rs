@@ -6,5 +6,6 @@ pub mod deadline;
 pub mod health;
 pub mod outlier;
 pub mod retry;
+pub mod rate_limit;
 pub mod route;
 pub mod shed;

@@ -1,0 +1,342 @@
+//! A table of (key, word) that all workers share: of fixed size, never resized, each lookup and change a few atomic
+//! operations on two adjacent cache lines. What a word means is its user's business ([`super::node`],
+//! [`super::in_flight`]); this module seats keys, gives seats away when their words say that nothing is lost by it,
+//! and never lets one key have two seats.
+//!
+//! A key has two home sets of seven seats each. A new key takes an empty or forgettable seat of the first or else the
+//! second. If all fourteen are taken by words that matter, it shares an overflow word with other such keys (or is refused,
+//! if the table has none): keys that are seated are never touched by keys that are not.
+//!
+//! Protocol. `words[i]` governs seat i: EMPTY, CLAIMED (somebody is seating a key), or a word of its key's.
+//! - A change reads the word, then the key, then exchanges the word for the next, if it still is the one that was read.
+//! - To give a seat away, raise the set's floor above what the old word says, exchange the word for CLAIMED, write the
+//!   key, write the word. So a change that read the old word fails its exchange. The new word is above the floor, and so
+//!   are all later words of that seat: a word never comes back for another key (no ABA).
+//! - Only new keys take a lock, that of their first home set, so that no key is seated twice. Its holder makes a few dozen
+//!   steps without a call. Whoever does not get it within [`SPINS`] tries gives up (`Busy`, to be treated as a refusal);
+//!   nobody waits for it with bounds unknown, and keys that have a seat don't notice.
+//! - A key that may have had a seat before starts above the floor of both its homes, as if it had kept it. So nothing
+//!   depends on how far the clocks of two workers are apart.
+
+use std::fmt;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release};
+
+/// Seats of a set: with the floor and the lock two cache lines.
+pub(super) const SEATS: usize = 7;
+
+const EMPTY: u64 = 0;
+const CLAIMED: u64 = u64::MAX;
+
+/// Overflow words are parted by how slow their buckets are, so that fast ones don't wait for slow ones.
+const CLASSES: usize = 8;
+
+/// Tries for a lock or a claimed seat: some 10 µs. Its holder needs 100 ns, unless it lost its core.
+const SPINS: u32 = 400;
+
+/// An atomic word: std's, or a model checker's.
+pub(super) trait Word {
+    const SPINS: u32;
+    fn new(value: u64) -> Self;
+    fn load(&self, order: Ordering) -> u64;
+    fn store(&self, value: u64, order: Ordering);
+    fn exchange(&self, current: u64, new: u64, success: Ordering) -> Result<u64, u64>;
+    fn raise(&self, value: u64, order: Ordering);
+    fn pause();
+}
+
+impl Word for AtomicU64 {
+    const SPINS: u32 = SPINS;
+    fn new(value: u64) -> Self {
+        Self::new(value)
+    }
+    #[inline]
+    fn load(&self, order: Ordering) -> u64 {
+        self.load(order)
+    }
+    fn store(&self, value: u64, order: Ordering) {
+        self.store(value, order);
+    }
+    #[inline]
+    fn exchange(&self, current: u64, new: u64, success: Ordering) -> Result<u64, u64> {
+        self.compare_exchange(current, new, success, Relaxed)
+    }
+    fn raise(&self, value: u64, order: Ordering) {
+        self.fetch_max(value, order);
+    }
+    fn pause() {
+        std::hint::spin_loop();
+    }
+}
+
+/// 128 bytes: the keys with their floor in one line, the words with their lock in the next.
+#[repr(align(128))]
+struct Set<W> {
+    /// Every word of this set that was given up was below; every word seated since is not.
+    floor: W,
+    keys: [W; SEATS],
+    lock: W,
+    words: [W; SEATS],
+}
+
+/// Where a word is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Seat {
+    /// The key's own.
+    Own { word: u64 },
+    /// About to be the key's own: nothing is known of it, but that it may not be below `floor`.
+    New { floor: u64 },
+    /// Shared with other keys that found no seat. The key may have had one, so `floor` binds it here too.
+    Shared { word: u64, floor: u64 },
+}
+
+/// Why a key could not be served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unseated {
+    /// All seats are taken, and there are no overflow words.
+    Full,
+    /// Another worker was seating a key here and did not come to an end.
+    Busy,
+}
+
+/// What a word means.
+pub(super) trait Tenancy {
+    /// The floor that the word leaves behind, above itself, if its seat may be given to another key.
+    fn vacates(&self, word: u64) -> Option<u64>;
+    /// The least that an overflow word allows its keys to start from, when one of them gets a seat.
+    fn carries(&self, shared: u64) -> u64;
+    /// 0 for the fastest buckets, 7 for the slowest.
+    fn class(&self) -> usize;
+}
+
+/// The table.
+pub(super) struct Table<W = AtomicU64> {
+    sets: Box<[Set<W>]>,
+    overflow: Box<[W]>,
+    /// Not zero once an overflow word was used: until then new keys need not look.
+    overflowed: W,
+}
+
+impl<W> fmt::Debug for Table<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Table").field("sets", &self.sets.len()).finish_non_exhaustive()
+    }
+}
+
+/// What became of the attempt to change a seat of a known place.
+enum Attempt<R> {
+    Done(R, u32),
+    /// The key has no seat.
+    Absent,
+    Busy,
+}
+
+impl<W: Word> Table<W> {
+    /// Room for at least `keys` keys, in 128 bytes for seven, and `overflow` overflow words (0 for none).
+    pub(super) fn new(keys: usize, overflow: usize) -> Self {
+        let sets = keys.div_ceil(SEATS).max(1);
+        let words = || std::array::from_fn(|_| W::new(EMPTY));
+        Self {
+            sets: (0..sets)
+                .map(|_| Set { floor: W::new(0), keys: words(), lock: W::new(0), words: words() })
+                .collect(),
+            overflow: (0..overflow.next_multiple_of(CLASSES)).map(|_| W::new(EMPTY)).collect(),
+            overflowed: W::new(0),
+        }
+    }
+
+    /// Bytes that it takes.
+    pub(super) fn bytes(&self) -> usize {
+        size_of_val(&*self.sets) + size_of_val(&*self.overflow)
+    }
+
+    /// Changes the word of `key`, which gets a seat if it has none: `step` says the next word and a result, and may be
+    /// called several times. A next word of zero for a new seat leaves it empty. Also the seat's number, if it has one.
+    pub(super) fn update<R>(
+        &self,
+        key: u64,
+        tenancy: &impl Tenancy,
+        mut step: impl FnMut(Seat) -> (u64, R),
+    ) -> Result<(R, Option<u32>), Unseated> {
+        let homes = self.homes(key);
+        match self.change(homes, key, &mut |word, _| Some(step(Seat::Own { word }))) {
+            Attempt::Done(result, seat) => Ok((result, Some(seat))),
+            Attempt::Busy => Err(Unseated::Busy),
+            Attempt::Absent => {
+                let lock = &self.sets[homes[0]].lock;
+                // Acquire: whoever had the lock before has left the table as it is seen from here on.
+                if !(0..W::SPINS).any(|_| {
+                    let got = lock.load(Relaxed) == 0 && lock.exchange(0, 1, Acquire).is_ok();
+                    if !got {
+                        W::pause();
+                    }
+                    got
+                }) {
+                    return Err(Unseated::Busy);
+                }
+                let done = self.seat(homes, key, tenancy, &mut step);
+                lock.store(0, Release);
+                done
+            }
+        }
+    }
+
+    /// Changes the word of `key`, if it has a seat. `step` sees the word and its set's floor; `None` changes nothing.
+    pub(super) fn amend<R>(&self, key: u64, mut step: impl FnMut(u64, u64) -> Option<(u64, R)>) -> Option<R> {
+        match self.change(self.homes(key), key, &mut step) {
+            Attempt::Done(result, _) => Some(result),
+            Attempt::Absent | Attempt::Busy => None,
+        }
+    }
+
+    /// The word at a seat whose word is known not to vacate it.
+    pub(super) fn at(&self, seat: u32) -> &W {
+        &self.sets[seat as usize / SEATS].words[seat as usize % SEATS]
+    }
+
+    /// The word of `key` as it is now: its own, else the shared one.
+    pub(super) fn look(&self, key: u64, class: usize) -> Seat {
+        match self.amend(key, |word, _| Some((word, word))) {
+            Some(word) => Seat::Own { word },
+            None if self.overflow.is_empty() || self.overflowed.load(Relaxed) == 0 => Seat::New { floor: 0 },
+            None => Seat::Shared {
+                word: self.shared(key, class).load(Relaxed),
+                floor: self.floor(self.homes(key)),
+            },
+        }
+    }
+
+    /// Calls `visit` with each key that has a seat and its word: a scan of the whole table, for the admin.
+    pub(super) fn scan(&self, mut visit: impl FnMut(u64, u64)) {
+        for set in &self.sets {
+            for (key, word) in set.keys.iter().zip(&set.words) {
+                let (word, key) = (word.load(Acquire), key.load(Acquire));
+                if word != EMPTY && word != CLAIMED && key != 0 {
+                    visit(key, word);
+                }
+            }
+        }
+    }
+
+    fn change<R>(
+        &self,
+        homes: [usize; 2],
+        key: u64,
+        step: &mut impl FnMut(u64, u64) -> Option<(u64, R)>,
+    ) -> Attempt<R> {
+        let mut spins = 0;
+        'again: loop {
+            for home in homes {
+                let set = &self.sets[home];
+                // Acquire: a key that was written over an old one brings the raised floor along.
+                let Some(i) = (0..SEATS).find(|&i| set.keys[i].load(Acquire) == key) else { continue };
+                loop {
+                    // Acquire, and the key only after it: a word's key was written before the word, so what is read
+                    // then is its key or a later one's; and in the second case the exchange below fails.
+                    let word = set.words[i].load(Acquire);
+                    if word == CLAIMED {
+                        spins += 1;
+                        if spins > W::SPINS {
+                            return Attempt::Busy;
+                        }
+                        W::pause();
+                        continue 'again;
+                    }
+                    if word == EMPTY || set.keys[i].load(Acquire) != key {
+                        continue 'again;
+                    }
+                    let Some((next, result)) = step(word, set.floor.load(Acquire)) else {
+                        return Attempt::Absent;
+                    };
+                    // Release, so that whoever claims the seat from this word also sees what led to it.
+                    if next == word || set.words[i].exchange(word, next, AcqRel).is_ok() {
+                        return Attempt::Done(result, (home * SEATS + i) as u32);
+                    }
+                }
+            }
+            return Attempt::Absent;
+        }
+    }
+
+    /// Finds a place for a key that had none a moment ago. The lock of its first home is held.
+    fn seat<R>(
+        &self,
+        homes: [usize; 2],
+        key: u64,
+        tenancy: &impl Tenancy,
+        step: &mut impl FnMut(Seat) -> (u64, R),
+    ) -> Result<(R, Option<u32>), Unseated> {
+        match self.change(homes, key, &mut |word, _| Some(step(Seat::Own { word }))) {
+            Attempt::Done(result, seat) => return Ok((result, Some(seat))),
+            Attempt::Busy => return Err(Unseated::Busy),
+            Attempt::Absent => {}
+        }
+        // Empty seats first: where there are some, no floor rises, and a worker whose clock lags gets its due to the token.
+        let empty = homes.iter().find_map(|&home| self.claim(home, |set, i| claim_empty(set, i)));
+        let claimed = empty
+            .or_else(|| homes.iter().find_map(|&home| self.claim(home, |set, i| vacate(set, i, tenancy))));
+        if let Some((home, i)) = claimed {
+            let set = &self.sets[home];
+            let mut floor = self.floor(homes);
+            if !self.overflow.is_empty() && self.overflowed.load(Relaxed) != 0 {
+                // Charged for this key only under the lock that is held.
+                floor = floor.max(tenancy.carries(self.shared(key, tenancy.class()).load(Relaxed)));
+            }
+            let (next, result) = step(Seat::New { floor });
+            set.keys[i].store(if next == EMPTY { 0 } else { key }, Release);
+            set.words[i].store(next, Release);
+            return Ok((result, Some((home * SEATS + i) as u32)));
+        }
+        if self.overflow.is_empty() {
+            return Err(Unseated::Full);
+        }
+        self.overflowed.store(1, Relaxed);
+        let (shared, floor) = (self.shared(key, tenancy.class()), self.floor(homes));
+        loop {
+            let word = shared.load(Relaxed);
+            let (next, result) = step(Seat::Shared { word, floor });
+            if next == word || shared.exchange(word, next, Relaxed).is_ok() {
+                return Ok((result, None));
+            }
+        }
+    }
+
+    fn claim(&self, home: usize, mut one: impl FnMut(&Set<W>, usize) -> bool) -> Option<(usize, usize)> {
+        (0..SEATS).find(|&i| one(&self.sets[home], i)).map(|i| (home, i))
+    }
+
+    /// Above every word that a key of these homes may have had. After the key was found to have no seat: whoever took it
+    /// away had raised the floor before.
+    fn floor(&self, homes: [usize; 2]) -> u64 {
+        homes.iter().map(|&home| self.sets[home].floor.load(Acquire)).max().unwrap_or(0)
+    }
+
+    fn homes(&self, key: u64) -> [usize; 2] {
+        let scale = |hash: u64| ((u128::from(hash) * self.sets.len() as u128) >> 64) as usize;
+        // The key is a keyed hash; the second is made of the bits that the first uses least.
+        [scale(key), scale(key.rotate_left(32).wrapping_mul(0x9e37_79b9_7f4a_7c15))]
+    }
+
+    fn shared(&self, key: u64, class: usize) -> &W {
+        let each = self.overflow.len() / CLASSES;
+        let hash = key.rotate_left(17).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        &self.overflow[class.min(CLASSES - 1) * each + ((u128::from(hash) * each as u128) >> 64) as usize]
+    }
+}
+
+/// Makes an empty seat ours.
+fn claim_empty<W: Word>(set: &Set<W>, i: usize) -> bool {
+    set.words[i].load(Relaxed) == EMPTY && set.words[i].exchange(EMPTY, CLAIMED, AcqRel).is_ok()
+}
+
+/// Makes a seat ours whose word may go.
+fn vacate<W: Word>(set: &Set<W>, i: usize, tenancy: &impl Tenancy) -> bool {
+    let word = set.words[i].load(Acquire);
+    if word == CLAIMED || word == EMPTY {
+        return false;
+    }
+    let Some(floor) = tenancy.vacates(word) else { return false };
+    // Before the word goes, so that nobody can miss the key and not see the floor.
+    set.floor.raise(floor, AcqRel);
+    set.words[i].exchange(word, CLAIMED, AcqRel).is_ok()
+}
