@@ -31,8 +31,9 @@
 //! again what is idempotent. So the first of a request is sent again at once, whatever the conditions, without taking
 //! a try or touching the budget: it is the first time that the request has a chance to be answered, the load is one
 //! request, and a restarted origin, which makes all kept connections stale at once, would drain a budget that is meant
-//! for failures. Where a part of the request was sent, 4 and 5 hold all the same. A second one is not possible if the
-//! caller takes the new connection that [`Place::Same`] asks for; if it comes, it counts as a connection that broke.
+//! for failures. Where a part of the request was sent, 4 and 5 hold all the same. A second one can
+//! come where many requests share a connection, which then ends for the sake of another: it takes a try and a retry of
+//! the budget, and is allowed wherever connection failures are.
 //! In the worst case, of an origin that acts upon a request and closes without an answer, this adds one try a hop.
 //!
 //! Envoy's terms: `retry_on`, `num_retries` (one less than `attempts_max`), `per_try_timeout`, `retry_back_off`,
@@ -383,10 +384,9 @@ fn is_configured(settings: &Settings, failure: Failure, nothing_sent: bool) -> b
     let conditions = match failure {
         Failure::Connect => Conditions::CONNECT_FAILURE,
         Failure::Refused => Conditions::REFUSED_STREAM,
-        Failure::Stale | Failure::ResetBeforeResponse if nothing_sent => {
-            Conditions::RESET.with(Conditions::CONNECT_FAILURE)
-        }
-        Failure::Stale | Failure::ResetBeforeResponse => Conditions::RESET,
+        Failure::Stale => Conditions::RESET.with(Conditions::CONNECT_FAILURE),
+        Failure::ResetBeforeResponse if nothing_sent => Conditions::RESET.with(Conditions::CONNECT_FAILURE),
+        Failure::ResetBeforeResponse => Conditions::RESET,
         Failure::PerTryTimeout => Conditions::PER_TRY_TIMEOUT,
         Failure::Status(status) if settings.statuses.contains(status) => {
             Conditions::of_status(status).with(Conditions::STATUS_CODES)

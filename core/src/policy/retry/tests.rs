@@ -242,7 +242,9 @@ fn stale_connections() {
     check(&settings(), Failure::Stale, Attempt { number: 2, free: 1, ..GET }, AGAIN);
     let connect = Settings { conditions: Conditions::CONNECT_FAILURE, ..settings() };
     check(&connect, Failure::Stale, Attempt { number: 2, free: 1, ..UNSENT }, AGAIN);
-    check(&connect, Failure::Stale, Attempt { number: 2, free: 1, ..GET }, Err(Refusal::NotConfigured));
+    check(&connect, Failure::Stale, Attempt { number: 2, free: 1, ..GET }, AGAIN);
+    let refused = Settings { conditions: Conditions::REFUSED_STREAM, ..settings() };
+    check(&refused, Failure::Stale, Attempt { number: 2, free: 1, ..GET }, Err(Refusal::NotConfigured));
     // It took none of the tries.
     check(&settings(), Failure::Connect, Attempt { number: 3, free: 1, ..GET }, AGAIN);
     check(&settings(), Failure::Connect, Attempt { number: 4, free: 1, ..GET }, Err(Refusal::Attempts));
