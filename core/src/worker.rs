@@ -37,6 +37,9 @@ const DRAIN_IDLE_GRACE: Duration = Duration::from_secs(1);
 /// How long a worker that was told to end waits for its tasks to notice.
 const STOP_PATIENCE_MS: u64 = 1_000;
 
+/// How often leased tokens are looked through. Deadlines fire every 20 ms at the most.
+const LEASE_PAUSE: Duration = Duration::from_millis(20);
+
 /// Out of descriptors: accepting pauses for so long.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
@@ -207,6 +210,7 @@ enum Flow {
 impl Tasks {
     async fn run(self, doorbell: Doorbell) {
         spawn(rounds(Rc::clone(&self.core)));
+        spawn(give_leases_back(Rc::clone(&self.core)));
         loop {
             {
                 let heard = std::pin::pin!(doorbell.heard());
@@ -244,6 +248,7 @@ impl Tasks {
             yield_now().await;
         }
         self.core.close_idle_upstreams();
+        self.core.release_leases();
         self.core.log.flush();
         // Lets tasks that were woken above run to their end, and the ring take their closes.
         for _ in 0..16 {
@@ -419,6 +424,15 @@ async fn sweep(core: Rc<Core<Linux>>, alarm: Alarm) {
 
 async fn race_either(left: impl Future<Output = ()>, right: impl Future<Output = ()>) {
     race(std::pin::pin!(left), std::pin::pin!(right)).await;
+}
+
+/// Gives back tokens that were leased and not used, while there are any.
+async fn give_leases_back(core: Rc<Core<Linux>>) {
+    while !core.stopping.is_raised() {
+        race(std::pin::pin!(core.leases.raised()), std::pin::pin!(core.stopping.raised())).await;
+        core.leases.lower();
+        while pause_or_stop(&core, LEASE_PAUSE).await && core.return_leases() {}
+    }
 }
 
 /// Looks after pools and log lines.

@@ -31,6 +31,7 @@ mod pipelining;
 mod pools;
 mod process;
 mod proxy_protocol;
+mod rate_limits;
 mod reload;
 mod retries;
 mod routing;

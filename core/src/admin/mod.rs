@@ -18,6 +18,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::base::limits::ADMIN_CONNECTIONS_MAX;
+use crate::control::limits::{Asked, Deed};
 use crate::control::order::{Order, Readiness};
 use crate::net::listener::{BindAddress, bind_all};
 
@@ -111,16 +112,27 @@ async fn answer(
             ask(orders, Order::Upstreams, "application/json").await
         }
         (&Method::GET | &Method::HEAD, "/config") => ask(orders, Order::Config, "application/json").await,
+        (&Method::GET | &Method::HEAD, "/rate-limits") => {
+            ask(orders, Order::Limits, "application/json").await
+        }
+        (&Method::GET | &Method::HEAD, "/rate-limits/key") => {
+            limit_key(orders, request.uri().query(), Deed::Show).await
+        }
         // A page in somebody's browser may send a POST here, but not without saying where it comes from.
-        (&Method::POST, "/drain") if request.headers().contains_key(ORIGIN) => {
+        (&Method::POST, "/drain" | "/rate-limits/reset") if request.headers().contains_key(ORIGIN) => {
             reply(StatusCode::FORBIDDEN, TEXT, "not from a browser\n")
         }
         (&Method::POST, "/drain") => match orders.send(Order::Drain).await {
             Ok(()) => reply(StatusCode::ACCEPTED, TEXT, "draining\n"),
             Err(_) => reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, "stopping\n"),
         },
-        (_, "/drain") => not_allowed("POST"),
-        (_, "/" | "/live" | "/ready" | "/metrics" | "/upstreams" | "/config") => not_allowed("GET, HEAD"),
+        (&Method::POST, "/rate-limits/reset") => limit_key(orders, request.uri().query(), Deed::Reset).await,
+        (_, "/drain" | "/rate-limits/reset") => not_allowed("POST"),
+        (
+            _,
+            "/" | "/live" | "/ready" | "/metrics" | "/upstreams" | "/config" | "/rate-limits"
+            | "/rate-limits/key",
+        ) => not_allowed("GET, HEAD"),
         _ => reply(StatusCode::NOT_FOUND, TEXT, INDEX),
     }
 }
@@ -132,8 +144,65 @@ GET  /live       200 while the process runs
 GET  /metrics    Prometheus text format
 GET  /upstreams who is well, and what guards them
 GET  /config     the configuration in force, and why the last reload was refused, if it was
+GET  /rate-limits  what limits have decided, and the heaviest keys
+GET  /rate-limits/key?limit=NAME&key=PART[&key=PART]  the state of a key
+POST /rate-limits/reset?limit=NAME&key=PART           fill its bucket
 POST /drain      stop accepting, finish, end
 ";
+
+/// The state of a rate limit's key.
+async fn limit_key(orders: &mpsc::Sender<Order>, query: Option<&str>, deed: Deed) -> Response<Full<Bytes>> {
+    let mut asked = Asked { limit: String::new(), key: Vec::new() };
+    for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        match pair.split_once('=') {
+            Some(("limit", value)) => asked.limit = decode(value),
+            Some(("key", value)) if asked.key.len() < KEY_PARTS_MAX => asked.key.push(decode(value)),
+            _ => {
+                return reply(
+                    StatusCode::BAD_REQUEST,
+                    TEXT,
+                    "expected ?limit=NAME&key=PART, at most 4 parts\n",
+                );
+            }
+        }
+    }
+    let (reply_to, answer) = oneshot::channel();
+    let outcome = match orders.send(Order::LimitKey(asked, deed, reply_to)).await {
+        Ok(()) => answer.await.ok(),
+        Err(_) => None,
+    };
+    match outcome {
+        Some(Ok(text)) => reply(StatusCode::OK, "application/json", text),
+        Some(Err(wrong)) => reply(StatusCode::BAD_REQUEST, TEXT, format!("{wrong}\n")),
+        None => reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, "stopping\n"),
+    }
+}
+
+/// Parts of a key.
+const KEY_PARTS_MAX: usize = 4;
+
+/// Percent-decoded; what is no valid escape stays as it is.
+fn decode(text: &str) -> String {
+    let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
+    let (mut bytes, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
+    while let [first, tail @ ..] = rest {
+        let escape = match rest {
+            [b'%', high, low, ..] => digit(*high).zip(digit(*low)),
+            _ => None,
+        };
+        match escape {
+            Some((high, low)) => {
+                bytes.push(high << 4 | low);
+                rest = &rest[3..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
 
 async fn ask(
     orders: &mpsc::Sender<Order>,

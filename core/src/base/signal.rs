@@ -20,6 +20,14 @@ impl Signal {
         }
     }
 
+    /// Raises it unless it is: one comparison where it mostly is.
+    #[inline]
+    pub fn raise_once(&self) {
+        if !self.raised.get() {
+            self.raise();
+        }
+    }
+
     /// Lowers it again.
     pub fn lower(&self) {
         self.raised.set(false);

@@ -3,6 +3,7 @@
 //!
 //! Called with settings whose shape and ranges `check.rs` has passed.
 
+mod rate_limits;
 mod resilience;
 mod rules;
 pub(super) mod tls;
@@ -19,7 +20,8 @@ use super::raw::{self, RawConfig};
 use super::report::{At, Findings, ProblemKind, nearest};
 use super::snapshot::{
     AccessLog, Action, Endpoint, EndpointAddress, Forwarding, Http2, Limits, ListenAddress, Listener,
-    ListenerTimeouts, LogTarget, Route, RouteTimeouts, Snapshot, Upstream, UpstreamHost, UpstreamTimeouts,
+    ListenerTimeouts, LogTarget, RateLimits, Route, RouteTimeouts, Snapshot, Upstream, UpstreamHost,
+    UpstreamTimeouts,
 };
 use crate::base::limits;
 use crate::policy::balance::subset::Labels;
@@ -68,10 +70,12 @@ impl Compiler<'_> {
             self.names(&root.field("upstreams"), "upstream", raw.upstreams.iter().map(|u| u.name.as_str()));
         let (subsets, subset_of) = self.subsets();
         let upstreams = self.upstreams(subsets);
-        let (route_table, routes) = self.routes(&upstream_names, &subset_of);
+        let rate_limits = self.rate_limits();
+        let (route_table, routes) = self.routes(&upstream_names, &subset_of, &rate_limits);
         let shedding = self.shedding();
         let access_log = self.access_log();
         self.warn_of_unused_upstreams();
+        self.warn_of_unused_limits();
         if raw.io == raw::Io::Uring {
             self.warnings
                 .add(
@@ -101,6 +105,7 @@ impl Compiler<'_> {
             routes: routes?,
             access_log,
             shedding,
+            rate_limits,
         })
     }
 
@@ -537,6 +542,7 @@ impl Compiler<'_> {
         &mut self,
         upstream_names: &HashMap<&str, usize>,
         subset_of: &[Option<usize>],
+        rate_limits: &RateLimits,
     ) -> (RouteTable, Option<Vec<Route>>) {
         let raw = self.raw;
         let list = At::Root.field("routes");
@@ -553,7 +559,7 @@ impl Compiler<'_> {
             let item = list.index(index);
             // Both are looked at, whatever becomes of the first.
             let rule = self.rule(&item.field("match"), &route.matches);
-            let compiled = self.route(&item, route, upstream_names, subset_of[index]);
+            let compiled = self.route(&item, route, upstream_names, subset_of[index], rate_limits);
             if let (Some(rule), Some(compiled)) = (rule, compiled) {
                 rules.push(rule);
                 routes.push(compiled);
@@ -574,10 +580,13 @@ impl Compiler<'_> {
         route: &raw::Route,
         upstream_names: &HashMap<&str, usize>,
         subset: Option<usize>,
+        rate_limits: &RateLimits,
     ) -> Option<Route> {
         let raw = self.raw;
         let retry = self.retry(item, route);
         let hedge = self.hedge(item, route);
+        let rates = self.applied_rates(item, route, rate_limits);
+        let in_flight = self.applied_in_flight(item, route, rate_limits);
         let action = self.action(item, route, upstream_names);
         let rewrite = item.field("rewrite");
         let rewrite_path = self.path_rewrite(&rewrite, &route.rewrite, &route.matches);
@@ -634,6 +643,8 @@ impl Compiler<'_> {
                 raw::Priority::Normal => Class::Normal,
                 raw::Priority::Low => Class::Low,
             },
+            rates,
+            in_flight,
         })
     }
 

@@ -20,6 +20,7 @@ use crate::policy::balance::sticky::Cookie;
 use crate::policy::balance::subset::Labels;
 use crate::policy::balance::tiers::Distance;
 use crate::policy::balance::{self, ewma, hash};
+use crate::policy::rate_limit::{KeyPart, Rule};
 use crate::policy::route::RouteTable;
 use crate::policy::{breaker, concurrency, health, outlier, retry, shed};
 
@@ -47,6 +48,43 @@ pub struct Snapshot {
     pub routes: Vec<Route>,
     pub access_log: AccessLog,
     pub shedding: Shedding,
+    pub rate_limits: RateLimits,
+}
+
+/// What routes are limited by; [`Route::rates`] and [`Route::in_flight`] are indexes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RateLimits {
+    pub rates: Vec<RateLimit>,
+    pub in_flight: Vec<InFlightLimit>,
+    /// For each of the two kinds.
+    pub keys_max: usize,
+    /// Clients are told.
+    pub headers: bool,
+}
+
+/// One limit of requests in a time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RateLimit {
+    /// With a name that is not hashed yet.
+    pub rule: Rule,
+    /// In lower case: the response's field that says what a request took.
+    pub cost_from_response: Option<Box<str>>,
+}
+
+/// One limit of requests at once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InFlightLimit {
+    pub name: Box<str>,
+    pub max: u32,
+    pub key: Vec<KeyPart>,
+}
+
+/// A limit of a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AppliedRate {
+    /// Index of [`RateLimits::rates`].
+    pub limit: usize,
+    pub cost: u32,
 }
 
 /// When a worker refuses requests.
@@ -307,6 +345,9 @@ pub struct Route {
     pub hedge: Option<retry::Hedge>,
     /// Who is refused first.
     pub class: shed::Class,
+    pub rates: Vec<AppliedRate>,
+    /// Indexes of [`RateLimits::in_flight`].
+    pub in_flight: Vec<usize>,
 }
 
 #[derive(Debug)]

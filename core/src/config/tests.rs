@@ -574,7 +574,12 @@ fn mistakes_of_resilience_are_told() {
         ("", "health_check: {}", "", "exactly one of `http`, `grpc` and `tcp: true`"),
         ("", "health_check: { grpc: {} }", "", "gRPC is spoken over HTTP/2"),
         ("", "health_check: { tcp: true, interval: 1ms }", "", "at least 100ms"),
-        ("", "outlier_detection: { base_ejection_time: 1m, max_ejection_time: 1s }", "", "shorter than the first ejection"),
+        (
+            "",
+            "outlier_detection: { base_ejection_time: 1m, max_ejection_time: 1s }",
+            "",
+            "shorter than the first ejection",
+        ),
         ("", "breaker: { error_percent: 0 }", "", "it would never reject"),
         ("", "breaker: { window: 1h }", "", "out of range: 1s to 10m"),
         ("", "breaker: { rejecting: 1m, rejecting_max: 1s }", "", "shorter than the first time"),
@@ -588,13 +593,55 @@ fn mistakes_of_resilience_are_told() {
         ("", "", "priority: urgent", "urgent"),
         ("shedding: { low_percent: 95, normal_percent: 80 }\n", "", "", "would be refused later"),
         ("node: { locality: { zone: z } }\n", "", "", "a zone is known within its region only"),
+        ("rate_limits: { rates: [{ name: a, rate: 0/s }] }\n", "", "", "to deny, answer the route with"),
+        ("rate_limits: { rates: [{ name: a, rate: fast }] }\n", "", "", "as in 100/s"),
+        (
+            "rate_limits: { rates: [{ name: a, rate: 1/s }, { name: a, rate: 2/s }] }\n",
+            "",
+            "",
+            "is there twice",
+        ),
+        ("rate_limits: { rates: [{ name: a, rate: 9999999/s }] }\n", "", "", "count in larger units"),
+        ("rate_limits: { rates: [{ name: a, rate: 1/s, cost: 2 }] }\n", "", "", "is never admitted"),
+        ("rate_limits: { rates: [{ name: a, rate: 1/s, key: [client] }] }\n", "", "", "client"),
+        (
+            "rate_limits: { rates: [{ name: a, rate: 1/s, key: [{ header: 'x y' }] }] }\n",
+            "",
+            "",
+            "is no name",
+        ),
+        ("rate_limits: { rates: [{ name: a, rate: 1/s, key: [{}] }] }\n", "", "", "exactly one of"),
+        ("rate_limits: { rates: [{ name: a, rate: 1/s, delay_max: 2m }] }\n", "", "", "don't wait longer"),
+        (
+            "rate_limits: { rates: [{ name: basic, rate: 1/s }] }\n",
+            "",
+            "rate_limits: [basik]",
+            "did you mean `basic`?",
+        ),
+        (
+            "rate_limits: { rates: [{ name: a, rate: 1/s }] }\n",
+            "",
+            "rate_limits: [a, a]",
+            "`a` is there twice",
+        ),
+        (
+            "rate_limits: { rates: [{ name: a, rate: 1/s }] }\n",
+            "",
+            "rate_limits: [{ name: a, cost: 5 }]",
+            "is never admitted",
+        ),
+        ("", "", "in_flight_limits: [few]", "unknown in-flight limit `few`"),
     ] {
         let report = refused(&text(top, upstream, route)).to_string();
         assert!(report.contains(expected), "{top}{upstream}{route}: {report}");
         assert!(report.contains("a.yaml:"), "no place: {report}");
     }
     for (upstream, route, expected) in [
-        ("", "timeouts: { request: 1s }\n    retry: { per_try_timeout: 2s }", "longer than the whole request"),
+        (
+            "",
+            "timeouts: { request: 1s }\n    retry: { per_try_timeout: 2s }",
+            "longer than the whole request",
+        ),
         ("", "retry: { on: [reset], per_try_timeout: 2s }", "not tried again"),
         ("", "retry: { per_try_timeout: 1s }\n    hedge: { after: 2s }", "no hedge comes"),
         ("", "subset: { version: v9 }", "no endpoint of `users` has these labels"),
@@ -603,6 +650,30 @@ fn mistakes_of_resilience_are_told() {
         let checked = check_text(text.as_bytes(), "a.yaml", 1).unwrap_or_else(|report| panic!("{report}"));
         let warnings = checked.warnings.to_string();
         assert!(warnings.contains(expected) && warnings.contains("a.yaml:"), "{upstream}{route}: {warnings}");
+    }
+    for (top, route, expected) in [
+        (
+            "rates: [{ name: a, rate: 1/s, key: [{ header: x }] }]",
+            "rate_limits: [a]",
+            "a client escapes this limit",
+        ),
+        (
+            "in_flight: [{ name: a, max: 1, key: [{ cookie: x }] }]",
+            "in_flight_limits: [a]",
+            "a client escapes this limit",
+        ),
+        ("rates: [{ name: a, rate: 1/s }]", "", "no route uses the rate limit `a`"),
+        ("in_flight: [{ name: a, max: 1 }]", "", "no route uses the in-flight limit `a`"),
+        (
+            "rates: [{ name: all, rate: 1/s }, { name: each, rate: 5/s, key: [client_address] }]",
+            "rate_limits: [all, each]",
+            "`each` never refuses anything here",
+        ),
+    ] {
+        let text = text(&format!("rate_limits: {{ {top} }}\n"), "", route);
+        let checked = check_text(text.as_bytes(), "a.yaml", 1).unwrap_or_else(|report| panic!("{report}"));
+        let warnings = checked.warnings.to_string();
+        assert!(warnings.contains(expected) && warnings.contains("a.yaml:"), "{top} {route}: {warnings}");
     }
     let weight = text("", "", "").replace("[http://127.0.0.1:9001]", "[{ address: http://a:1, weight: 0 }]");
     assert!(refused(&weight).to_string().contains("weight"));
@@ -619,7 +690,7 @@ error: unknown field `upstrem`, did you mean `upstream`?
   |
 8 |     upstrem: users
   |     ^^^^^^^
-  = known here: name, match, rewrite, request_headers, response_headers, upstream, respond, redirect, upgrade, connect, grpc_web, subset, retry, hedge, priority, timeouts, limits
+  = known here: name, match, rewrite, request_headers, response_headers, upstream, respond, redirect, upgrade, connect, grpc_web, subset, retry, hedge, rate_limits, in_flight_limits, priority, timeouts, limits
 
 a.yaml: 1 error
 "

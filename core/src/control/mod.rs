@@ -3,6 +3,7 @@
 //! It runs a tokio runtime of its own, so that clients of other systems can run here; no worker ever waits for it.
 
 pub mod dns;
+pub mod limits;
 pub mod order;
 pub mod plane;
 pub mod prepare;

@@ -5,6 +5,7 @@ use std::io;
 
 use tokio::sync::oneshot;
 
+use super::limits::{Asked, Deed};
 use crate::config::{RawConfig, Report};
 use crate::net::driver::{Driver, IoMode};
 use crate::net::listener::BindAddress;
@@ -118,6 +119,10 @@ pub enum Order {
     Metrics(oneshot::Sender<String>),
     /// Everybody's health, as JSON.
     Upstreams(oneshot::Sender<String>),
+    /// What rate limits have decided, as JSON.
+    Limits(oneshot::Sender<String>),
+    /// The state of a rate limit's key, as JSON, or what is wrong with the question.
+    LimitKey(Asked, Deed, oneshot::Sender<Result<String, String>>),
     /// What is configured, as JSON.
     Config(oneshot::Sender<String>),
 }

@@ -10,6 +10,7 @@ use tokio::signal::unix::{Signal as UnixSignal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 use super::dns::{self, Addresses, Name};
+use super::limits;
 use super::order::{Order, Overrides, Readiness, ReloadError, Running, Source, StartError};
 use super::prepare::{
     First, Listening, Shared, bind_address, check_log, install, listen, load, load_first, load_tls,
@@ -168,7 +169,7 @@ async fn start(
     };
     let mut shared = Shared::default();
     let clock = Monotonic::start();
-    let install = Arc::new(install(&snapshot, &addresses, &mut shared, 0, &ids, &tls));
+    let install = Arc::new(install(&snapshot, &addresses, &mut shared, 0, count, &ids, &tls));
     let log = Writer::start().map_err(StartError::Worker)?;
     log.retarget(log_target(&snapshot));
     let node = Node::new(count, seed());
@@ -262,6 +263,13 @@ impl Plane {
                             render(samples, &process)
                         });
                     }
+                    Some(Order::Limits(reply)) => {
+                        let (install, now_ns) = (Arc::clone(&self.install), self.clock.now_ns());
+                        self.collect(reply, move |samples| limits::page(&install, samples, now_ns));
+                    }
+                    Some(Order::LimitKey(asked, deed, reply)) => {
+                        let _ = reply.send(limits::key(&self.install, &asked, deed, self.clock.now_ns()));
+                    }
                     Some(Order::Upstreams(reply)) => {
                         let (known, now_ms) = (self.known(), self.clock.now_ms());
                         self.collect(reply, move |samples| upstreams::page(&known, samples, now_ms));
@@ -354,6 +362,7 @@ impl Plane {
                 &self.addresses,
                 &mut self.shared,
                 self.clock.now_ms(),
+                self.workers.len(),
                 &self.ids,
                 &self.tls,
             );
@@ -391,8 +400,15 @@ impl Plane {
             return;
         }
         self.tls = tls;
-        let next =
-            install(&snapshot, &self.addresses, &mut self.shared, self.clock.now_ms(), &self.ids, &self.tls);
+        let next = install(
+            &snapshot,
+            &self.addresses,
+            &mut self.shared,
+            self.clock.now_ms(),
+            self.workers.len(),
+            &self.ids,
+            &self.tls,
+        );
         self.hand_out(next).await;
     }
 
@@ -472,8 +488,15 @@ impl Plane {
         self.log.retarget(log_target(&snapshot));
         (self.tls, self.origin) = (tls, origin);
         self.keeper.forget_others(&snapshot);
-        let next =
-            install(&snapshot, &self.addresses, &mut self.shared, self.clock.now_ms(), &self.ids, &self.tls);
+        let next = install(
+            &snapshot,
+            &self.addresses,
+            &mut self.shared,
+            self.clock.now_ms(),
+            self.workers.len(),
+            &self.ids,
+            &self.tls,
+        );
         self.hand_out(next).await;
         self.move_sockets(&had).await;
         Ok(version)

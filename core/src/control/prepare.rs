@@ -21,6 +21,7 @@ use crate::policy::balance::subset;
 use crate::policy::balance::tiers::Member;
 use crate::policy::health::{Traffic, Verdict};
 use crate::proxy::core::{Install, ListenerId, proxy_version};
+use crate::proxy::limiting;
 use crate::proxy::standing::Standings;
 use crate::proxy::upstream::{Group, Members, Resolved, Shelf};
 use crate::telemetry::access_log::{self, Target};
@@ -176,6 +177,27 @@ pub(super) fn listen(
 pub(super) struct Shared {
     pub(super) shelves: HashMap<(Arc<str>, Address), Arc<Shelf>>,
     pub(super) standings: Standings,
+    pub(super) limiting: Option<Arc<limiting::Shared>>,
+}
+
+impl Shared {
+    /// What limits count in: what there is, unless it has another size or nothing is limited any more.
+    fn limits(&mut self, snapshot: &Snapshot, workers: usize) -> Option<Arc<limiting::Shared>> {
+        let limits = &snapshot.rate_limits;
+        if limits.rates.is_empty() && limits.in_flight.is_empty() {
+            self.limiting = None;
+        } else if self.limiting.as_ref().is_none_or(|shared| shared.keys_max != limits.keys_max) {
+            self.limiting = Some(limiting::Shared::new(workers, limits.keys_max, secret()));
+        }
+        self.limiting.clone()
+    }
+}
+
+/// A secret of this process: who knows it could make keys that share a bucket.
+fn secret() -> [u64; 2] {
+    use std::hash::{BuildHasher, RandomState};
+    // std keys each with 128 random bits of the system.
+    [RandomState::new().hash_one(0), RandomState::new().hash_one(1)]
 }
 
 /// Whom the prober has to look after: endpoints of upstreams with checks or outlier detection, and those whose health
@@ -217,6 +239,7 @@ pub(super) fn install(
     addresses: &Addresses,
     shared: &mut Shared,
     now_ms: u64,
+    workers: usize,
     ids: &BTreeMap<Arc<str>, ListenerId>,
     tls: &Tls,
 ) -> Install {
@@ -293,6 +316,7 @@ pub(super) fn install(
         }
     }
     Install {
+        limiting: shared.limits(snapshot, workers),
         snapshot: Arc::clone(snapshot),
         upstreams,
         tls_clients: tls.upstreams.iter().map(|p| p.as_ref().map(|p| Arc::clone(&p.client))).collect(),

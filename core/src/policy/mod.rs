@@ -5,7 +5,7 @@ pub mod concurrency;
 pub mod deadline;
 pub mod health;
 pub mod outlier;
-pub mod retry;
 pub mod rate_limit;
+pub mod retry;
 pub mod route;
 pub mod shed;

@@ -62,6 +62,7 @@ pub(super) async fn forward<P: Platform>(
     // All of the head but what differs from attempt to attempt.
     let mut length = out.len() - END_OF_HEAD.len();
     plan.upstream.budget().deposit(core.now_ms());
+    exchange.pause(plan.grant.as_ref().map_or(0, |grant| grant.delay_ms)).await?;
     let mut retrying = None;
     loop {
         record.attempts += 1;
@@ -75,9 +76,9 @@ pub(super) async fn forward<P: Platform>(
             _ => choose(exchange, &avoid).await?,
         };
         if plan.names_endpoint && !encoded_for.as_ref().is_some_and(|e| Rc::ptr_eq(e, &endpoint)) {
-            let head = replay.head();
-            let head = if head.is_empty() { buffer.filled() } else { &head };
-            encode_again(exchange, head, &endpoint, out)?;
+            replay.with_head(|head| {
+                encode_again(exchange, head.unwrap_or_else(|| buffer.filled()), &endpoint, out)
+            })?;
             length = out.len() - END_OF_HEAD.len();
             encoded_for = Some(Rc::clone(&endpoint));
         }

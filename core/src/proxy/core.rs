@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crossbeam_queue::ArrayQueue;
 use crossbeam_utils::CachePadded;
 
+use super::limiting::{self, LimitCounts, Limiting, Limits};
 use super::log::LogBuffer;
 use super::standing::{self, Applied};
 use super::upstream::{self, Lend, Members, Upstream};
@@ -32,7 +33,9 @@ use crate::net::tls::client::TlsClient;
 use crate::net::tls::server::TlsServer;
 use crate::policy::health::Traffic;
 use crate::policy::shed;
-use crate::telemetry::metrics::{Counter, Gauges, GuardSample, Metrics, RouteSample, Sample, UpstreamSample};
+use crate::telemetry::metrics::{
+    Counter, Gauges, GuardSample, LimitSample, Metrics, RouteSample, Sample, UpstreamSample,
+};
 
 /// A listener's number, given by the control thread and never given again: connections keep it over reloads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -51,6 +54,8 @@ pub struct Install {
     pub tls_servers: Vec<Option<Arc<TlsServer>>>,
     /// For each [`ListenerId`], its index in the snapshot; `None` for those that have left it.
     pub listeners: Vec<Option<usize>>,
+    /// What limits count in, if any are configured.
+    pub limiting: Option<Arc<limiting::Shared>>,
 }
 
 /// What all workers of this process share: one padded word each, and a queue of lines for the journal, which a worker
@@ -132,6 +137,8 @@ pub struct Bound<S> {
     pub routes: Box<[Rc<RouteCounts>]>,
     /// Bounds of heads.
     pub head_limits: HeadLimits,
+    /// Rate limits and limits of requests at once.
+    pub(super) limits: Limits,
 }
 
 impl<S> Bound<S> {
@@ -197,16 +204,27 @@ pub struct Core<P: Platform> {
     bound: RefCell<Rc<Bound<P::Stream>>>,
     upstreams: RefCell<ByName<Upstream<P::Stream>>>,
     routes: RefCell<ByName<RouteCounts>>,
+    limiting: RefCell<Option<Rc<Limiting>>>,
+    limit_counts: RefCell<ByName<LimitCounts>>,
+    /// Raised when tokens were leased that may have to be given back.
+    pub leases: Signal,
     connections: Cell<u64>,
     by_listener: RefCell<Vec<u32>>,
     active: Cell<u64>,
     recent_ms: Cell<u64>,
+    fade_ms: Cell<u64>,
     handshakes: Cell<u32>,
     /// When a failure of TLS to an upstream may be written next.
     tls_note_ms: Cell<u64>,
     heads: RefCell<Vec<Vec<u8>>>,
     date: RefCell<Date>,
 }
+
+/// Keys that each worker shows.
+const HEAVIEST_SHOWN: usize = 20;
+
+/// How often old weights of keys fade.
+const FADE_MS: u64 = 60_000;
 
 /// Encoded heads kept for reuse, and how large one may have grown to be kept.
 const FREE_HEADS_MAX: usize = 256;
@@ -235,13 +253,18 @@ impl<P: Platform> Core<P> {
                 orphan: Forwarding::default(),
                 routes: Box::default(),
                 head_limits: HeadLimits::default(),
+                limits: Limits::default(),
             })),
+            limiting: RefCell::default(),
+            limit_counts: RefCell::default(),
+            leases: Signal::default(),
             upstreams: RefCell::default(),
             routes: RefCell::default(),
             connections: Cell::new(0),
             by_listener: RefCell::default(),
             active: Cell::new(0),
             recent_ms: Cell::new(0),
+            fade_ms: Cell::new(0),
             handshakes: Cell::new(0),
             tls_note_ms: Cell::new(0),
             heads: RefCell::default(),
@@ -322,8 +345,47 @@ impl<P: Platform> Core<P> {
                 header_count: snapshot.limits.header_count_max,
                 uri_bytes: snapshot.limits.uri_bytes_max,
             },
+            limits: self.install_limits(install),
         });
         self.metrics.count(Counter::SnapshotsInstalled);
+    }
+
+    /// Takes over limits. What workers hold of the old ones goes back first.
+    fn install_limits(&self, install: &Install) -> Limits {
+        let mut limiting = self.limiting.borrow_mut();
+        if let Some(old) = &*limiting {
+            old.release();
+        }
+        let Some(shared) = &install.limiting else {
+            *limiting = None;
+            self.limit_counts.borrow_mut().clear();
+            return Limits::default();
+        };
+        if !limiting.as_ref().is_some_and(|old| Arc::ptr_eq(&old.shared, shared)) {
+            *limiting = Some(Limiting::new(shared));
+        }
+        let mut counts = self.limit_counts.borrow_mut();
+        let configured = &install.snapshot.rate_limits;
+        counts.retain(|name, _| configured.rates.iter().any(|limit| *limit.rule.name == **name));
+        Limits::new(configured, &shared.hasher, |name| Rc::clone(counts.entry(name.into()).or_default()))
+    }
+
+    /// This worker's end of the limits, if any are configured.
+    pub(super) fn limiting(&self) -> Option<Rc<Limiting>> {
+        self.limiting.borrow().clone()
+    }
+
+    /// Gives back leases that were not used for a while. True while there are more.
+    pub fn return_leases(&self) -> bool {
+        let now_ns = self.platform.now_ns();
+        self.limiting().is_some_and(|limiting| limiting.tick(now_ns))
+    }
+
+    /// Gives back all leases: the worker ends.
+    pub fn release_leases(&self) {
+        if let Some(limiting) = self.limiting() {
+            limiting.release();
+        }
     }
 
     /// The snapshot in force, pinned for as long as the result is held.
@@ -481,6 +543,12 @@ impl<P: Platform> Core<P> {
             self.metrics.add(Counter::Lent, lent);
             upstream.compare(now, || self.platform.random(), |applied| self.health_changed(applied));
         }
+        if let Some(limiting) = self.limiting()
+            && now >= self.fade_ms.get()
+        {
+            self.fade_ms.set(now + FADE_MS);
+            limiting.fade();
+        }
         self.buffers.trim();
         self.pipes.trim();
     }
@@ -523,6 +591,20 @@ impl<P: Platform> Core<P> {
                 trips: numbers.breaker.map_or(0, |breaker| breaker.trips),
                 limit: numbers.limiter.map(|limiter| u64::from(limiter.limit)),
             });
+        }
+        for (name, counts) in self.limit_counts.borrow().iter() {
+            sample.limits.push(LimitSample {
+                limit: Arc::clone(name),
+                counts: [&counts.admitted, &counts.delayed, &counts.rejected, &counts.shadow_rejected]
+                    .map(Cell::get),
+            });
+        }
+        if let Some(limiting) = self.limiting() {
+            let heaviest = limiting.heaviest(HEAVIEST_SHOWN);
+            sample.heaviest = heaviest
+                .into_iter()
+                .map(|heavy| (String::from_utf8_lossy(&heavy.text).into_owned(), heavy.count))
+                .collect();
         }
         for (name, counts) in self.routes.borrow().iter() {
             let classes = counts.classes.each_ref().map(Cell::get);

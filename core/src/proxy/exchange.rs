@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::attempt::{Failed, closed_before_response, elapsed};
 use super::connection::After;
 use super::grpc_web;
+use super::limiting;
 use super::pump::{End, PumpError, Pumping, would_block};
 use super::record::Record;
 use super::replay::Replay;
@@ -377,8 +378,16 @@ fn shape<P: Platform>(
         .and_then(|call| grpc_web::shape_response(&head, call.response, &route.response_headers, &mut lines));
     let mut extra = bound.fields(conn.listener);
     let cookie = exchange.cookie(lease).filter(|_| final_head);
-    if web.is_some() || cookie.is_some() {
+    let grant = plan.grant.as_deref().filter(|_| final_head);
+    if let Some(grant) = grant {
+        grant.settle(conn, bound, |name| head.header(name));
+    }
+    let told = grant.and_then(|grant| grant.told);
+    if web.is_some() || cookie.is_some() || told.is_some() {
         lines.extend_from_slice(extra);
+        if let Some(told) = told {
+            lines.extend_from_slice(&limiting::lines(bound, told));
+        }
         lines.extend_from_slice(cookie.as_deref().unwrap_or_default().as_bytes());
         extra = &lines;
     }

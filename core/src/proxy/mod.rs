@@ -13,6 +13,7 @@ mod grpc_web;
 pub mod handshake;
 mod hedge;
 mod hop;
+pub mod limiting;
 pub mod log;
 mod multiplex;
 mod pump;

@@ -34,6 +34,8 @@ pub(super) struct Record {
     pub(super) retry_refused: Option<&'static str>,
     /// What Retry-After says with a 503, in seconds.
     pub(super) retry_after_s: u32,
+    /// Field lines that tell of the limit that refused it.
+    pub(super) limit_lines: Vec<u8>,
     /// A final response head is on its way: no other can be sent any more.
     pub(super) response_started: bool,
     /// The whole request, as far as it was read, is still in the buffer.
@@ -59,6 +61,7 @@ impl Record {
             sent_before: 0,
             retry_refused: None,
             retry_after_s: 1,
+            limit_lines: Vec::new(),
             response_started: false,
             intact: true,
             draft: None,

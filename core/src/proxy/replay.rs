@@ -1,17 +1,23 @@
 //! What of a request's body has been sent, kept so that it can be sent again: up to a bound, and only while another
 //! attempt may still come.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 
 /// The body of one request, as its client framed it.
 #[derive(Debug, Default)]
 pub(super) struct Replay {
-    bytes: RefCell<Vec<u8>>,
-    /// Everything that left the connection's buffer is in `bytes`.
-    recording: Cell<bool>,
+    /// On the heap, since few requests have one, and each has a place for it in its task.
+    kept: RefCell<Option<Box<Kept>>>,
     bytes_max: usize,
-    /// The head, which has left the buffer too, for whoever must encode it again.
-    head: RefCell<Vec<u8>>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    /// The head, which has left the connection's buffer too, for whoever must encode it again.
+    head: Vec<u8>,
+    /// Everything of the body that left the buffer, as long as this is recording.
+    body: Vec<u8>,
+    recording: bool,
 }
 
 impl Replay {
@@ -23,54 +29,60 @@ impl Replay {
     /// The head and the first bytes of the body leave the buffer.
     pub(super) fn begin(&self, head: &[u8], body: &[u8]) {
         if self.bytes_max > 0 {
-            self.recording.set(true);
-            self.head.borrow_mut().extend_from_slice(head);
+            let kept = Kept { head: head.to_vec(), body: Vec::new(), recording: true };
+            *self.kept.borrow_mut() = Some(Box::new(kept));
             self.push(body);
         }
     }
 
     /// Bytes of the body leave the buffer. Beyond the bound all is forgotten.
     pub(super) fn push(&self, body: &[u8]) {
-        if !self.recording.get() {
-            return;
-        }
-        let mut bytes = self.bytes.borrow_mut();
-        if bytes.len() + body.len() > self.bytes_max {
-            self.stop_borrowed(&mut bytes);
-        } else {
-            bytes.extend_from_slice(body);
+        if let Some(kept) = &mut *self.kept.borrow_mut()
+            && kept.recording
+        {
+            if kept.body.len() + body.len() > self.bytes_max {
+                kept.stop();
+            } else {
+                kept.body.extend_from_slice(body);
+            }
         }
     }
 
     /// No further attempt will come.
     pub(super) fn stop(&self) {
-        self.stop_borrowed(&mut self.bytes.borrow_mut());
-    }
-
-    fn stop_borrowed(&self, bytes: &mut Vec<u8>) {
-        self.recording.set(false);
-        *bytes = Vec::new();
+        if let Some(kept) = &mut *self.kept.borrow_mut() {
+            kept.stop();
+        }
     }
 
     /// The body can be sent again as far as it was read, and bytes that pass must be pushed.
     pub(super) fn is_recording(&self) -> bool {
-        self.recording.get()
+        self.kept.borrow().as_ref().is_some_and(|kept| kept.recording)
     }
 
-    /// The head as it came.
-    pub(super) fn head(&self) -> std::cell::Ref<'_, Vec<u8>> {
-        self.head.borrow()
+    /// Gives the head as it came, if it has left the buffer.
+    pub(super) fn with_head<T>(&self, with: impl FnOnce(Option<&[u8]>) -> T) -> T {
+        with(self.kept.borrow().as_ref().map(|kept| kept.head.as_slice()))
     }
 
     /// What of the body has left the buffer. Taken, so that the sending of it may wait; [`give_back`](Self::give_back)
     /// puts it back.
     pub(super) fn take(&self) -> Vec<u8> {
-        self.bytes.take()
+        self.kept.borrow_mut().as_mut().map(|kept| std::mem::take(&mut kept.body)).unwrap_or_default()
     }
 
     /// See [`take`](Self::take).
     pub(super) fn give_back(&self, bytes: Vec<u8>) {
-        *self.bytes.borrow_mut() = bytes;
+        if let Some(kept) = &mut *self.kept.borrow_mut() {
+            kept.body = bytes;
+        }
+    }
+}
+
+impl Kept {
+    fn stop(&mut self) {
+        self.recording = false;
+        self.body = Vec::new();
     }
 }
 
@@ -86,7 +98,7 @@ mod tests {
         replay.begin(b"HEAD", b"abc");
         replay.push(b"defgh");
         assert!(replay.is_recording());
-        assert_eq!(replay.head().as_slice(), b"HEAD");
+        replay.with_head(|head| assert_eq!(head, Some(b"HEAD".as_slice())));
         let bytes = replay.take();
         assert_eq!(bytes, b"abcdefgh");
         replay.give_back(bytes);
@@ -102,6 +114,6 @@ mod tests {
         let replay = Replay::new(0);
         replay.begin(b"HEAD", b"");
         assert!(!replay.is_recording());
-        assert!(replay.head().is_empty());
+        replay.with_head(|head| assert_eq!(head, None));
     }
 }

@@ -13,6 +13,7 @@ use super::connection::{After, Downstream, Progress};
 use super::core::Bound;
 use super::grpc_web::{self, Call};
 use super::hop::Hop;
+use super::limiting::{self, Grant};
 use super::log::{self, Draft, Wanted};
 use super::record::Record;
 use super::respond::{self, Asker, Grpc};
@@ -63,6 +64,8 @@ pub(super) struct Plan<S> {
     pub(super) key: Option<Key>,
     /// The endpoint that the client's cookie names.
     pub(super) sticky: Option<usize>,
+    /// What limits granted.
+    pub(super) grant: Option<Box<Grant>>,
     /// The client speaks gRPC-Web, and the upstream gRPC.
     pub(super) web: Option<Call>,
     /// CONNECT: bytes both ways once the upstream is connected.
@@ -306,6 +309,16 @@ fn decide<P: Platform>(
     {
         return refuse(Fault::policy("body_too_large", 413));
     }
+    // 4 admit by address, 7 by key
+    let grant = if route.rates.is_empty() && route.in_flight.is_empty() {
+        None
+    } else {
+        let request = limiting::Request { head: &head, path, client, route: index };
+        match limiting::admit(conn, bound, &request, record) {
+            Ok(grant) => Some(Box::new(grant)),
+            Err(fault) => return refuse(fault),
+        }
+    };
     match &route.action {
         Action::Respond(respond) => {
             respond::configured(respond, asker, persistence, &common, out);
@@ -384,6 +397,7 @@ fn decide<P: Platform>(
                 group,
                 key,
                 sticky,
+                grant,
             })
         }
     }
@@ -402,7 +416,7 @@ fn hash_key(on: &HashOn, head: &RequestHead<'_, '_>, client: Option<IpAddr>) -> 
 }
 
 /// The value of the first cookie of this name (RFC 6265 section 5.4).
-fn cookie<'v>(values: impl IntoIterator<Item = &'v [u8]>, name: &[u8]) -> Option<&'v [u8]> {
+pub(super) fn cookie<'v>(values: impl IntoIterator<Item = &'v [u8]>, name: &[u8]) -> Option<&'v [u8]> {
     values.into_iter().flat_map(|value| value.split(|&byte| byte == b';')).find_map(|pair| {
         let equals = memchr::memchr(b'=', pair)?;
         (pair[..equals].trim_ascii() == name).then(|| pair[equals + 1..].trim_ascii())

@@ -82,10 +82,11 @@ pub(super) fn problem(
         record.id
     );
     let mut extra = format!("X-Request-Id: {:016x}\r\n", record.id);
-    if fault.status == 503 {
+    if matches!(fault.status, 429 | 503) {
         let _ = write!(extra, "Retry-After: {}\r\n", record.retry_after_s);
     }
     let mut extra = extra.into_bytes();
+    extra.extend_from_slice(&record.limit_lines);
     extra.extend_from_slice(common.fields);
     if let Some(grpc) = asker.grpc {
         let response = TrailersOnly {

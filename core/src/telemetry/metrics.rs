@@ -167,6 +167,8 @@ impl Metrics {
             upstreams: Vec::new(),
             routes: Vec::new(),
             guards: Vec::new(),
+            limits: Vec::new(),
+            heaviest: Vec::new(),
         }
     }
 }
@@ -231,6 +233,15 @@ pub struct GuardSample {
     pub limit: Option<u64>,
 }
 
+/// What one rate limit has decided in one worker.
+#[derive(Debug, Clone)]
+pub struct LimitSample {
+    /// The limit's name.
+    pub limit: Arc<str>,
+    /// Admitted, delayed, rejected, rejected in shadow mode.
+    pub counts: [u64; 4],
+}
+
 /// One route's numbers in one worker.
 #[derive(Debug, Clone)]
 pub struct RouteSample {
@@ -258,6 +269,10 @@ pub struct Sample {
     pub routes: Vec<RouteSample>,
     /// By upstream.
     pub guards: Vec<GuardSample>,
+    /// By rate limit.
+    pub limits: Vec<LimitSample>,
+    /// The heaviest keys of rate limits: how they read, and decisions of late.
+    pub heaviest: Vec<(String, u64)>,
 }
 
 /// What the control thread adds to the workers' numbers.
@@ -333,6 +348,7 @@ pub fn render(samples: &[Sample], process: &ProcessInfo) -> String {
     upstreams(&mut out, samples);
     guards(&mut out, samples);
     endpoints(&mut out, &process.endpoints);
+    limits(&mut out, samples);
     routes(&mut out, samples);
     this_process(&mut out, process);
     out
@@ -520,6 +536,28 @@ fn endpoints(out: &mut String, all: &[EndpointInfo]) {
                 let (upstream, address) = (label(&endpoint.upstream), label(&endpoint.endpoint));
                 let _ = writeln!(out, "{name}{{upstream=\"{upstream}\",endpoint=\"{address}\"}} {n}");
             }
+        }
+    }
+}
+
+fn limits(out: &mut String, samples: &[Sample]) {
+    const ROWS: [(&str, &str); 4] = [
+        ("ringway_rate_limit_admitted_total", "Requests that a rate limit let through."),
+        ("ringway_rate_limit_delayed_total", "Of these, those that had to wait."),
+        ("ringway_rate_limit_rejected_total", "Requests that a rate limit refused."),
+        ("ringway_rate_limit_shadow_rejected_total", "Requests that it would have refused, in shadow mode."),
+    ];
+    let mut sums: BTreeMap<&str, [u64; 4]> = BTreeMap::new();
+    for sample in samples.iter().flat_map(|s| &s.limits) {
+        let sum = sums.entry(&sample.limit).or_default();
+        for (total, n) in sum.iter_mut().zip(sample.counts) {
+            *total += n;
+        }
+    }
+    for (index, (name, help)) in ROWS.into_iter().enumerate() {
+        head(out, name, help, "counter");
+        for (limit, counts) in &sums {
+            let _ = writeln!(out, "{name}{{limit=\"{}\"}} {}", label(limit), counts[index]);
         }
     }
 }

@@ -10,7 +10,12 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+mod rate_limits;
 mod resilience;
+
+pub use self::rate_limits::{
+    AppliedLimit, CostedLimit, InFlightLimit, KeyField, KeyPart, KeyWord, LimitMode, RateLimit, RateLimits,
+};
 
 pub use self::resilience::{
     AdaptiveConcurrency, Balance, BalanceRule, BalanceSettings, Breaker, DetailedEndpoint, FailurePercent,
@@ -73,6 +78,9 @@ pub struct RawConfig {
     /// Which requests are refused when a worker has too much to do.
     #[serde(default)]
     pub shedding: Shedding,
+    /// Limits by key: of requests in a time, and of requests at once.
+    #[serde(default)]
+    pub rate_limits: RateLimits,
 }
 
 /// Number of workers, or `auto`.
@@ -618,6 +626,12 @@ pub struct Route {
     /// Send slow requests a second time, elsewhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hedge: Option<Hedge>,
+    /// Which of `rate_limits.rates` apply; all of them must admit a request.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rate_limits: Vec<AppliedLimit>,
+    /// Which of `rate_limits.in_flight` apply.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub in_flight_limits: Vec<String>,
     /// Who is served when a worker has too much to do; see `shedding`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub priority: Priority,
@@ -820,6 +834,7 @@ impl RawConfig {
             access_log: AccessLog::default(),
             node: Node::default(),
             shedding: Shedding::default(),
+            rate_limits: RateLimits::default(),
         }
     }
 }

@@ -9,7 +9,7 @@
 //! - [`in_flight`]: limits of requests at once. [`sketch`]: the heaviest keys. [`headers`]: what responses say.
 //!
 //! State is keyed by the rule's name and the key's parts. It survives a reload; a rule whose numbers changed keeps the time
-//! until its buckets are full, cut to what the new numbers allow. Call [`Worker::release`] when a snapshot is replaced.
+//! until its buckets are full: what was used up under the old numbers is waited for under the new ones. Call [`Worker::release`] when a snapshot is replaced.
 
 pub mod headers;
 pub mod in_flight;

@@ -223,6 +223,11 @@ impl Worker {
         self.settle_leases(|entry| entry.lease.used_at() + IDLE <= now);
     }
 
+    /// Whether anything is to be returned.
+    pub fn holds_leases(&self) -> bool {
+        !self.lent.is_empty()
+    }
+
     /// Returns everything: before a new snapshot's rules are used, and when the worker ends.
     pub fn release(&mut self) {
         self.settle_leases(|_| true);

@@ -1,0 +1,336 @@
+//! Rate limits and limits of requests at once, compiled to what `policy::rate_limit` takes.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::{Compiler, values};
+use crate::base::limits;
+use crate::config::raw::{self, KeyWord};
+use crate::config::report::{At, ProblemKind, nearest};
+use crate::config::snapshot::{AppliedRate, InFlightLimit, RateLimit, RateLimits};
+use crate::policy::rate_limit::{
+    KeyHasher, KeyPart, Mode, OnExcess, Rate, RateRefusal, Rule, Warning, warnings,
+};
+
+/// Parts of a key, and limits of requests at once for one route.
+const KEY_PARTS_MAX: usize = 4;
+
+/// The longest wait for a token.
+const DELAY_MAX: Duration = Duration::from_secs(60);
+
+impl Compiler<'_> {
+    pub(super) fn rate_limits(&mut self) -> RateLimits {
+        let raw = self.raw;
+        let root = At::Root.field("rate_limits");
+        let list = root.field("rates");
+        self.names(&list, "rate limit", raw.rate_limits.rates.iter().map(|limit| limit.name.as_str()));
+        let rates = raw.rate_limits.rates.iter().enumerate();
+        let rates = rates.map(|(index, limit)| self.rate_limit(&list.index(index), limit)).collect();
+        let list = root.field("in_flight");
+        self.names(
+            &list,
+            "in-flight limit",
+            raw.rate_limits.in_flight.iter().map(|limit| limit.name.as_str()),
+        );
+        let in_flight = raw.rate_limits.in_flight.iter().enumerate();
+        let in_flight = in_flight
+            .map(|(index, limit)| {
+                let item = list.index(index);
+                let key = self.key(&item.field("key"), &limit.key);
+                if is_up_to_client(&key) {
+                    self.warn_up_to_client(&item.field("key"));
+                }
+                InFlightLimit { name: limit.name.as_str().into(), max: limit.max, key }
+            })
+            .collect();
+        RateLimits {
+            rates,
+            in_flight,
+            keys_max: raw.rate_limits.keys_max as usize,
+            headers: raw.rate_limits.headers,
+        }
+    }
+
+    fn rate_limit(&mut self, item: &At<'_>, raw: &raw::RateLimit) -> RateLimit {
+        // Rates of nothing and bad ones have a stand-in: the configuration is refused anyway.
+        let stand_in = || Rate::new(1, Duration::from_secs(1), 1).expect("one a second is a rate");
+        let at = item.field("rate");
+        let rate = match count_and_window(&raw.rate) {
+            None => {
+                self.errors
+                    .add(ProblemKind::BadValue, &at, format_args!("`{}` is no rate", raw.rate))
+                    .hint("as in 100/s, 5000/h or 10/30s");
+                stand_in()
+            }
+            Some((count, window)) => match Rate::new(count, window, raw.burst.unwrap_or(count)) {
+                Ok(rate) => rate,
+                Err(RateRefusal::Zero) => {
+                    self.errors
+                        .add(ProblemKind::BadValue, &at, "a rate of zero admits nothing at all")
+                        .hint("to deny, answer the route with `respond: { status: 403 }`");
+                    stand_in()
+                }
+                Err(refusal) => {
+                    self.bad_value(&at, refusal);
+                    stand_in()
+                }
+            },
+        };
+        let key = self.key(&item.field("key"), &raw.key);
+        if let Some(name) = &raw.cost_from_response
+            && !values::is_token(name)
+        {
+            self.bad_value(&item.field("cost_from_response"), format_args!("`{name}` is no field's name"));
+        }
+        if raw.delay_max.is_some_and(|delay| delay.as_std() > DELAY_MAX) {
+            self.bad_value(&item.field("delay_max"), "clients don't wait longer than 1m");
+        }
+        if raw.cost > rate.burst() {
+            let message = format_args!(
+                "a request takes {} and a full bucket holds {}: it is never admitted",
+                raw.cost,
+                rate.burst()
+            );
+            self.bad_value(&item.field("cost"), message);
+        }
+        if is_up_to_client(&key) {
+            self.warn_up_to_client(&item.field("key"));
+        }
+        RateLimit {
+            rule: Rule {
+                mode: match raw.mode {
+                    raw::LimitMode::Enforce => Mode::Enforce,
+                    raw::LimitMode::Shadow => Mode::Shadow,
+                },
+                on_excess: raw.delay_max.map_or(OnExcess::Reject, |delay| OnExcess::Delay {
+                    wait_ms_max: delay.as_std().as_millis() as u32,
+                }),
+                cost: raw.cost,
+                ..Rule::new(&raw.name, &unseeded(), rate, key)
+            },
+            cost_from_response: raw.cost_from_response.as_ref().map(|name| name.to_ascii_lowercase().into()),
+        }
+    }
+
+    fn warn_up_to_client(&mut self, at: &At<'_>) {
+        self.warnings
+            .add(ProblemKind::Suspicious, at, "a client escapes this limit by writing something else there")
+            .hint("add client_address");
+    }
+
+    fn key(&mut self, at: &At<'_>, raw: &[raw::KeyPart]) -> Vec<KeyPart> {
+        if raw.len() > KEY_PARTS_MAX {
+            self.bad_value(at, format_args!("{} parts; a key has at most {KEY_PARTS_MAX}", raw.len()));
+        }
+        let parts = raw.iter().enumerate();
+        parts.filter_map(|(index, part)| self.key_part(&at.index(index), part)).collect()
+    }
+
+    fn key_part(&mut self, at: &At<'_>, part: &raw::KeyPart) -> Option<KeyPart> {
+        let field = match part {
+            raw::KeyPart::Word(word) => {
+                return Some(match word {
+                    KeyWord::ClientAddress => KeyPart::ClientAddress,
+                    KeyWord::Listener => KeyPart::Listener,
+                    KeyWord::Route => KeyPart::Route,
+                    KeyWord::Host => KeyPart::Host,
+                    KeyWord::Method => KeyPart::Method,
+                    KeyWord::Path => KeyPart::Path,
+                });
+            }
+            raw::KeyPart::Field(field) => field,
+        };
+        let given: Vec<(&str, &String)> =
+            [("header", &field.header), ("cookie", &field.cookie), ("query", &field.query)]
+                .into_iter()
+                .filter_map(|(name, text)| Some((name, text.as_ref()?)))
+                .collect();
+        let [(kind, name)] = given[..] else {
+            self.bad_value(at, "exactly one of `header`, `cookie` and `query`");
+            return None;
+        };
+        if kind != "query" && !values::is_token(name) {
+            self.bad_value(
+                &at.field(if kind == "header" { "header" } else { "cookie" }),
+                format_args!("`{name}` is no name (RFC 9110 section 5.6.2)"),
+            );
+            return None;
+        }
+        Some(match kind {
+            "header" => KeyPart::Header(name.to_ascii_lowercase().into()),
+            "cookie" => KeyPart::Cookie(name.as_str().into()),
+            _ => KeyPart::Query(name.as_str().into()),
+        })
+    }
+
+    /// The limits of a route: indexes of the snapshot's, with what a request takes.
+    pub(super) fn applied_rates(
+        &mut self,
+        item: &At<'_>,
+        route: &raw::Route,
+        all: &RateLimits,
+    ) -> Vec<AppliedRate> {
+        let list = item.field("rate_limits");
+        let by_name: HashMap<&str, usize> =
+            all.rates.iter().enumerate().map(|(index, limit)| (&*limit.rule.name, index)).collect();
+        if route.rate_limits.len() > limits::RATE_LIMITS_PER_REQUEST_MAX {
+            let max = limits::RATE_LIMITS_PER_REQUEST_MAX;
+            self.bad_value(
+                &list,
+                format_args!("{} limits; at most {max} apply to one route", route.rate_limits.len()),
+            );
+        }
+        let mut applied: Vec<AppliedRate> = Vec::new();
+        for (index, limit) in route.rate_limits.iter().enumerate() {
+            let at = list.index(index);
+            let Some(&limit_index) = self.known(&at, "rate limit", limit.name(), &by_name) else { continue };
+            if applied.iter().any(|a| a.limit == limit_index) {
+                self.errors.add(
+                    ProblemKind::Conflict,
+                    &at,
+                    format_args!("`{}` is there twice", limit.name()),
+                );
+                continue;
+            }
+            let rule = &all.rates[limit_index].rule;
+            let cost = match limit {
+                raw::AppliedLimit::Name(_) => rule.cost,
+                raw::AppliedLimit::WithCost(costed) => costed.cost,
+            };
+            if cost > rule.rate.burst() {
+                let burst = rule.rate.burst();
+                self.bad_value(
+                    &at.field("cost"),
+                    format_args!(
+                        "a request takes {cost} and a full bucket holds {burst}: it is never admitted"
+                    ),
+                );
+            }
+            applied.push(AppliedRate { limit: limit_index, cost });
+        }
+        let rules: Vec<Rule> =
+            applied.iter().map(|a| Rule { cost: a.cost, ..all.rates[a.limit].rule.clone() }).collect();
+        for warning in warnings(&rules) {
+            if let Warning::NeverApplies { rule, by } = warning {
+                let message = format_args!(
+                    "`{rule}` never refuses anything here: `{by}` counts the same requests and is no laxer"
+                );
+                self.warnings.add(ProblemKind::Suspicious, &list, message);
+            }
+        }
+        applied
+    }
+
+    /// The limits of requests at once of a route.
+    pub(super) fn applied_in_flight(
+        &mut self,
+        item: &At<'_>,
+        route: &raw::Route,
+        all: &RateLimits,
+    ) -> Vec<usize> {
+        let list = item.field("in_flight_limits");
+        let by_name: HashMap<&str, usize> =
+            all.in_flight.iter().enumerate().map(|(index, limit)| (&*limit.name, index)).collect();
+        if route.in_flight_limits.len() > KEY_PARTS_MAX {
+            let count = route.in_flight_limits.len();
+            self.bad_value(&list, format_args!("{count} limits; at most {KEY_PARTS_MAX} apply to one route"));
+        }
+        let names = route.in_flight_limits.iter().enumerate();
+        names
+            .filter_map(|(index, name)| {
+                self.known(&list.index(index), "in-flight limit", name, &by_name).copied()
+            })
+            .collect()
+    }
+
+    fn known<'m>(
+        &mut self,
+        at: &At<'_>,
+        kind: &str,
+        name: &str,
+        by_name: &'m HashMap<&str, usize>,
+    ) -> Option<&'m usize> {
+        let found = by_name.get(name);
+        if found.is_none() {
+            let message = match nearest(name, by_name.keys().copied()) {
+                Some(near) => format!("unknown {kind} `{name}`, did you mean `{near}`?"),
+                None => format!("unknown {kind} `{name}`"),
+            };
+            self.errors.add(ProblemKind::UnknownName, at, message);
+        }
+        found
+    }
+
+    pub(super) fn warn_of_unused_limits(&mut self) {
+        let raw = self.raw;
+        let root = At::Root.field("rate_limits");
+        let (rates, in_flight) = (root.field("rates"), root.field("in_flight"));
+        for (index, limit) in raw.rate_limits.rates.iter().enumerate() {
+            if !raw.routes.iter().any(|route| route.rate_limits.iter().any(|l| l.name() == limit.name)) {
+                let message = format_args!("no route uses the rate limit `{}`", limit.name);
+                self.warnings.add(ProblemKind::Suspicious, &rates.index(index).field("name"), message);
+            }
+        }
+        for (index, limit) in raw.rate_limits.in_flight.iter().enumerate() {
+            if !raw.routes.iter().any(|route| route.in_flight_limits.contains(&limit.name)) {
+                let message = format_args!("no route uses the in-flight limit `{}`", limit.name);
+                self.warnings.add(ProblemKind::Suspicious, &in_flight.index(index).field("name"), message);
+            }
+        }
+    }
+}
+
+/// Of names that no process has hashed yet: the workers' own hasher does so when they take the snapshot over.
+fn unseeded() -> KeyHasher {
+    KeyHasher::new([0, 0])
+}
+
+fn is_up_to_client(key: &[KeyPart]) -> bool {
+    !key.is_empty() && key.iter().all(KeyPart::is_up_to_client)
+}
+
+/// `100/s`, `10/30s`.
+fn count_and_window(text: &str) -> Option<(u32, Duration)> {
+    let (count, window) = text.split_once('/')?;
+    let count: u32 = count.trim().parse().ok()?;
+    let window = window.trim();
+    let seconds = |s| Some(Duration::from_secs(s));
+    let window = match window {
+        "s" => seconds(1),
+        "m" => seconds(60),
+        "h" => seconds(3_600),
+        "d" => seconds(86_400),
+        other => raw::Duration::parse(other).ok().map(raw::Duration::as_std),
+    };
+    Some((count, window?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::count_and_window;
+    use std::time::Duration;
+
+    #[test]
+    fn rates() {
+        for (text, expected) in [
+            ("100/s", Some((100, 1_000))),
+            ("5 / m", Some((5, 60_000))),
+            ("1/h", Some((1, 3_600_000))),
+            ("1/d", Some((1, 86_400_000))),
+            ("10/30s", Some((10, 30_000))),
+            ("10/250ms", Some((10, 250))),
+            ("0/s", Some((0, 1_000))),
+            ("10", None),
+            ("10/", None),
+            ("/s", None),
+            ("-1/s", None),
+            ("1.5/s", None),
+            ("10/fortnight", None),
+            ("10/s/s", None),
+            ("99999999999/s", None),
+        ] {
+            let expected = expected.map(|(count, ms)| (count, Duration::from_millis(ms)));
+            assert_eq!(count_and_window(text), expected, "{text}");
+        }
+    }
+}

@@ -1,0 +1,385 @@
+//! 4 and 7: rate limits and limits of requests at once. Finds the keys of a request, asks `policy::rate_limit`, and keeps
+//! what it granted. Called by `request` before anything is sent; the control thread makes [`Shared`].
+
+use std::cell::{Cell, RefCell};
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::connection::Downstream;
+use super::core::Bound;
+use super::record::Record;
+use crate::base::fault::Fault;
+use crate::base::limits::{RATE_KEY_TEXT_BYTES_MAX, RATE_LIMITS_PER_REQUEST_MAX};
+use crate::config::snapshot::RateLimits;
+use crate::http::message::RequestHead;
+use crate::net::platform::Platform;
+use crate::policy::rate_limit::in_flight::Gate;
+use crate::policy::rate_limit::sketch::Heavy;
+use crate::policy::rate_limit::{
+    Check, InFlight, Key, KeyHash, KeyHasher, KeyPart, Node, Permit, Rule, RuleId, Verdict, Worker, headers,
+};
+
+/// Keys that a worker remembers by itself; the others it asks the node about.
+const WORKER_KEYS: usize = 8_192;
+
+/// Parts of one key.
+const KEY_PARTS_MAX: usize = 4;
+
+/// What all workers of the node share.
+#[derive(Debug)]
+pub struct Shared {
+    /// The buckets.
+    pub node: Arc<Node>,
+    /// Requests at once.
+    pub in_flight: Arc<InFlight>,
+    /// Names of buckets.
+    pub hasher: KeyHasher,
+    /// What both have room for.
+    pub keys_max: usize,
+}
+
+impl Shared {
+    /// Takes all the memory that it will ever have: about 38 bytes for each key.
+    pub fn new(workers: usize, keys_max: usize, seed: [u64; 2]) -> Arc<Self> {
+        Arc::new(Self {
+            node: Arc::new(Node::new(workers as u32, keys_max)),
+            in_flight: Arc::new(InFlight::new(keys_max)),
+            hasher: KeyHasher::new(seed),
+            keys_max,
+        })
+    }
+}
+
+/// One worker's end.
+#[derive(Debug)]
+pub(super) struct Limiting {
+    pub(super) shared: Arc<Shared>,
+    worker: RefCell<Worker>,
+    gate: Gate,
+}
+
+impl Limiting {
+    pub(super) fn new(shared: &Arc<Shared>) -> Rc<Self> {
+        Rc::new(Self {
+            shared: Arc::clone(shared),
+            worker: RefCell::new(Worker::new(Arc::clone(&shared.node), WORKER_KEYS)),
+            gate: Gate::new(Arc::clone(&shared.in_flight)),
+        })
+    }
+
+    /// Gives back what was not used for a while. True while there is more to come.
+    pub(super) fn tick(&self, now_ns: u64) -> bool {
+        let mut worker = self.worker.borrow_mut();
+        worker.tick(now_ns);
+        worker.holds_leases()
+    }
+
+    /// Gives back everything: rules have changed, or the worker ends.
+    pub(super) fn release(&self) {
+        self.worker.borrow_mut().release();
+    }
+
+    /// The heaviest keys, with decisions of late.
+    pub(super) fn heaviest(&self, n: usize) -> Vec<Heavy> {
+        self.worker.borrow_mut().heaviest(n)
+    }
+
+    /// Lets old weights fade.
+    pub(super) fn fade(&self) {
+        self.worker.borrow_mut().fade();
+    }
+}
+
+/// A snapshot's limits, named by this process's hasher.
+#[derive(Debug, Default)]
+pub(super) struct Limits {
+    rules: Box<[Rule]>,
+    in_flight: Box<[RuleId]>,
+    counts: Box<[Rc<LimitCounts>]>,
+}
+
+impl Limits {
+    pub(super) fn new(
+        configured: &RateLimits,
+        hasher: &KeyHasher,
+        mut counts: impl FnMut(&str) -> Rc<LimitCounts>,
+    ) -> Self {
+        let rules = configured.rates.iter();
+        Self {
+            rules: rules
+                .clone()
+                .map(|limit| Rule { id: hasher.rule(&limit.rule.name), ..limit.rule.clone() })
+                .collect(),
+            counts: rules.map(|limit| counts(&limit.rule.name)).collect(),
+            // Told apart from a rate limit of the same name.
+            in_flight: configured
+                .in_flight
+                .iter()
+                .map(|limit| hasher.rule(&format!("in flight {}", limit.name)))
+                .collect(),
+        }
+    }
+}
+
+/// What one limit has decided.
+#[derive(Debug, Default)]
+pub struct LimitCounts {
+    /// Requests that it let through, those that waited included.
+    pub admitted: Cell<u64>,
+    /// Of these, those that waited.
+    pub delayed: Cell<u64>,
+    /// Requests that it refused.
+    pub rejected: Cell<u64>,
+    /// Requests that it would have refused.
+    pub shadow_rejected: Cell<u64>,
+}
+
+/// What a client is told of the limit that leaves it the least.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Told {
+    limit: usize,
+    remaining: u32,
+    full_in_ns: u64,
+}
+
+/// What a request was granted.
+#[derive(Debug, Default)]
+pub(super) struct Grant {
+    pub(super) told: Option<Told>,
+    /// It is early by so much, and is to wait.
+    pub(super) delay_ms: u64,
+    /// Limits that learn from the response what it took.
+    post_paid: Vec<(usize, KeyHash)>,
+    /// Its places among the requests at once.
+    _permits: Vec<Permit>,
+}
+
+impl Grant {
+    /// Takes from limits what the response says that it took.
+    pub(super) fn settle<'v, P: Platform>(
+        &self,
+        conn: &Downstream<P>,
+        bound: &Bound<P::Stream>,
+        field: impl Fn(&str) -> Option<&'v [u8]>,
+    ) {
+        for &(limit, hash) in &self.post_paid {
+            let Some(limiting) = conn.core.limiting() else { return };
+            let Some(rule) = bound.limits.rules.get(limit) else { continue };
+            let name = bound.snapshot.rate_limits.rates[limit].cost_from_response.as_deref();
+            let said = name.and_then(&field).and_then(crate::http::grammar::parse_decimal);
+            let cost = said.map_or(rule.cost, |cost| u32::try_from(cost).unwrap_or(u32::MAX));
+            let check = Check { rule, key: Key { hash, text: b"" }, cost };
+            limiting.worker.borrow_mut().charge(&check, conn.core.now_ms() * 1_000_000);
+        }
+    }
+}
+
+/// The request as limits see it.
+pub(super) struct Request<'r, 'h, 'b> {
+    pub(super) head: &'r RequestHead<'h, 'b>,
+    pub(super) path: &'r [u8],
+    pub(super) client: Option<IpAddr>,
+    pub(super) route: usize,
+}
+
+/// May this request go on? The record keeps what its refusal says.
+pub(super) fn admit<P: Platform>(
+    conn: &Downstream<P>,
+    bound: &Bound<P::Stream>,
+    request: &Request<'_, '_, '_>,
+    record: &mut Record,
+) -> Result<Grant, Fault> {
+    let route = &bound.snapshot.routes[request.route];
+    let Some(limiting) = conn.core.limiting() else { return Ok(Grant::default()) };
+    let mut grant = Grant::default();
+    for &index in &route.in_flight {
+        let limit = &bound.snapshot.rate_limits.in_flight[index];
+        let hash = key(conn, bound, request, &limit.key, |parts| {
+            limiting.shared.hasher.key(bound.limits.in_flight[index], parts)
+        });
+        match limiting.gate.enter(hash, limit.max) {
+            Ok(permit) => grant._permits.push(permit),
+            Err(_) => return Err(Fault::policy("in_flight_limited", 429)),
+        }
+    }
+    if route.rates.is_empty() {
+        return Ok(grant);
+    }
+    let mut texts = [[0; RATE_KEY_TEXT_BYTES_MAX]; RATE_LIMITS_PER_REQUEST_MAX];
+    let mut hashes = [None; RATE_LIMITS_PER_REQUEST_MAX];
+    let applied = &route.rates[..route.rates.len().min(RATE_LIMITS_PER_REQUEST_MAX)];
+    for (at, applied) in applied.iter().enumerate() {
+        let rule = &bound.limits.rules[applied.limit];
+        hashes[at] = Some(key(conn, bound, request, &rule.key, |parts| {
+            let length = write_text(rule, parts, conn, request.client, &mut texts[at]);
+            (limiting.shared.hasher.key(rule.id, parts), length)
+        }));
+    }
+    let mut checks: [Option<Check<'_>>; RATE_LIMITS_PER_REQUEST_MAX] = [None; RATE_LIMITS_PER_REQUEST_MAX];
+    for (at, applied) in applied.iter().enumerate() {
+        let Some((hash, length)) = hashes[at] else { continue };
+        let rule = &bound.limits.rules[applied.limit];
+        let post_paid = bound.snapshot.rate_limits.rates[applied.limit].cost_from_response.is_some();
+        if post_paid {
+            grant.post_paid.push((applied.limit, hash));
+        }
+        let cost = if post_paid { 0 } else { applied.cost };
+        checks[at] = Some(Check { rule, key: Key { hash, text: &texts[at][..length] }, cost });
+    }
+    let outcome = match (checks[0], applied) {
+        (Some(one), [_]) => limiting.worker.borrow_mut().check(&[one], record.started_ns),
+        _ => {
+            let all: Vec<Check<'_>> = checks.iter().flatten().copied().collect();
+            limiting.worker.borrow_mut().check(&all, record.started_ns)
+        }
+    };
+    conn.core.leases.raise_once();
+    let strictest = applied[outcome.strictest].limit;
+    for (at, applied) in applied.iter().enumerate() {
+        let counts = &bound.limits.counts[applied.limit];
+        if outcome.shadow_refused & (1 << at) != 0 {
+            add(&counts.shadow_rejected);
+        }
+        if !matches!(outcome.verdict, Verdict::Reject { .. }) {
+            add(&counts.admitted);
+        }
+    }
+    let told = Told { limit: strictest, remaining: outcome.remaining(), full_in_ns: outcome.full_in_ns() };
+    match outcome.verdict {
+        Verdict::Admit => {}
+        Verdict::Delay { wait_ns } => {
+            add(&bound.limits.counts[strictest].delayed);
+            grant.delay_ms = wait_ns.div_ceil(1_000_000);
+        }
+        Verdict::Reject { retry_after_ns } => {
+            add(&bound.limits.counts[strictest].rejected);
+            let seconds = retry_after_ns.unwrap_or(u64::MAX).div_ceil(1_000_000_000).max(1);
+            record.retry_after_s = u32::try_from(seconds).unwrap_or(u32::MAX);
+            if bound.snapshot.rate_limits.headers {
+                record.limit_lines = lines(bound, told);
+            }
+            return Err(Fault::policy("rate_limited", 429));
+        }
+    }
+    grant.told = Some(told).filter(|_| bound.snapshot.rate_limits.headers);
+    Ok(grant)
+}
+
+fn add(counter: &Cell<u64>) {
+    counter.set(counter.get() + 1);
+}
+
+/// The response's fields that tell of a limit.
+pub(super) fn lines<S>(bound: &Bound<S>, told: Told) -> Vec<u8> {
+    let Some(rule) = bound.limits.rules.get(told.limit) else { return Vec::new() };
+    let (mut policy, mut left) = (Vec::with_capacity(48), Vec::with_capacity(48));
+    headers::policy(rule, &mut policy);
+    headers::remaining(rule, told.remaining, told.full_in_ns, &mut left);
+    [b"RateLimit-Policy: ".as_slice(), &policy, b"\r\nRateLimit: ", &left, b"\r\n"].concat()
+}
+
+/// Finds the parts of a key and gives them to `with`. What a request does not have is empty: all that lack it count
+/// together, so that nobody escapes by leaving it out.
+fn key<P: Platform, T>(
+    conn: &Downstream<P>,
+    bound: &Bound<P::Stream>,
+    request: &Request<'_, '_, '_>,
+    key: &[KeyPart],
+    with: impl FnOnce(&[&[u8]]) -> T,
+) -> T {
+    let (octets, length) = client_octets(request.client);
+    let head = request.head;
+    let mut parts: [&[u8]; KEY_PARTS_MAX] = [b""; KEY_PARTS_MAX];
+    let count = key.len().min(KEY_PARTS_MAX);
+    for (part, of) in parts.iter_mut().zip(key) {
+        *part = match of {
+            KeyPart::ClientAddress => &octets[..length],
+            KeyPart::Consumer => b"",
+            KeyPart::Listener => bound
+                .listener(conn.listener)
+                .map_or(b"", |listener| bound.snapshot.listeners[listener.index].name.as_bytes()),
+            KeyPart::Route => bound.snapshot.routes[request.route].name.as_bytes(),
+            KeyPart::Host => head.host,
+            KeyPart::Method => head.method_text,
+            KeyPart::Path => request.path,
+            KeyPart::Header(name) => head.header(name).unwrap_or_default(),
+            KeyPart::Cookie(name) => {
+                super::request::cookie(head.fields.values("cookie"), name.as_bytes()).unwrap_or_default()
+            }
+            KeyPart::Query(name) => query(head.target.query().unwrap_or_default(), name.as_bytes()),
+        };
+    }
+    with(&parts[..count])
+}
+
+/// Of IPv6 the first 64 bits, which is what one client has (RFC 6177): by whole addresses it would have 2^64 buckets.
+pub fn client_octets(client: Option<IpAddr>) -> ([u8; 8], usize) {
+    let mut octets = [0; 8];
+    match client.map(|client| client.to_canonical()) {
+        Some(IpAddr::V4(address)) => {
+            octets[..4].copy_from_slice(&address.octets());
+            (octets, 4)
+        }
+        Some(IpAddr::V6(address)) => {
+            octets.copy_from_slice(&address.octets()[..8]);
+            (octets, 8)
+        }
+        None => (octets, 0),
+    }
+}
+
+fn query<'q>(query: &'q [u8], name: &[u8]) -> &'q [u8] {
+    query
+        .split(|&byte| byte == b'&')
+        .find_map(|pair| {
+            let equals = memchr::memchr(b'=', pair)?;
+            (&pair[..equals] == name).then_some(&pair[equals + 1..])
+        })
+        .unwrap_or_default()
+}
+
+/// How a key reads for people: the limit's name, then its parts.
+fn write_text<P: Platform>(
+    rule: &Rule,
+    parts: &[&[u8]],
+    conn: &Downstream<P>,
+    client: Option<IpAddr>,
+    into: &mut [u8; RATE_KEY_TEXT_BYTES_MAX],
+) -> usize {
+    let mut rest = &mut into[..];
+    // Cut where there is no more room.
+    let _ = rest.write_all(rule.name.as_bytes());
+    for (part, of) in parts.iter().zip(&rule.key) {
+        let _ = rest.write_all(b" ");
+        let _ = match (of, client) {
+            (KeyPart::ClientAddress, client) if client == conn.peer.ip() => rest.write_all(conn.peer_text()),
+            (KeyPart::ClientAddress, Some(client)) => write!(rest, "{client}"),
+            _ => rest.write_all(part),
+        };
+    }
+    let left = rest.len();
+    RATE_KEY_TEXT_BYTES_MAX - left
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{client_octets, query};
+
+    #[test]
+    fn clients_and_queries() {
+        for (text, length) in [("10.0.0.1", 4), ("::ffff:10.0.0.1", 4), ("2001:db8::1", 8)] {
+            assert_eq!(client_octets(text.parse().ok()).1, length, "{text}");
+        }
+        assert_eq!(client_octets("10.0.0.1".parse().ok()), client_octets("::ffff:10.0.0.1".parse().ok()));
+        assert_eq!(client_octets("2001:db8::1".parse().ok()), client_octets("2001:db8::ffff".parse().ok()));
+        assert_ne!(client_octets("2001:db8::1".parse().ok()), client_octets("2001:db8:0:1::1".parse().ok()));
+        assert_eq!(client_octets(None).1, 0);
+        for (text, expected) in
+            [("key=a", "a"), ("x=1&key=b&key=c", "b"), ("xkey=a", ""), ("key", ""), ("", ""), ("key=", "")]
+        {
+            assert_eq!(query(text.as_bytes(), b"key"), expected.as_bytes(), "{text}");
+        }
+    }
+}
