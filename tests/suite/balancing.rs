@@ -6,6 +6,7 @@ use ringway_tests::origin::{Origin, named};
 use ringway_tests::problem::problem;
 use ringway_tests::proxy::Proxy;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::time::Duration;
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
@@ -33,7 +34,7 @@ fn plain(_: usize) -> String {
 fn detailed(origins: &[(&Origin, &str)]) -> String {
     let mut text = String::from("upstreams:\n  - name: origin\n    endpoints:\n");
     for (origin, details) in origins {
-        text.push_str(&format!("      - {{ address: \"{}\", {details} }}\n", origin.address()));
+        let _ = writeln!(text, "      - {{ address: \"{}\", {details} }}", origin.address());
     }
     text
 }

@@ -231,13 +231,13 @@ for_each_driver! {
 
     /// However many fail, retries are no more than their share of the requests and the floor.
     fn a_storm_stays_within_its_budget(driver) within 60 {
+        const REQUESTS: usize = 500;
         let origin = Origin::with(failing(503, usize::MAX));
         let config = Config::to(&origin)
             .upstream("retry_budget: { percent: 20, min_per_second: 1 }")
             .route("retry: { attempts: 4, backoff: 1ms, backoff_max: 1ms }");
         let proxy = Proxy::start(driver, &config);
         let mut client = proxy.connect();
-        const REQUESTS: usize = 500;
         let begun = Instant::now();
         for _ in 0..REQUESTS {
             client.get("/").expect(503);

@@ -190,15 +190,12 @@ fn decode(text: &str) -> String {
             [b'%', high, low, ..] => digit(*high).zip(digit(*low)),
             _ => None,
         };
-        match escape {
-            Some((high, low)) => {
-                bytes.push(high << 4 | low);
-                rest = &rest[3..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = tail;
-            }
+        if let Some((high, low)) = escape {
+            bytes.push(high << 4 | low);
+            rest = &rest[3..];
+        } else {
+            bytes.push(*first);
+            rest = tail;
         }
     }
     String::from_utf8_lossy(&bytes).into_owned()

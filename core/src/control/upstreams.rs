@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::prober::Report;
 use crate::config::snapshot::Upstream;
 use crate::net::connect::Address;
-use crate::policy::health::{State, Traffic, Verdict};
+use crate::policy::health::{Cause, State, Traffic, Verdict};
 use crate::proxy::core::Install;
 use crate::proxy::standing::traffic_name;
 use crate::proxy::upstream::Members;
@@ -93,7 +93,7 @@ pub(super) fn page(known: &[Known], samples: &[Sample], now_ms: u64) -> String {
                 Verdict::Unhealthy => "unhealthy",
             },
             "traffic": traffic_name(traffic),
-            "ejected_for": cause.map(|cause| cause.name()),
+            "ejected_for": cause.map(Cause::name),
             "ejections": ejections,
             "returns_in_ms": ejected.then(|| at_ms.saturating_sub(now_ms)),
             "last_check": endpoint.check,

@@ -18,7 +18,7 @@ use crate::http::framing::BodyLength;
 use crate::http::grpc;
 use crate::http::message::ResponseHead;
 use crate::net::platform::Platform;
-use crate::policy::deadline::Left;
+use crate::policy::deadline::{Deadline, Left};
 use crate::policy::outlier::Outcome;
 use crate::policy::retry::{self, Attempt, Body, Charge, Failure, Place, Response, Verdict};
 
@@ -145,7 +145,7 @@ impl<P: Platform> Exchange<'_, P> {
             number: record.attempts,
             free: record.free_attempts,
             arrived_as: self.plan.hop.arrived_as,
-            deadline_ms: self.plan.hop.deadline.and_then(|deadline| deadline.at_ms()),
+            deadline_ms: self.plan.hop.deadline.and_then(Deadline::at_ms),
             retry_after_ms,
         };
         let settings = &self.route().retry;
@@ -226,9 +226,8 @@ fn failure(fault: &Fault) -> Option<Failure> {
     }
     match (fault.reason, fault.retry) {
         ("upstream_refused", _) => Some(Failure::Refused),
-        (STALE, _) => Some(Failure::Stale),
-        // One of many that shared a connection, which may have ended for another's sake.
-        ("upstream_closed", Retry::IfIdempotent) => Some(Failure::Stale),
+        // The second: one of many that shared a connection, which may have ended for another's sake.
+        (STALE, _) | ("upstream_closed", Retry::IfIdempotent) => Some(Failure::Stale),
         (_, Retry::Safe) => Some(Failure::Connect),
         ("upstream_reset" | "upstream_closed" | "upstream_head_truncated", _) => {
             Some(Failure::ResetBeforeResponse)

@@ -603,6 +603,8 @@ impl<P: Platform> Core<P> {
             let heaviest = limiting.heaviest(HEAVIEST_SHOWN);
             sample.heaviest = heaviest
                 .into_iter()
+                // A key that was hardly used has not told how it reads.
+                .filter(|heavy| !heavy.text.is_empty())
                 .map(|heavy| (String::from_utf8_lossy(&heavy.text).into_owned(), heavy.count))
                 .collect();
         }

@@ -22,6 +22,7 @@ use crate::base::race::{First, race};
 use crate::http::flow::{Batch, Flow};
 use crate::net::platform::Platform;
 use crate::net::stream::{Peek, Transport};
+use crate::policy::deadline::Deadline;
 use crate::policy::outlier::Outcome;
 use crate::policy::retry::{self, Attempt, Body, Hedge, Response};
 use crate::telemetry::metrics::Counter;
@@ -115,13 +116,16 @@ async fn race_readable<S: Transport>(first: &Lease<S>, second: &Lease<S>) -> Win
     }
 }
 
+/// An endpoint for a second attempt, and its place in the budget.
+type Second<S> = (Rc<Endpoint<S>>, Retrying<S>);
+
 /// Another endpoint and a place in the budget, if both are to be had.
 fn second<P: Platform>(
     exchange: Exchange<'_, P>,
     hedge: &Hedge,
     first: &Rc<Endpoint<P::Stream>>,
     record: &mut Record,
-) -> Option<(Rc<Endpoint<P::Stream>>, Retrying<P::Stream>)> {
+) -> Option<Second<P::Stream>> {
     let Exchange { conn, plan, .. } = exchange;
     let now_ms = conn.core.now_ms();
     let want = Want { group: plan.group, key: plan.key, sticky: None, avoid: std::slice::from_ref(first) };
@@ -136,7 +140,7 @@ fn second<P: Platform>(
         number: record.attempts,
         free: record.free_attempts,
         arrived_as: plan.hop.arrived_as,
-        deadline_ms: plan.hop.deadline.and_then(|deadline| deadline.at_ms()),
+        deadline_ms: plan.hop.deadline.and_then(Deadline::at_ms),
         retry_after_ms: None,
     };
     match retry::hedge(hedge, &mut plan.upstream.budget(), &attempt, now_ms) {

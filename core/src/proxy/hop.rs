@@ -126,9 +126,9 @@ mod tests {
         for (sent_before, now_ms, expected) in [(0, 1_000, first), (1, 1_100, second)] {
             let mut out = b"HEAD\r\nstale".to_vec();
             hop.stamp(&mut out, 6, sent_before, now_ms);
-            let expected: String =
-                expected.split('|').filter(|l| !l.is_empty()).map(|l| format!("{l}\r\n")).collect();
-            assert_eq!(String::from_utf8(out).unwrap(), format!("HEAD\r\n{expected}\r\n"), "{fields}");
+            let lines: Vec<&str> = expected.split('|').filter(|line| !line.is_empty()).collect();
+            let expected = [&["HEAD"], lines.as_slice(), &["", ""]].concat().join("\r\n");
+            assert_eq!(String::from_utf8(out).unwrap(), expected, "{fields}");
         }
     }
 

@@ -153,7 +153,7 @@ pub(super) struct Grant {
     /// Limits that learn from the response what it took.
     post_paid: Vec<(usize, KeyHash)>,
     /// Its places among the requests at once.
-    _permits: Vec<Permit>,
+    permits: Vec<Permit>,
 }
 
 impl Grant {
@@ -200,7 +200,7 @@ pub(super) fn admit<P: Platform>(
             limiting.shared.hasher.key(bound.limits.in_flight[index], parts)
         });
         match limiting.gate.enter(hash, limit.max) {
-            Ok(permit) => grant._permits.push(permit),
+            Ok(permit) => grant.permits.push(permit),
             Err(_) => return Err(Fault::policy("in_flight_limited", 429)),
         }
     }
@@ -228,12 +228,11 @@ pub(super) fn admit<P: Platform>(
         let cost = if post_paid { 0 } else { applied.cost };
         checks[at] = Some(Check { rule, key: Key { hash, text: &texts[at][..length] }, cost });
     }
-    let outcome = match (checks[0], applied) {
-        (Some(one), [_]) => limiting.worker.borrow_mut().check(&[one], record.started_ns),
-        _ => {
-            let all: Vec<Check<'_>> = checks.iter().flatten().copied().collect();
-            limiting.worker.borrow_mut().check(&all, record.started_ns)
-        }
+    let outcome = if let (Some(one), [_]) = (checks[0], applied) {
+        limiting.worker.borrow_mut().check(&[one], record.started_ns)
+    } else {
+        let all: Vec<Check<'_>> = checks.iter().flatten().copied().collect();
+        limiting.worker.borrow_mut().check(&all, record.started_ns)
     };
     conn.core.leases.raise_once();
     let strictest = applied[outcome.strictest].limit;

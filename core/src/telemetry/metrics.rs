@@ -469,16 +469,6 @@ const BREAKER_STATES: [&str; 3] = ["admitting", "rejecting", "probing"];
 
 /// How many workers' breakers are in which state; sums of what they let through.
 fn guards(out: &mut String, samples: &[Sample]) {
-    let all = || samples.iter().flat_map(|s| &s.guards);
-    let sum = |value: fn(&GuardSample) -> Option<u64>| {
-        let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
-        for guard in all() {
-            if let Some(n) = value(guard) {
-                *sums.entry(&guard.upstream).or_default() += n;
-            }
-        }
-        sums
-    };
     type Row = (&'static str, &'static str, &'static str, fn(&GuardSample) -> Option<u64>);
     const ROWS: [Row; 4] = [
         ("ringway_upstream_attempts_in_flight", "Attempts in flight, by upstream.", "gauge", |g| {
@@ -492,6 +482,16 @@ fn guards(out: &mut String, samples: &[Sample]) {
         }),
         ("ringway_concurrency_limit", "The adaptive limits of all workers together.", "gauge", |g| g.limit),
     ];
+    let all = || samples.iter().flat_map(|s| &s.guards);
+    let sum = |value: fn(&GuardSample) -> Option<u64>| {
+        let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
+        for guard in all() {
+            if let Some(n) = value(guard) {
+                *sums.entry(&guard.upstream).or_default() += n;
+            }
+        }
+        sums
+    };
     for (name, help, kind, value) in ROWS {
         head(out, name, help, kind);
         for (upstream, n) in sum(value) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::endpoint::Endpoint;
 use super::{Settings, Unavailable, Want};
 use crate::net::stream::Transport;
-use crate::policy::balance::hash::{Shape, Tables};
+use crate::policy::balance::hash::{Key, Shape, Tables};
 use crate::policy::balance::slow_start::Ongoing;
 use crate::policy::balance::tiers::{self, Layout, Member, Tier, Tiers};
 use crate::policy::balance::{Candidate, Choice, Rule, State, Weight};
@@ -123,7 +123,7 @@ impl Balancer {
             }
         }
         let key = want.key.filter(|_| self.group.tables.is_some());
-        let chosen = self.tiers.choose(|| key.map_or_else(&mut draw, |key| key.draw()));
+        let chosen = self.tiers.choose(|| key.map_or_else(&mut draw, Key::draw));
         let Some(tier) = chosen else {
             return Err(if self.group.numbers.is_empty() {
                 Unavailable::NoEndpoint

@@ -238,7 +238,7 @@ impl<S: Transport> Upstream<S> {
             *balancers = groups.map(|group| Balancer::new(Arc::clone(group), draw)).collect();
         }
         drop(balancers);
-        *self.tags.borrow_mut() = members.tags.clone();
+        self.tags.borrow_mut().clone_from(&members.tags);
         *self.endpoints.borrow_mut() = new;
         *self.settings.borrow_mut() = settings;
         self.queue.call_all();
