@@ -119,7 +119,11 @@ impl Proxy {
     /// Reloads this configuration, which must be accepted.
     #[track_caller]
     pub fn reload(&self, config: &Config) -> u64 {
-        self.server().reload(&config.to_string()).unwrap_or_else(|error| panic!("refused: {error}"))
+        let version =
+            self.server().reload(&config.to_string()).unwrap_or_else(|error| panic!("refused: {error}"));
+        // Workers take messages in their order: whoever has answered this has taken over the configuration.
+        self.metrics();
+        version
     }
 
     /// Waits until the proxy has stopped by itself, as after a drain.
