@@ -24,7 +24,7 @@ bench:
 fuzz seconds="600":
     RUSTC_BOOTSTRAP=1 cargo fuzz run head -- -max_total_time={{seconds}}
     RUSTC_BOOTSTRAP=1 cargo fuzz run chunked -- -max_total_time={{seconds}}
-    RUSTC_BOOTSTRAP=1 cargo fuzz run connection -- -max_total_time={{seconds}}
+    RUSTC_BOOTSTRAP=1 cargo fuzz run connection -- -max_total_time={{seconds}} -dict=fuzz/connection.dict
     RUSTC_BOOTSTRAP=1 cargo fuzz run h2_to_h1 -- -max_total_time={{seconds}} -dict=fuzz/http2.dict
     RUSTC_BOOTSTRAP=1 cargo fuzz run h1_to_h2 -- -max_total_time={{seconds}} -dict=fuzz/http1.dict
     RUSTC_BOOTSTRAP=1 cargo fuzz run proxy_protocol -- -max_total_time={{seconds}}

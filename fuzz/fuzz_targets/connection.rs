@@ -1,6 +1,9 @@
 //! The whole connection: a client and an origin made of fuzz bytes, in memory, with a clock that moves when nothing
 //! else does. Nothing may panic or hang, and what is sent upstream must be requests that our own strict parser takes,
 //! one after another, without a byte in between: otherwise an origin could be made to see what the client did not send.
+//!
+//! Failures are tried again, so each upstream connection may get another part of the origin's bytes, or be refused. What is
+//! sent again must be what was sent before, as far as both go.
 #![no_main]
 
 use std::cell::{Cell, RefCell};
@@ -16,9 +19,10 @@ use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
 use ringway::base::clock::Monotonic;
-use ringway::config::raw::{Io, Workers};
+use ringway::config::raw::{Duration as RawDuration, Io, Retry, RetryMethods, RetryOn, Size, Workers};
 use ringway::config::{RawConfig, compile};
-use ringway::http::flow::{Batch, Flow};
+use ringway::http::flow::{Batch, Flow, PIECES_MAX};
+use ringway::http::framing::BodyLength;
 use ringway::http::http1::parse::{HeadLimits, Parsed, parse_request};
 use ringway::http::message::{HeaderSlots, Method};
 use ringway::net::connect::Address;
@@ -29,10 +33,14 @@ use ringway::net::platform::{AcceptError, ConnectError, Connected, Dial, Platfor
 use ringway::net::proxied::OnBehalf;
 use ringway::net::stream::{Peek, Transport};
 use ringway::net::tls::server::TlsServer;
+use ringway::policy::balance::tiers::{Distance, Member};
+use ringway::policy::health::Verdict;
+use ringway::policy::retry::ATTEMPT_FIELD;
 use ringway::proxy::connection;
 use ringway::proxy::core::{Core, Install, ListenerId, Node};
 use ringway::proxy::log::LogBuffer;
-use ringway::proxy::upstream::{Resolved, Shelf};
+use ringway::proxy::standing::{Cohort, Standing};
+use ringway::proxy::upstream::{Group, Members, Resolved, Shelf};
 
 /// One end of a stream: `incoming` is what the proxy will read, in pieces; then the end.
 #[derive(Default)]
@@ -133,7 +141,9 @@ impl Transport for Memory {
 
 struct World {
     now_ns: Cell<u64>,
-    origin: Vec<u8>,
+    draws: Cell<u64>,
+    /// What connections answer, one after another; the last one's is the answer of all that follow.
+    origin: Vec<Vec<u8>>,
     piece: usize,
     /// What each upstream connection was sent.
     upstream: Rc<RefCell<Vec<Rc<Pipe>>>>,
@@ -155,13 +165,20 @@ impl Platform for World {
     }
 
     fn random(&self) -> u64 {
-        7
+        // Weyl's sequence with a multiplication: even enough, and the same for the same input.
+        let draw = self.draws.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.draws.set(draw);
+        (draw ^ (draw >> 31)).wrapping_mul(0xbf58_476d_1ce4_e5b9)
     }
 
     async fn connect(&self, _: &Address, _: &Dial, _: &OnBehalf) -> Result<Connected<Memory>, ConnectError> {
-        let incoming = RefCell::new(self.origin.clone());
+        let part = self.upstream.borrow().len().min(self.origin.len() - 1);
+        let incoming = RefCell::new(self.origin[part].clone());
         let pipe = Rc::new(Pipe { incoming, piece: self.piece, ..Pipe::default() });
         self.upstream.borrow_mut().push(Rc::clone(&pipe));
+        if self.origin[part] == REFUSED {
+            return Err(ConnectError::Io(ErrorKind::ConnectionRefused.into()));
+        }
         Ok(Connected::Stream(Memory(pipe)))
     }
 
@@ -182,22 +199,44 @@ impl Platform for World {
     }
 }
 
+/// Parts the origin's bytes: what is behind it is the next connection's.
+const NEXT: &[u8] = b"\n--next--\n";
+
+/// A part that stands for a connection that is refused.
+const REFUSED: &[u8] = b"refused";
+
 fn install() -> Install {
-    let mut raw = RawConfig::proxy(&["127.0.0.1:1"], &["http://127.0.0.1:2"], Workers::Auto, Io::Auto);
+    let to = ["http://127.0.0.1:2", "http://127.0.0.1:3"];
+    let mut raw = RawConfig::proxy(&["127.0.0.1:1"], &to, Workers::Auto, Io::Auto);
     raw.listeners[0].http2.enabled = false;
     // The translation is worth as much as what passes.
     raw.routes[0].grpc_web = true;
+    // Waits are a millisecond or none, and bodies beyond the bound are in reach.
+    raw.routes[0].retry = Some(Retry {
+        on: [Retry::default().on, vec![RetryOn::ServerError]].concat(),
+        methods: RetryMethods::Any,
+        backoff: RawDuration::from_millis(1),
+        backoff_max: RawDuration::from_millis(1),
+        body_bytes: Size::from_bytes(512),
+        ..Retry::default()
+    });
     let snapshot = Arc::new(compile(&raw, 1).expect("the settings are valid"));
-    let resolved = Resolved {
-        address: Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 2))),
-        authority: "127.0.0.1:2".into(),
+    let cohort = Arc::new(Cohort::default());
+    let endpoints = [2, 3].map(|port| Resolved {
+        address: Address::Tcp(SocketAddr::from(([127, 0, 0, 1], port))),
+        authority: format!("127.0.0.1:{port}").into(),
         weight: 1,
         shelf: Shelf::new(),
+        standing: Standing::new(Verdict::Unchecked, Arc::clone(&cohort), 0),
+        tag: u64::from(port),
         tls_name: None,
-    };
+    });
+    let members =
+        [0, 1].map(|number| Member { number, weight: 1, priority: 0, distance: Distance::Elsewhere });
+    let groups = vec![Group::new(&members, None, |number| (number as u64, 1))];
     Install {
         snapshot,
-        upstreams: vec![vec![resolved]],
+        upstreams: vec![Members { endpoints: endpoints.into(), groups, tags: None }],
         tls_clients: vec![None],
         tls_servers: vec![None],
         listeners: vec![Some(0)],
@@ -208,32 +247,66 @@ thread_local! {
     static INSTALL: Install = install();
 }
 
+/// A request as it was sent upstream.
+struct Sent<'a> {
+    /// Method and target.
+    line: &'a [u8],
+    /// Decoded, as far as it was sent.
+    content: Vec<u8>,
+    /// It says that it was sent before.
+    again: bool,
+}
+
 /// Everything sent upstream must read as requests, back to back; the last one may be cut. After an upgrade anything goes.
-fn check_upstream(sent: &[u8]) {
+/// Returns whether a head is cut, and the requests.
+fn check_upstream(sent: &[u8]) -> (bool, Vec<Sent<'_>>) {
     let limits = HeadLimits { header_bytes: 1 << 20, header_count: 128, uri_bytes: 1 << 20 };
+    let mut requests = Vec::new();
     let mut rest = sent;
     while !rest.is_empty() {
         let mut slots = HeaderSlots::new();
         let head = match parse_request(rest, &mut slots, &limits) {
             Ok(Parsed::Complete(head)) => head,
-            Ok(Parsed::Partial) => return,
+            Ok(Parsed::Partial) => return (true, requests),
             Err(error) => panic!("sent upstream: {} in {:?}", error.reason(), String::from_utf8_lossy(rest)),
         };
+        let line = rest.split(|&byte| byte == b'\r').next().unwrap_or_default();
+        let again = head.header(ATTEMPT_FIELD).is_some();
+        requests.push(Sent { line, content: Vec::new(), again });
         if head.upgrade.is_some() || head.method == Method::Connect {
-            return;
+            return (false, requests);
         }
-        let mut flow = Flow::new(head.body, head.body);
+        let request = requests.len() - 1;
+        let decoded = if head.body == BodyLength::Chunked { BodyLength::UntilClose } else { head.body };
+        let mut flow = Flow::new(head.body, decoded);
         let mut batch = Batch::default();
         rest = &rest[head.head_bytes..];
         while !flow.is_ended() {
             if let Err(error) = flow.step(rest, &mut batch) {
                 panic!("sent upstream: {} in {:?}", error.reason(), String::from_utf8_lossy(rest));
             }
+            let mut slices = [IoSlice::new(b""); PIECES_MAX];
+            let count = batch.slices(rest, &mut slices);
+            slices[..count].iter().for_each(|slice| requests[request].content.extend_from_slice(slice));
             rest = &rest[batch.consumed..];
             if batch.consumed == 0 && !flow.is_ended() {
-                return;
+                return (false, requests);
             }
         }
+    }
+    (false, requests)
+}
+
+/// What says that it was sent before must have been, with the same bytes as far as both attempts went. `cut`: some
+/// attempt did not get as far as the end of its head, and may be the one before.
+fn check_repetitions(requests: &[Sent<'_>], cut: bool) {
+    for (at, request) in requests.iter().enumerate().filter(|(_, request)| request.again && !cut) {
+        let is_same = |other: &Sent<'_>| {
+            let both = request.content.len().min(other.content.len());
+            request.line == other.line && request.content[..both] == other.content[..both]
+        };
+        let found = requests.iter().enumerate().any(|(i, other)| i != at && is_same(other));
+        assert!(found, "sent again, but never before: {:?}", String::from_utf8_lossy(request.line));
     }
 }
 
@@ -248,12 +321,15 @@ fuzz_target!(|data: &[u8]| {
     let upstream = Rc::new(RefCell::new(Vec::new()));
     let world = World {
         now_ns: Cell::new(1_000_000_000),
-        origin: origin.to_vec(),
+        draws: Cell::new(7),
+        origin: parts(origin),
         piece,
         upstream: Rc::clone(&upstream),
     };
     let (log, _lines) = crossbeam_channel::bounded(1);
-    let core = INSTALL.with(|install| Core::new(0, world, Node::new(1), install, LogBuffer::new(log)));
+    let core = INSTALL.with(|install| Core::new(0, world, Node::new(1, 7), install, LogBuffer::new(log)));
+    let says_attempts =
+        client.to_ascii_lowercase().windows(ATTEMPT_FIELD.len()).any(|w| w == ATTEMPT_FIELD.as_bytes());
     let client = Rc::new(Pipe { incoming: RefCell::new(client.to_vec()), piece, ..Pipe::default() });
     let id = ListenerId(0);
     core.opened(id);
@@ -274,7 +350,28 @@ fuzz_target!(|data: &[u8]| {
     }
     assert_eq!(core.connections(), 0);
     assert_eq!(core.buffers.taken(), 0, "a buffer was kept");
-    for pipe in upstream.borrow().iter() {
-        check_upstream(&pipe.outgoing.borrow());
+    let upstream = upstream.borrow();
+    let sent: Vec<_> = upstream.iter().map(|pipe| pipe.outgoing.borrow()).collect();
+    let (mut cut, mut requests) = (false, Vec::new());
+    for sent in &sent {
+        let (cut_here, mut requests_here) = check_upstream(sent);
+        cut |= cut_here;
+        requests.append(&mut requests_here);
+    }
+    // A client that writes the field itself says nothing about us.
+    if !says_attempts {
+        check_repetitions(&requests, cut);
     }
 });
+
+/// What each connection answers.
+fn parts(origin: &[u8]) -> Vec<Vec<u8>> {
+    let mut parts = Vec::new();
+    let mut rest = origin;
+    while let Some(at) = memchr::memmem::find(rest, NEXT) {
+        parts.push(rest[..at].to_vec());
+        rest = &rest[at + NEXT.len()..];
+    }
+    parts.push(rest.to_vec());
+    parts
+}

@@ -10,7 +10,7 @@ use ringway::http::http1::encode::{
     ExpectRelay, Persistence, RequestRewrite, ResponseRewrite, TargetRewrite, encode_request, encode_response,
 };
 use ringway::http::http1::parse::{HeadLimits, Parsed, head_end_hint, parse_request, parse_response};
-use ringway::http::message::{HeaderSlots, Method, RequestHead, Version, Wire};
+use ringway::http::message::{FieldSet, HeaderSlots, Method, RequestHead, Version, Wire};
 use ringway::http::rewrite::{HeaderOps, normalise_path};
 
 #[derive(Debug, PartialEq, Clone, Copy)]
@@ -106,6 +106,7 @@ fn same_again(head: &RequestHead<'_, '_>) {
         // An HTTP/1.0 request may come without Host; the upstream's name takes its place then.
         host: head.host.is_empty().then_some(&b"upstream"[..]),
         ops: &ops,
+        drop: FieldSet::EMPTY,
         forwarding: None,
         framing: head.body,
         upgrade: None,

