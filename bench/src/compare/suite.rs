@@ -7,13 +7,14 @@ use serde::Deserialize;
 use crate::{grpc, load::Arrivals};
 
 /// Built in, in the order in which they are listed.
-pub const BUILT_IN: [(&str, &str); 18] = [
+pub const BUILT_IN: [(&str, &str); 19] = [
     ("h1-small", include_str!("../../suites/h1-small.toml")),
     ("h1-1m", include_str!("../../suites/h1-1m.toml")),
     ("h1-post", include_str!("../../suites/h1-post.toml")),
     ("churn", include_str!("../../suites/churn.toml")),
     ("idle-memory", include_str!("../../suites/idle-memory.toml")),
     ("latency-fixed-rate", include_str!("../../suites/latency-fixed-rate.toml")),
+    ("limits", include_str!("../../suites/limits.toml")),
     ("policies", include_str!("../../suites/policies.toml")),
     ("scale", include_str!("../../suites/scale.toml")),
     ("tls-keepalive", include_str!("../../suites/tls-keepalive.toml")),

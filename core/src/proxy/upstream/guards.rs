@@ -97,7 +97,7 @@ impl Guards {
     }
 }
 
-/// The right to make one attempt. What became of it is to be told by [`Pass::learn`]; without that it counts for nothing.
+/// The right to make one attempt. What became of it is to be told by its lease; without that it counts for nothing.
 pub struct Pass<S> {
     pub(super) upstream: Rc<Upstream<S>>,
     permit: Cell<Option<Permit>>,
