@@ -84,8 +84,8 @@ pub(super) async fn first<P: Platform>(
     if winner == Winner::First {
         return Ok(lease);
     }
-    // It would have taken longer still: that much is known of it.
-    exchange.answered(&lease, 200);
+    // It would have taken longer still: that much is known of it, and nothing else. Least of all that it is well.
+    lease.outrun(core.tick_ns());
     core.metrics.count(Counter::HedgesWon);
     if record.draft.is_some() {
         record.endpoint = Some(endpoint.address.clone());

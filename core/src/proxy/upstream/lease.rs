@@ -208,6 +208,17 @@ impl<S: Transport> Lease<S> {
         self.endpoint.observer.finish(ticket, outcome, elapsed_ns / 1_000, outliers, now_ms, draw)
     }
 
+    /// Another attempt has answered first: this one has taken so long already, which only its latency learns. Whether it
+    /// would have been answered at all nobody knows, so health and breaker hear nothing.
+    pub fn outrun(&self, now_ns: u64) {
+        let settings = self.pass.upstream.settings.borrow();
+        if settings.rule == Rule::PeakEwma {
+            let mut latency = self.endpoint.latency.get();
+            latency.observe(self.pass.elapsed_ns(now_ns), now_ns, &settings.ewma);
+            self.endpoint.latency.set(latency);
+        }
+    }
+
     /// The exchange has become a tunnel: no request in flight any more.
     pub fn became_tunnel(&self) {
         self.pass.stop_counting();
