@@ -357,15 +357,7 @@ impl Plane {
         }
         if changed {
             let snapshot = Arc::clone(&self.install.snapshot);
-            let next = install(
-                &snapshot,
-                &self.addresses,
-                &mut self.shared,
-                self.clock.now_ms(),
-                self.workers.len(),
-                &self.ids,
-                &self.tls,
-            );
+            let next = self.made_of(&snapshot);
             self.hand_out(next).await;
         }
     }
@@ -400,15 +392,7 @@ impl Plane {
             return;
         }
         self.tls = tls;
-        let next = install(
-            &snapshot,
-            &self.addresses,
-            &mut self.shared,
-            self.clock.now_ms(),
-            self.workers.len(),
-            &self.ids,
-            &self.tls,
-        );
+        let next = self.made_of(&snapshot);
         self.hand_out(next).await;
     }
 
@@ -488,15 +472,7 @@ impl Plane {
         self.log.retarget(log_target(&snapshot));
         (self.tls, self.origin) = (tls, origin);
         self.keeper.forget_others(&snapshot);
-        let next = install(
-            &snapshot,
-            &self.addresses,
-            &mut self.shared,
-            self.clock.now_ms(),
-            self.workers.len(),
-            &self.ids,
-            &self.tls,
-        );
+        let next = self.made_of(&snapshot);
         self.hand_out(next).await;
         self.move_sockets(&had).await;
         Ok(version)
@@ -588,6 +564,12 @@ impl Plane {
                 }
             }
         }
+    }
+
+    /// A snapshot with all that this process knows of its names, certificates and endpoints.
+    fn made_of(&mut self, snapshot: &Arc<Snapshot>) -> Install {
+        let (now_ms, workers) = (self.clock.now_ms(), self.workers.len());
+        install(snapshot, &self.addresses, &mut self.shared, now_ms, workers, &self.ids, &self.tls)
     }
 
     /// Gives all workers a snapshot.
