@@ -39,12 +39,17 @@ impl<S: Transport> std::fmt::Debug for ServerConnection<S> {
     }
 }
 
+/// Streams of one connection that the client may make us reset by breaking the rules (VU#767506, "made you reset"). Each
+/// can cost an upstream request that is cancelled, and origins count those: they close connections that honest clients
+/// share. An honest client makes one such mistake at most.
+const LOCAL_RESETS_MAX: usize = 64;
+
 /// What a client's connection brings next.
 #[derive(Debug)]
 pub enum Incoming {
     /// A request.
     Stream(Box<ServerStream>),
-    /// A request that can't be forwarded, with its reason code. It has been answered.
+    /// A request that can't be forwarded, with its reason code. It has been answered, if it was not over already.
     Refused(&'static str),
     /// The connection is over, with a reason code if that is somebody's fault.
     Over(Option<&'static str>),
@@ -60,6 +65,7 @@ impl<S: Transport> ServerConnection<S> {
             .max_concurrent_streams(settings.streams_max)
             // A client that leaves may cancel all that it has just opened; beyond that the guard counts.
             .max_pending_accept_reset_streams(settings.streams_max as usize)
+            .max_local_error_reset_streams(Some(LOCAL_RESETS_MAX))
             .initial_window_size(settings.stream_window)
             .initial_connection_window_size(settings.connection_window)
             .max_header_list_size(settings.header_list_bytes)
@@ -93,8 +99,13 @@ impl<S: Transport> ServerConnection<S> {
             }
             match next {
                 Poll::Pending => Poll::Pending,
-                Poll::Ready(Some(Ok((request, respond)))) => {
-                    Poll::Ready(ServerStream::accept(request, respond, carrier, key()))
+                Poll::Ready(Some(Ok((request, mut respond)))) => {
+                    Poll::Ready(if respond.poll_reset(cx).is_ready() {
+                        // Over before it began: nobody else shall hear of it, least of all an origin that counts resets.
+                        Incoming::Refused("h2_reset_early")
+                    } else {
+                        ServerStream::accept(request, respond, carrier, key())
+                    })
                 }
                 Poll::Ready(None) => Poll::Ready(Incoming::Over(None)),
                 Poll::Ready(Some(Err(error))) => Poll::Ready(Incoming::Over(reason(&error))),
