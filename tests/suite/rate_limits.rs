@@ -104,6 +104,21 @@ for_each_driver! {
         assert_eq!(quiet.get("/").expect(200).field("ratelimit"), None);
     }
 
+    /// So is one whose answer is our own.
+    fn own_answers_tell_of_the_limit(driver) {
+        let origin = Origin::start();
+        for action in ["respond: { status: 204 }", "redirect: { status: 302, location: /other }"] {
+            let config = Config::to(&origin)
+                .top("rate_limits: { rates: [{ name: limit, rate: 1/h }] }")
+                .routes(&format!("- name: own\n  rate_limits: [limit]\n  {action}"));
+            let proxy = Proxy::start(driver, &config);
+            let mut client = proxy.connect();
+            let told = client.get("/").field("ratelimit").expect("RateLimit").to_owned();
+            assert!(told.starts_with("\"limit\";r=0;t="), "{told}");
+            client.get("/").expect(429);
+        }
+    }
+
     /// Keys count apart; what lacks the part counts together, so that nobody escapes by leaving it out.
     fn keys_count_apart(driver) {
         let origin = Origin::start();

@@ -378,7 +378,7 @@ fn shape<P: Platform>(
         .and_then(|call| grpc_web::shape_response(&head, call.response, &route.response_headers, &mut lines));
     let mut extra = bound.fields(conn.listener);
     let cookie = exchange.cookie(lease).filter(|_| final_head);
-    let grant = plan.grant.as_deref().filter(|_| final_head);
+    let grant = plan.grant.as_ref().filter(|_| final_head);
     if let Some(grant) = grant {
         grant.settle(conn, bound, |name| head.header(name));
     }
@@ -386,7 +386,7 @@ fn shape<P: Platform>(
     if web.is_some() || cookie.is_some() || told.is_some() {
         lines.extend_from_slice(extra);
         if let Some(told) = told {
-            lines.extend_from_slice(&limiting::lines(bound, told));
+            limiting::append_lines(bound, told, &mut lines);
         }
         lines.extend_from_slice(cookie.as_deref().unwrap_or_default().as_bytes());
         extra = &lines;

@@ -18,7 +18,7 @@ use crate::net::platform::Platform;
 use crate::policy::rate_limit::in_flight::Gate;
 use crate::policy::rate_limit::sketch::Heavy;
 use crate::policy::rate_limit::{
-    Check, InFlight, Key, KeyHash, KeyHasher, KeyPart, Node, Permit, Rule, RuleId, Verdict, Worker, headers,
+    Check, InFlight, KeyHash, KeyHasher, KeyPart, Node, Permit, Rule, RuleId, Verdict, Worker, headers,
 };
 
 /// Keys that a worker remembers by itself; the others it asks the node about.
@@ -98,6 +98,8 @@ pub(super) struct Limits {
     rules: Box<[Rule]>,
     in_flight: Box<[RuleId]>,
     counts: Box<[Rc<LimitCounts>]>,
+    /// Of each rule: the line `RateLimit-Policy`, and `RateLimit` as far as it is always the same.
+    lines: Box<[Box<[u8]>]>,
 }
 
 impl Limits {
@@ -107,7 +109,14 @@ impl Limits {
         mut counts: impl FnMut(&str) -> Rc<LimitCounts>,
     ) -> Self {
         let rules = configured.rates.iter();
+        let lines = rules.clone().map(|limit| {
+            let mut lines = b"RateLimit-Policy: ".to_vec();
+            headers::policy(&limit.rule, &mut lines);
+            lines.extend_from_slice(b"\r\nRateLimit: ");
+            lines.into()
+        });
         Self {
+            lines: lines.collect(),
             rules: rules
                 .clone()
                 .map(|limit| Rule { id: hasher.rule(&limit.rule.name), ..limit.rule.clone() })
@@ -150,6 +159,12 @@ pub(super) struct Grant {
     pub(super) told: Option<Told>,
     /// It is early by so much, and is to wait.
     pub(super) delay_ms: u64,
+    /// What few requests have.
+    rest: Option<Box<Rest>>,
+}
+
+#[derive(Debug, Default)]
+struct Rest {
     /// Limits that learn from the response what it took.
     post_paid: Vec<(usize, KeyHash)>,
     /// Its places among the requests at once.
@@ -164,13 +179,14 @@ impl Grant {
         bound: &Bound<P::Stream>,
         field: impl Fn(&str) -> Option<&'v [u8]>,
     ) {
-        for &(limit, hash) in &self.post_paid {
+        let post_paid = self.rest.as_deref().map_or(&[][..], |rest| &rest.post_paid);
+        for &(limit, hash) in post_paid {
             let Some(limiting) = conn.core.limiting() else { return };
             let Some(rule) = bound.limits.rules.get(limit) else { continue };
             let name = bound.snapshot.rate_limits.rates[limit].cost_from_response.as_deref();
             let said = name.and_then(&field).and_then(crate::http::grammar::parse_decimal);
             let cost = said.map_or(rule.cost, |cost| u32::try_from(cost).unwrap_or(u32::MAX));
-            let check = Check { rule, key: Key { hash, text: b"" }, cost };
+            let check = Check { rule, key: hash, cost };
             limiting.worker.borrow_mut().charge(&check, conn.core.now_ms() * 1_000_000);
         }
     }
@@ -200,39 +216,57 @@ pub(super) fn admit<P: Platform>(
             limiting.shared.hasher.key(bound.limits.in_flight[index], parts)
         });
         match limiting.gate.enter(hash, limit.max) {
-            Ok(permit) => grant.permits.push(permit),
+            Ok(permit) => grant.rest.get_or_insert_default().permits.push(permit),
             Err(_) => return Err(Fault::policy("in_flight_limited", 429)),
         }
     }
-    if route.rates.is_empty() {
-        return Ok(grant);
+    match *route.rates {
+        [] => Ok(grant),
+        // The common case apart, so that it does not clear room for sixteen.
+        [_] => admit_by_rates::<P, 1>(conn, bound, request, &limiting, record, grant),
+        _ => admit_by_rates::<P, RATE_LIMITS_PER_REQUEST_MAX>(conn, bound, request, &limiting, record, grant),
     }
-    let mut texts = [[0; RATE_KEY_TEXT_BYTES_MAX]; RATE_LIMITS_PER_REQUEST_MAX];
-    let mut hashes = [None; RATE_LIMITS_PER_REQUEST_MAX];
-    let applied = &route.rates[..route.rates.len().min(RATE_LIMITS_PER_REQUEST_MAX)];
-    for (at, applied) in applied.iter().enumerate() {
+}
+
+/// The rates of a route, `N` at the most.
+fn admit_by_rates<P: Platform, const N: usize>(
+    conn: &Downstream<P>,
+    bound: &Bound<P::Stream>,
+    request: &Request<'_, '_, '_>,
+    limiting: &Limiting,
+    record: &mut Record,
+    mut grant: Grant,
+) -> Result<Grant, Fault> {
+    let rates = &bound.snapshot.routes[request.route].rates;
+    let applied = &rates[..rates.len().min(N)];
+    let mut checks: [Option<Check<'_>>; N] = [None; N];
+    for (check, applied) in checks.iter_mut().zip(applied) {
         let rule = &bound.limits.rules[applied.limit];
-        hashes[at] = Some(key(conn, bound, request, &rule.key, |parts| {
-            let length = write_text(rule, parts, conn, request.client, &mut texts[at]);
-            (limiting.shared.hasher.key(rule.id, parts), length)
-        }));
-    }
-    let mut checks: [Option<Check<'_>>; RATE_LIMITS_PER_REQUEST_MAX] = [None; RATE_LIMITS_PER_REQUEST_MAX];
-    for (at, applied) in applied.iter().enumerate() {
-        let Some((hash, length)) = hashes[at] else { continue };
-        let rule = &bound.limits.rules[applied.limit];
+        let hash = key(conn, bound, request, &rule.key, |parts| limiting.shared.hasher.key(rule.id, parts));
         let post_paid = bound.snapshot.rate_limits.rates[applied.limit].cost_from_response.is_some();
         if post_paid {
-            grant.post_paid.push((applied.limit, hash));
+            grant.rest.get_or_insert_default().post_paid.push((applied.limit, hash));
         }
-        let cost = if post_paid { 0 } else { applied.cost };
-        checks[at] = Some(Check { rule, key: Key { hash, text: &texts[at][..length] }, cost });
+        *check = Some(Check { rule, key: hash, cost: if post_paid { 0 } else { applied.cost } });
     }
-    let outcome = if let (Some(one), [_]) = (checks[0], applied) {
-        limiting.worker.borrow_mut().check(&[one], record.started_ns)
-    } else {
-        let all: Vec<Check<'_>> = checks.iter().flatten().copied().collect();
-        limiting.worker.borrow_mut().check(&all, record.started_ns)
+    let outcome = {
+        let mut worker = limiting.worker.borrow_mut();
+        let outcome = if let [Some(one)] = checks[..] {
+            worker.check(&[one], record.started_ns)
+        } else {
+            let all: Vec<Check<'_>> = checks.iter().flatten().copied().collect();
+            worker.check(&all, record.started_ns)
+        };
+        if let Some(unnamed) = worker.unnamed()
+            && let Some(check) = checks.iter().flatten().find(|check| check.key == unnamed)
+        {
+            let mut text = [0; RATE_KEY_TEXT_BYTES_MAX];
+            let length = key(conn, bound, request, &check.rule.key, |parts| {
+                write_text(check.rule, parts, conn, request.client, &mut text)
+            });
+            worker.name(unnamed, &text[..length]);
+        }
+        outcome
     };
     conn.core.leases.raise_once();
     let strictest = applied[outcome.strictest].limit;
@@ -257,7 +291,7 @@ pub(super) fn admit<P: Platform>(
             let seconds = retry_after_ns.unwrap_or(u64::MAX).div_ceil(1_000_000_000).max(1);
             record.retry_after_s = u32::try_from(seconds).unwrap_or(u32::MAX);
             if bound.snapshot.rate_limits.headers {
-                record.limit_lines = lines(bound, told);
+                append_lines(bound, told, &mut record.limit_lines);
             }
             return Err(Fault::policy("rate_limited", 429));
         }
@@ -270,14 +304,18 @@ fn add(counter: &Cell<u64>) {
     counter.set(counter.get() + 1);
 }
 
-/// The response's fields that tell of a limit.
-pub(super) fn lines<S>(bound: &Bound<S>, told: Told) -> Vec<u8> {
-    let Some(rule) = bound.limits.rules.get(told.limit) else { return Vec::new() };
-    let (mut policy, mut left) = (Vec::with_capacity(48), Vec::with_capacity(48));
-    headers::policy(rule, &mut policy);
-    headers::remaining(rule, told.remaining, told.full_in_ns, &mut left);
-    [b"RateLimit-Policy: ".as_slice(), &policy, b"\r\nRateLimit: ", &left, b"\r\n"].concat()
+/// Appends the response's fields that tell of a limit.
+pub(super) fn append_lines<S>(bound: &Bound<S>, told: Told, lines: &mut Vec<u8>) {
+    let limits = &bound.limits;
+    let Some((rule, always)) = limits.rules.get(told.limit).zip(limits.lines.get(told.limit)) else { return };
+    lines.reserve(always.len() + rule.name.len() + LIMIT_LINE_BYTES);
+    lines.extend_from_slice(always);
+    headers::remaining(rule, told.remaining, told.full_in_ns, lines);
+    lines.extend_from_slice(b"\r\n");
 }
+
+/// What two numbers, their names and a line's end take at the most.
+const LIMIT_LINE_BYTES: usize = 64;
 
 /// Finds the parts of a key and gives them to `with`. What a request does not have is empty: all that lack it count
 /// together, so that nobody escapes by leaving it out.

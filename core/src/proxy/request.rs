@@ -16,7 +16,7 @@ use super::hop::Hop;
 use super::limiting::{self, Grant};
 use super::log::{self, Draft, Wanted};
 use super::record::Record;
-use super::respond::{self, Asker, Grpc};
+use super::respond::{self, Asker, Common, Grpc};
 use super::tunnel;
 use super::upstream::{Endpoint, Lease, Pass, Unavailable, Upstream, Want};
 use crate::base::buffer::Buffer;
@@ -65,7 +65,7 @@ pub(super) struct Plan<S> {
     /// The endpoint that the client's cookie names.
     pub(super) sticky: Option<usize>,
     /// What limits granted.
-    pub(super) grant: Option<Box<Grant>>,
+    pub(super) grant: Option<Grant>,
     /// The client speaks gRPC-Web, and the upstream gRPC.
     pub(super) web: Option<Call>,
     /// CONNECT: bytes both ways once the upstream is connected.
@@ -118,6 +118,7 @@ impl<'e, P: Platform> Exchange<'e, P> {
 }
 
 /// What a head says must happen.
+#[expect(clippy::large_enum_variant)] // One lives at a time; a box would be an allocation for each request.
 enum Decision<S> {
     /// The head is not complete.
     NeedMore,
@@ -315,9 +316,19 @@ fn decide<P: Platform>(
     } else {
         let request = limiting::Request { head: &head, path, client, route: index };
         match limiting::admit(conn, bound, &request, record) {
-            Ok(grant) => Some(Box::new(grant)),
+            Ok(grant) => Some(grant),
             Err(fault) => return refuse(fault),
         }
+    };
+    // An answer of our own says what is left as well; an upstream's is shaped later.
+    let mut fields = Vec::new();
+    let common = match grant.as_ref().and_then(|grant| grant.told) {
+        Some(told) if !matches!(route.action, Action::Upstream(_)) => {
+            fields.extend_from_slice(common.fields);
+            limiting::append_lines(bound, told, &mut fields);
+            Common { fields: &fields, ..common }
+        }
+        _ => common,
     };
     match &route.action {
         Action::Respond(respond) => {

@@ -12,14 +12,6 @@ pub struct RuleId(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KeyHash(pub(super) u64);
 
-/// A bucket's name, and a text for people to know it by (cut to
-/// [`RATE_KEY_TEXT_BYTES_MAX`](crate::base::limits::RATE_KEY_TEXT_BYTES_MAX)).
-#[derive(Debug, Clone, Copy)]
-pub struct Key<'a> {
-    pub hash: KeyHash,
-    pub text: &'a [u8],
-}
-
 /// Makes names. One for all workers of a node, or they would count apart.
 #[derive(Clone, Copy)]
 pub struct KeyHasher {

@@ -29,7 +29,7 @@ mod simulation_tests;
 mod tests;
 
 pub use in_flight::{InFlight, Permit};
-pub use key::{Key, KeyHash, KeyHasher, RuleId};
+pub use key::{KeyHash, KeyHasher, RuleId};
 pub use lease::{Rate, RateRefusal};
 pub use node::{KeyState, Node};
 pub use rule::{KeyPart, Mode, OnExcess, Rule, Warning, warnings};

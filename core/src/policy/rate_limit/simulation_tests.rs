@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::lease::{Answer, Bucket, Settlement, Want, spare_max, ticks};
-use super::{Check, Key, KeyHash, KeyHasher, LEASE_IDLE_NS, Node, OnExcess, Rate, Rule, Verdict, Worker};
+use super::{Check, KeyHash, KeyHasher, LEASE_IDLE_NS, Node, OnExcess, Rate, Rule, Verdict, Worker};
 
 /// `SplitMix64` (Steele, Lea, Flood, OOPSLA 2014).
 pub(super) struct Draw(pub(super) u64);
@@ -162,7 +162,7 @@ fn schedule(seed: u64) -> Seen {
         let key = draw.below(keys as u64) as usize;
         let cost = 1 + draw.below(cost_max.into()) as u32;
         for _ in 0..draw.of(&[1, 1, 1, 4]) {
-            let check = Check { rule: &rule, key: Key { hash: names[key], text: b"" }, cost };
+            let check = Check { rule: &rule, key: names[key], cost };
             let outcome = core.worker.check(&[check], core.latest);
             let at = match outcome.verdict {
                 Verdict::Admit => Some(core.latest),
@@ -259,7 +259,7 @@ fn ten_seconds_on_one_core_and_spread() {
         let rule = Rule::new("r", &KeyHasher::new([1, 2]), rate, Vec::new());
         let node = Arc::new(Node::new(2, 7));
         let mut workers = [Worker::new(Arc::clone(&node), 64), Worker::new(node, 64)];
-        let check = Check { rule: &rule, key: Key { hash: KeyHash::of(77), text: b"" }, cost: 1 };
+        let check = Check { rule: &rule, key: KeyHash::of(77), cost: 1 };
         let (mut admitted, mut at, start) = (0, 0, 1_000_000);
         while at < 10_000_000_000 {
             let worker = &mut workers[(at / 100_000 % spread) as usize];

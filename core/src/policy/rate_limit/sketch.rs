@@ -20,6 +20,13 @@ pub struct Heavy {
     pub text: Vec<u8>,
 }
 
+/// Whether a sketch knows how a key reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Named {
+    Yes,
+    No,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Sketch {
@@ -51,8 +58,9 @@ impl Sketch {
         }
     }
 
-    /// Counts `weight` decisions of a key. Walks the sketch: 60 to 200 ns, to be shared by many decisions.
-    pub fn add(&mut self, key: KeyHash, weight: u64, text: Option<&[u8]>) {
+    /// Counts `weight` decisions of a key. Walks the sketch: 60 to 200 ns, to be shared by many decisions. Tells whether
+    /// it knows how the key reads.
+    pub fn add(&mut self, key: KeyHash, weight: u64) -> Named {
         let at = match self.keys.iter().position(|&k| k == key.0) {
             Some(at) => at,
             None if self.keys.len() < RATE_HEAVY_KEYS_MAX => {
@@ -64,7 +72,7 @@ impl Sketch {
                 let Some((at, least)) =
                     self.counts.iter().map(|c| c.upper).enumerate().min_by_key(|&(_, c)| c)
                 else {
-                    return;
+                    return Named::Yes;
                 };
                 self.keys[at] = key.0;
                 self.counts[at] = Count { upper: least, error: least, text_bytes: 0, text: [0; _] };
@@ -73,11 +81,16 @@ impl Sketch {
         };
         let count = &mut self.counts[at];
         count.upper += weight;
-        if let Some(text) = text.filter(|_| count.text_bytes == 0) {
-            let bytes = text.len().min(RATE_KEY_TEXT_BYTES_MAX);
-            count.text[..bytes].copy_from_slice(&text[..bytes]);
-            count.text_bytes = bytes as u8;
-        }
+        if count.text_bytes == 0 { Named::No } else { Named::Yes }
+    }
+
+    /// How a key reads; cut.
+    pub fn name(&mut self, key: KeyHash, text: &[u8]) {
+        let Some(at) = self.keys.iter().position(|&k| k == key.0) else { return };
+        let count = &mut self.counts[at];
+        let bytes = text.len().min(RATE_KEY_TEXT_BYTES_MAX);
+        count.text[..bytes].copy_from_slice(&text[..bytes]);
+        count.text_bytes = bytes as u8;
     }
 
     /// Halves all counts, so that what is heavy now stands out against what was. Called once a minute or so.
@@ -132,7 +145,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::{Sketch, merge};
+    use super::{Named, Sketch, merge};
     use crate::base::limits::{RATE_HEAVY_KEYS_MAX, RATE_KEY_TEXT_BYTES_MAX};
     use crate::policy::rate_limit::KeyHash;
 
@@ -146,7 +159,7 @@ mod tests {
             let mut sketch = Sketch::new();
             let mut truth: HashMap<u64, u64> = HashMap::new();
             for &key in &stream {
-                sketch.add(KeyHash(key), weight, None);
+                sketch.add(KeyHash(key), weight);
                 *truth.entry(key).or_default() += weight;
             }
             let total: u64 = truth.values().sum();
@@ -168,9 +181,13 @@ mod tests {
     #[test]
     fn texts_fading_and_merging() {
         let (mut a, mut b) = (Sketch::new(), Sketch::new());
-        a.add(KeyHash(1), 5, None);
-        a.add(KeyHash(2), 7, Some(&[b'x'; 100]));
-        b.add(KeyHash(1), 4, Some(b"one"));
+        a.add(KeyHash(1), 5);
+        assert_eq!(a.add(KeyHash(2), 6), Named::No);
+        a.name(KeyHash(2), &[b'x'; 100]);
+        assert_eq!(a.add(KeyHash(2), 1), Named::Yes);
+        b.add(KeyHash(1), 4);
+        b.name(KeyHash(1), b"one");
+        b.name(KeyHash(3), b"not there");
         let merged = merge([a.heaviest(9), b.heaviest(9)], 9);
         assert_eq!(merged[0].count, 9);
         assert_eq!(merged[0].text, b"one");

@@ -23,8 +23,7 @@ fn rule(name: &str, rate: Rate) -> Rule {
 }
 
 fn of<'a>(rule: &'a Rule, key: &'a str, cost: u32) -> Check<'a> {
-    let hash = hasher().key(rule.id, &[key.as_bytes()]);
-    Check { rule, key: Key { hash, text: key.as_bytes() }, cost }
+    Check { rule, key: hasher().key(rule.id, &[key.as_bytes()]), cost }
 }
 
 fn one_worker() -> (Arc<Node>, Worker) {
@@ -101,8 +100,8 @@ fn a_refused_request_costs_nothing_and_the_strictest_limit_answers() {
         assert_eq!((outcome.verdict, outcome.strictest), (retry_after(SECOND), 1));
     }
     worker.release();
-    assert_eq!(node.state(&wide.rate, checks[0].key.hash, SECOND).tokens, 4_998);
-    assert_eq!(node.state(&slow.rate, checks[2].key.hash, SECOND).tokens, 1);
+    assert_eq!(node.state(&wide.rate, checks[0].key, SECOND).tokens, 4_998);
+    assert_eq!(node.state(&slow.rate, checks[2].key, SECOND).tokens, 1);
     assert!(admits(&mut worker, &checks, 2 * SECOND));
     // Both refuse: the one with the longer wait answers, in whatever order they stand.
     for (checks, strictest) in [(checks, 2), ([checks[2], checks[0], checks[1]], 0)] {
@@ -123,13 +122,13 @@ fn leased_tokens_go_back_when_another_limit_refuses() {
     for _ in 0..20 {
         assert!(admits(&mut worker, &checks[..1], SECOND));
     }
-    assert!(node.state(&wide.rate, checks[0].key.hash, SECOND).held > 0);
+    assert!(node.state(&wide.rate, checks[0].key, SECOND).held > 0);
     assert!(admits(&mut worker, &checks, SECOND));
     for _ in 0..500 {
         assert!(!admits(&mut worker, &checks, SECOND));
     }
     worker.release();
-    let state = node.state(&wide.rate, checks[0].key.hash, SECOND);
+    let state = node.state(&wide.rate, checks[0].key, SECOND);
     assert_eq!((state.tokens, state.held), (5_000 - 21, 0));
 }
 
@@ -178,7 +177,7 @@ fn costs_that_are_known_afterwards_are_owed() {
     let (node, mut worker) = one_worker();
     let by_response = rule("bytes", rate(10, 1_000, 10));
     let before = [of(&by_response, "k", 0)];
-    let state = |node: &Node, at| node.state(&by_response.rate, before[0].key.hash, at).tokens;
+    let state = |node: &Node, at| node.state(&by_response.rate, before[0].key, at).tokens;
     assert!(admits(&mut worker, &before, SECOND));
     worker.charge(&of(&by_response, "k", 25), SECOND);
     assert_eq!(state(&node, SECOND), -15);
@@ -199,15 +198,15 @@ fn the_state_of_a_key_and_its_reset() {
     let daily = rule("daily", rate(1, 86_400_000, 2));
     let check = [of(&daily, "k", 1)];
     let full = KeyState { tokens: 2, held: 0, full_in_ns: 0, shared: false };
-    assert_eq!(node.state(&daily.rate, check[0].key.hash, SECOND), full);
-    assert!(!node.reset(&daily.rate, check[0].key.hash, SECOND), "nothing to reset");
+    assert_eq!(node.state(&daily.rate, check[0].key, SECOND), full);
+    assert!(!node.reset(&daily.rate, check[0].key, SECOND), "nothing to reset");
     assert!(admits(&mut worker, &check, SECOND) && admits(&mut worker, &check, SECOND));
     assert!(!admits(&mut worker, &check, SECOND));
-    let state = node.state(&daily.rate, check[0].key.hash, SECOND);
+    let state = node.state(&daily.rate, check[0].key, SECOND);
     assert_eq!((state.tokens, state.full_in_ns), (0, 2 * 86_400 * SECOND));
     assert_eq!(node.keys_in_use(SECOND), 1);
-    assert!(node.reset(&daily.rate, check[0].key.hash, SECOND));
-    assert_eq!(node.state(&daily.rate, check[0].key.hash, SECOND), full);
+    assert!(node.reset(&daily.rate, check[0].key, SECOND));
+    assert_eq!(node.state(&daily.rate, check[0].key, SECOND), full);
     let soon = SECOND + LEASE_IDLE_NS;
     assert!(admits(&mut worker, &check, soon) && admits(&mut worker, &check, soon));
     assert!(!admits(&mut worker, &check, soon));
@@ -221,10 +220,10 @@ fn a_reset_leaves_out_what_workers_hold() {
     for _ in 0..3_000 {
         assert!(admits(&mut worker, &check, SECOND));
     }
-    let held = node.state(&wide.rate, check[0].key.hash, SECOND).held;
+    let held = node.state(&wide.rate, check[0].key, SECOND).held;
     assert!(held > 0);
-    assert!(node.reset(&wide.rate, check[0].key.hash, SECOND));
-    assert_eq!(node.state(&wide.rate, check[0].key.hash, SECOND).tokens, 5_000 - i64::from(held));
+    assert!(node.reset(&wide.rate, check[0].key, SECOND));
+    assert_eq!(node.state(&wide.rate, check[0].key, SECOND).tokens, 5_000 - i64::from(held));
     let more = (0..6_000).filter(|_| admits(&mut worker, &check, SECOND)).count();
     assert!(more <= 5_000, "{more}");
 }
@@ -257,13 +256,13 @@ fn what_is_not_used_goes_back() {
     for _ in 0..100 {
         assert!(admits(&mut one, &check, SECOND));
     }
-    let held = node.state(&wide.rate, check[0].key.hash, SECOND).held;
+    let held = node.state(&wide.rate, check[0].key, SECOND).held;
     assert!((1..=10).contains(&held), "a hundredth of the burst for each of two: {held}");
     assert!(one.counts().visits < 20, "{:?}", one.counts());
     one.tick(SECOND + LEASE_IDLE_NS - 4);
-    assert_eq!(node.state(&wide.rate, check[0].key.hash, SECOND).held, held);
+    assert_eq!(node.state(&wide.rate, check[0].key, SECOND).held, held);
     one.tick(SECOND + LEASE_IDLE_NS);
-    assert_eq!(node.state(&wide.rate, check[0].key.hash, SECOND).held, 0);
+    assert_eq!(node.state(&wide.rate, check[0].key, SECOND).held, 0);
     let rest = (0..3_000).filter(|_| admits(&mut two, &check, SECOND + LEASE_IDLE_NS)).count();
     assert_eq!(rest, 1_900, "not a token was lost");
 }
@@ -292,7 +291,7 @@ fn a_flood_of_keys() {
         let mut worker = Worker::new(Arc::clone(&node), 8_192);
         let minutely = rule("r", rate(60, 60_000, 10));
         let honest = |i: u64| KeyHash::of((i + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let check = |hash| [Check { rule: &minutely, key: Key { hash, text: b"" }, cost: 1 }];
+        let check = |hash| [Check { rule: &minutely, key: hash, cost: 1 }];
         let (early, late) = (0..100, 100..200_u64);
         let mut admitted = [0_u64; 200];
         let mut draw = Draw(7);
@@ -333,7 +332,7 @@ fn eviction_is_no_escape() {
     let mut worker = Worker::new(Arc::clone(&node), 16);
     let slow = rule("slow", rate(1, 1_000, 2));
     let hash = |i: u64| hasher().key(slow.id, &[&i.to_le_bytes()]);
-    let check = |i| [Check { rule: &slow, key: Key { hash: hash(i), text: b"" }, cost: 1 }];
+    let check = |i| [Check { rule: &slow, key: hash(i), cost: 1 }];
     let (mut admitted, mut other) = (0, 1);
     for step in 0..10_000_u64 {
         let now = SECOND + step * MS;
@@ -354,12 +353,15 @@ fn the_heaviest_keys_are_known_by_name() {
     for i in 0..20_000_u64 {
         let cold = draw.next().to_string();
         worker.check(&[of(&wide, &cold, 1)], SECOND + i);
-        if i % 10 == 0 {
-            worker.check(&[of(&wide, "heavy", 1)], SECOND + i);
+        for (every, name) in [(10, "heavy"), (40, "less heavy")] {
+            if i % every == 0 {
+                worker.check(&[of(&wide, name, 1)], SECOND + i);
+                if let Some(key) = worker.unnamed() {
+                    worker.name(key, name.as_bytes());
+                }
+            }
         }
-        if i % 40 == 0 {
-            worker.check(&[of(&wide, "less heavy", 1)], SECOND + i);
-        }
+        assert_eq!(worker.unnamed(), None, "keys used once are not among them");
     }
     let top = worker.heaviest(2);
     assert_eq!(
@@ -431,7 +433,7 @@ fn two_threads_on_one_key() {
             threads.into_iter().map(|thread| thread.join().unwrap()).sum()
         });
         let last = SECOND + 99_999 * 100_000;
-        let hash = of(&wide, "k", 1).key.hash;
+        let hash = of(&wide, "k", 1).key;
         assert_eq!(node.state(&wide.rate, hash, last).held, 0);
         let most = u64::from(burst) + 9_999;
         assert!(admitted <= most, "{admitted} of {most}");

@@ -12,11 +12,11 @@ use std::sync::Arc;
 
 use crate::base::limits::{RATE_LEASE_IDLE_NS, RATE_LEASES_MAX, RATE_LIMITS_PER_REQUEST_MAX};
 
-use super::key::{Key, KeyHash};
+use super::key::KeyHash;
 use super::lease::{Answer, Lease, Rate, Settlement, Want, nanoseconds, spare_max, ticks};
 use super::node::Node;
 use super::rule::{Mode, OnExcess, Rule};
-use super::sketch::{Heavy, Sketch};
+use super::sketch::{Heavy, Named, Sketch};
 
 /// Keys of a set of the cache.
 const WAYS: usize = 4;
@@ -39,7 +39,7 @@ const fn ticks_of(ns: u64) -> u64 {
 #[derive(Debug, Clone, Copy)]
 pub struct Check<'a> {
     pub rule: &'a Rule,
-    pub key: Key<'a>,
+    pub key: KeyHash,
     /// Tokens. Zero, for a cost that will be known with the response ([`Worker::charge`]): refused only while the bucket is
     /// in debt.
     pub cost: u32,
@@ -115,6 +115,8 @@ pub struct Worker {
     /// Places in the cache whose lease is, or lately was, open.
     lent: Vec<u32>,
     sketch: Sketch,
+    /// A heavy key of which it is not known how it reads.
+    unnamed: Option<KeyHash>,
     counts: Counts,
     /// The latest reading: a clock that goes back stands still here.
     latest_ns: u64,
@@ -163,6 +165,7 @@ impl Worker {
             sets: vec![Set::default(); keys.div_ceil(WAYS).max(1)].into(),
             lent: Vec::with_capacity(RATE_LEASES_MAX),
             sketch: Sketch::new(),
+            unnamed: None,
             counts: Counts::default(),
             latest_ns: 0,
         }
@@ -201,17 +204,17 @@ impl Worker {
     /// Charges a cost that was learnt after the request was admitted, into debt if need be.
     pub fn charge(&mut self, check: &Check<'_>, now_ns: u64) {
         let now = self.now(now_ns);
-        let Check { rule, key, cost } = check;
-        if cost == &0 {
+        let &Check { rule, key, cost } = check;
+        if cost == 0 {
             return;
         }
-        if let Some((set, way)) = self.find(key.hash)
-            && self.sets[set].entries[way].lease.spend(*cost, now)
+        if let Some((set, way)) = self.find(key)
+            && self.sets[set].entries[way].lease.spend(cost, now)
         {
             return;
         }
         self.counts.visits += 1;
-        if !(0..CHARGE_TRIES).any(|_| self.node.charge(key.hash, &rule.rate, *cost, now)) {
+        if !(0..CHARGE_TRIES).any(|_| self.node.charge(key, &rule.rate, cost, now)) {
             self.counts.uncharged += 1;
         }
     }
@@ -238,6 +241,17 @@ impl Worker {
                 entry.batch = 0;
             }
         }
+    }
+
+    /// A key of the last decision that is among the heaviest, if [`Worker::name`] should tell how it reads.
+    #[inline]
+    pub fn unnamed(&mut self) -> Option<KeyHash> {
+        self.unnamed.take()
+    }
+
+    /// How a key reads to people; cut to [`RATE_KEY_TEXT_BYTES_MAX`](crate::base::limits::RATE_KEY_TEXT_BYTES_MAX).
+    pub fn name(&mut self, key: KeyHash, text: &[u8]) {
+        self.sketch.name(key, text);
     }
 
     /// What it has decided.
@@ -319,12 +333,14 @@ impl Worker {
     #[inline]
     fn take(&mut self, check: &Check<'_>, now: u64) -> Step {
         let rate = &check.rule.rate;
-        let Some((set, way)) = self.find(check.key.hash) else { return self.visit(check, None, now) };
+        let Some((set, way)) = self.find(check.key) else { return self.visit(check, None, now) };
         let entry = &mut self.sets[set].entries[way];
         entry.hits += 1;
         if entry.hits >= HITS {
             entry.hits = 0;
-            self.sketch.add(check.key.hash, HITS.into(), Some(check.key.text));
+            if self.sketch.add(check.key, HITS.into()) == Named::No {
+                self.unnamed = Some(check.key);
+            }
         }
         if check.cost > 0 && entry.lease.spend(check.cost, now) {
             return Step { taken: Ok((0, Taken::Leased)), room: entry.room(rate, now) };
@@ -351,12 +367,12 @@ impl Worker {
         }
         self.counts.visits += 1;
         let want = Want { need: check.cost, spare: batch, patience: patience(check.rule), now };
-        let Some(visit) = self.node.visit(check.key.hash, rate, done, want) else {
+        let Some(visit) = self.node.visit(check.key, rate, done, want) else {
             self.counts.busy += 1;
             return Step { taken: Err(Some(IDLE)), room: 0 };
         };
         self.counts.shared += u64::from(visit.shared);
-        let place = place.or_else(|| self.admit(check.key.hash));
+        let place = place.or_else(|| self.admit(check.key));
         let spares = match visit.answer {
             Answer::Granted { spare, .. } => spare,
             Answer::Refused { .. } => 0,
@@ -387,7 +403,7 @@ impl Worker {
     /// What [`Worker::take`] would answer, without taking.
     fn look(&mut self, check: &Check<'_>, now: u64) -> Step {
         let rate = &check.rule.rate;
-        if let Some((set, way)) = self.find(check.key.hash) {
+        if let Some((set, way)) = self.find(check.key) {
             let entry = &self.sets[set].entries[way];
             let held = check.cost > 0 && entry.lease.unspent() >= check.cost;
             let refused = entry.refuses(check, now);
@@ -396,7 +412,7 @@ impl Worker {
                 return Step { taken, room: entry.room(rate, now) };
             }
         }
-        let (bucket, _) = self.node.look(rate, check.key.hash);
+        let (bucket, _) = self.node.look(rate, check.key);
         let want = Want { need: check.cost, spare: 0, patience: patience(check.rule), now };
         let taken = match bucket.take(rate, want).1 {
             Answer::Granted { wait, .. } => Ok((wait, Taken::Nothing)),
@@ -411,14 +427,14 @@ impl Worker {
         match from {
             Taken::Nothing | Taken::Shared => {}
             Taken::Leased => {
-                if let Some((set, way)) = self.find(check.key.hash) {
+                if let Some((set, way)) = self.find(check.key) {
                     self.sets[set].entries[way].lease.unspend(check.cost);
                 }
             }
             Taken::Direct { full_at } => {
                 let interval = check.rule.rate.interval_ticks();
-                self.node.refund(check.key.hash, check.cost, interval, full_at);
-                if let Some((set, way)) = self.find(check.key.hash) {
+                self.node.refund(check.key, check.cost, interval, full_at);
+                if let Some((set, way)) = self.find(check.key) {
                     let entry = &mut self.sets[set].entries[way];
                     entry.full_at = entry.full_at.saturating_sub(u64::from(check.cost) * interval);
                 }
@@ -532,7 +548,7 @@ fn waits_longer(this: Verdict, other: Verdict) -> bool {
 /// A key's decisions go to the sketch, but for a single one: keys that never come back are none of the heaviest.
 fn forget_hits(sketch: &mut Sketch, key: u64, entry: &mut Entry) {
     if entry.hits > 1 {
-        sketch.add(KeyHash(key), entry.hits.into(), None);
+        sketch.add(KeyHash(key), entry.hits.into());
     }
     entry.hits = 0;
 }
