@@ -238,3 +238,10 @@ pub const RATE_HEAVY_KEYS_MAX: usize = 128;
 
 /// Bytes of a key that the sketch keeps to show it.
 pub const RATE_KEY_TEXT_BYTES_MAX: usize = 48;
+// Traffic splits (policy::split).
+
+/// Arms of one traffic split: as many backends as one rule of the Gateway API may name. Each is looked at for each request.
+pub const SPLIT_ARMS_MAX: usize = 16;
+
+/// Weight of one arm of a split, as in the Gateway API.
+pub const SPLIT_WEIGHT_MAX: u32 = 1_000_000;

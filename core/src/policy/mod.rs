@@ -9,3 +9,4 @@ pub mod rate_limit;
 pub mod retry;
 pub mod route;
 pub mod shed;
+pub mod split;
