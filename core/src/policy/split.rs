@@ -15,7 +15,7 @@
 //! - The order in which arms are listed means nothing, nor does an arm of weight 0.
 //!
 //! Laying arms end to end on a line of points would be cheaper (1 ns), but with more than two arms moves up to n - 1
-//! times as many keys as must, and all when an arm is put first. This costs some 3 ns an arm (benches/policies.rs).
+//! times as many keys as must, and all when an arm is put first. This costs 9 ns an arm, a logarithm (benches/policies.rs).
 //!
 //! The hash of keys and names is xxh3-64: with seed 0 for names, with the hash of the split's name as seed for keys. An
 //! arm's draw is the finaliser of `SplitMix64` of the key's hash xor the arm's, its upper 53 bits a fraction. These are
