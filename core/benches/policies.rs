@@ -9,12 +9,14 @@ use std::time::Duration;
 use criterion::{Criterion, criterion_group, criterion_main};
 use ringway::http::message::Method;
 use ringway::policy::breaker::{self, Breaker};
+use ringway::policy::canary::{self, ArmCells, Decider, Tally};
 use ringway::policy::concurrency::{self, Limiter};
 use ringway::policy::deadline::{Asked, Deadline, push_field};
 use ringway::policy::retry::{
     Attempt, Body, Budget, BudgetSettings, Conditions, Failure, Response, Settings, decide,
 };
 use ringway::policy::shed::{self, Class, Load};
+use ringway::policy::split::{Override, Point, Split};
 
 fn breakers(c: &mut Criterion) {
     let mut breaker = Breaker::new(breaker::Settings::DEFAULT, 0);
@@ -119,5 +121,53 @@ fn deadlines(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, breakers, retries, limits, deadlines);
+fn splits(c: &mut Criterion) {
+    let split = |arms: usize| {
+        let names = ["stable", "canary", "third", "fourth", "fifth"];
+        Split::new("checkout", names.into_iter().zip([90, 10, 5, 3, 2]).take(arms))
+    };
+    let two = split(2);
+    c.bench_function("split: point of a key of 16 bytes", |b| {
+        b.iter(|| two.point(black_box(b"user-0123456789a")));
+    });
+    let mut draw = 0_u64;
+    let mut next = move || {
+        draw = draw.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        Point::drawn(draw)
+    };
+    for arms in [2, 3, 5] {
+        let split = split(arms);
+        c.bench_function(&format!("split: arm of {arms}"), |b| b.iter(|| split.arm(black_box(next()), None)));
+    }
+    let set = Some(Override { arm: 1, share_bp: 500 });
+    c.bench_function("split: arm of 2, share set", |b| b.iter(|| two.arm(black_box(next()), black_box(set))));
+}
+
+fn canaries(c: &mut Criterion) {
+    let cells = ArmCells::default();
+    let mut requests = 0_u64;
+    c.bench_function("canary: record", |b| {
+        b.iter(|| {
+            requests += 1;
+            cells.record(black_box(canary::Outcome::Success), black_box(900 + requests % 20_000));
+        });
+    });
+    c.bench_function("canary: read the cells", |b| b.iter(|| cells.read()));
+    // Never promoted, so that each call looks at grown windows.
+    let settings = canary::Settings { interval_ms: u64::MAX, ..canary::Settings::default() };
+    let mut decider = Decider::new(settings, None);
+    let (mut baseline, mut canary, mut now_ms) = (Tally::default(), Tally::default(), 0);
+    c.bench_function("canary: a tick", |b| {
+        b.iter(|| {
+            for request in 0..10 {
+                baseline.record(canary::Outcome::Success, 5_000 + request * 1_000);
+                canary.record(canary::Outcome::Success, 5_000 + request * 1_000);
+            }
+            now_ms += 1_000;
+            decider.tick(now_ms, &baseline, &canary)
+        });
+    });
+}
+
+criterion_group!(benches, breakers, retries, limits, deadlines, splits, canaries);
 criterion_main!(benches);

@@ -238,3 +238,17 @@ pub const RATE_HEAVY_KEYS_MAX: usize = 128;
 
 /// Bytes of a key that the sketch keeps to show it.
 pub const RATE_KEY_TEXT_BYTES_MAX: usize = 48;
+// Traffic splits and canaries (policy::{split,canary}).
+
+/// Arms of one traffic split: as many backends as one rule of the Gateway API may name. Each is looked at for each request.
+pub const SPLIT_ARMS_MAX: usize = 16;
+
+/// Weight of one arm of a split, as in the Gateway API.
+pub const SPLIT_WEIGHT_MAX: u32 = 1_000_000;
+
+/// Steps of a canary's roll-out: the error that the whole may make is divided among them.
+pub const CANARY_STEPS_MAX: usize = 32;
+
+/// The longest time, in milliseconds, that one call of a canary's decider takes to have passed since the one before. A
+/// machine that slept or a clock that was set must not carry a canary over its interval.
+pub const CANARY_TICK_MS_MAX: u64 = 5_000;

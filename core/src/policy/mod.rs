@@ -1,6 +1,7 @@
 //! Pure decisions: functions of settings, state, the request and the time passed in.
 pub mod balance;
 pub mod breaker;
+pub mod canary;
 pub mod concurrency;
 pub mod deadline;
 pub mod health;
@@ -9,3 +10,4 @@ pub mod rate_limit;
 pub mod retry;
 pub mod route;
 pub mod shed;
+pub mod split;

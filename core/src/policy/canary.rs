@@ -1,0 +1,633 @@
+//! A canary that decides by itself: compares the canary's errors and latency with the baseline's, and moves the canary's
+//! share on by steps, or takes it back.
+//!
+//! ```text
+//!               good for an interval                 good at the last step
+//!   Trying 1 % ──────────────────────> Trying 5 % … ───────────────────────> Promoted (100 %)
+//!       │            clearly bad           │
+//!       └──────────────────────────────────┴───────────────────────────────> RolledBack (0 %)
+//! ```
+//!
+//! [`Decider::tick`] is called about once a second by the control thread, with each arm's counters added up over all
+//! workers. What came since the last call goes into a window, and the window is judged: bad if it is statistically
+//! clear that the canary does worse than allowed, good if it is clear that it does not, unclear otherwise. Bad counts at
+//! once; good must last for `confirm` calls, and moves on only when the step's interval is over. Unclear holds.
+//!
+//! **How sure.** Whoever looks each second finds every difference sooner or later, so all bounds hold at every look at once
+//! (`bounds`). The doubt that they leave is divided: over the steps, the rules, the two arms, the two kinds of windows, and
+//! over a step's windows of a kind as 1/2, 1/6, 1/12 …, which sums to 1. So `false_rollback_max` bounds the probability that a canary which is
+//! no worse than the baseline is rolled back at any time of the roll-out; and `false_promotion_max` bounds the
+//! probability that one which is worse than allowed all along gets past its first step. Both for requests that are
+//! independent of each other. Where errors come in bursts, what is called good needs more requests, as many times as the
+//! errors of ten seconds scatter more than chance alone would have them (quasi-likelihood: P. `McCullagh`, J. Nelder,
+//! "Generalized Linear Models", 1989, section 4.5). What is called bad does not: a burst that is the canary's own is bad.
+//!
+//! **Windows.** A step begins with empty windows: under each share the canary is another. The long one is what is judged.
+//! When it has been open for long it is closed, and one of twice the length begun, so that what a quiet canary gathers
+//! is not thrown away before it is enough. The recent one begins anew every `recent_ms` and is only looked at for
+//! what is bad, so that a good past does not cover for a new fault of a busy canary.
+//!
+//! **Hysteresis.** Nothing is good before half of the interval is over, since errors of any kind take time to show. A good
+//! verdict stays until bounds of an eightfold doubt are beyond what is allowed; once lost it can't come back before the next
+//! long window, so a noisy canary holds instead of going to and fro. And a rollback or a
+//! promotion stays until [`Decider::restart`] or another `identity`. After a promotion nothing is judged: the baseline has
+//! no requests to compare with, perhaps no instances left to go back to, and an absolute bound alone would lay
+//! each later outage of whatever lies behind to the roll-out's charge. That is for breakers and alerts.
+//!
+//! An absolute bound that the baseline is clearly above as well says nothing of the canary: then it holds.
+//!
+//! It knows nothing of requests, of time but what it is told, nor of where its state is kept: [`Saved`] is plain data, which
+//! a reload takes over and a store may hand from one proxy to another.
+
+mod bounds;
+#[cfg(test)]
+mod simulation_tests;
+mod tally;
+#[cfg(test)]
+mod tests;
+mod why;
+
+pub use tally::{ArmCells, CELLS, Latencies, Outcome, Tally, cell_of, lower_us};
+pub use why::{Decision, Errors as ErrorFigures, Latencies as LatencyFigures, Reason, Share, Span, Why};
+
+use crate::base::limits::CANARY_TICK_MS_MAX;
+use bounds::Prior;
+
+/// The whole, of which shares are parts: a share of 1 is one basis point.
+pub const WHOLE_BP: u32 = 10_000;
+
+/// How to try a canary.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// What is being tried: a hash of the arms' names and of whatever version they have. Another one begins anew.
+    pub identity: u64,
+    /// The canary's shares in basis points, ascending from at least 1, at most `CANARY_STEPS_MAX`. After the last it is
+    /// promoted; a last one of 10,000 is the promotion.
+    pub steps: Vec<u32>,
+    /// The least time on a step, in milliseconds.
+    pub interval_ms: u64,
+    /// The least requests of the canary in a window for it to be good. What rules need comes on top.
+    pub requests_min: u64,
+    /// Good looks in a row before it moves on, at least 1.
+    pub confirm: u32,
+    /// How long the first long window of a step is open, in milliseconds, but at least for twice the interval.
+    pub window_ms: u64,
+    /// How long each recent window is, in milliseconds.
+    pub recent_ms: u64,
+    /// After how long on one step, in milliseconds, it is reported that nothing moves.
+    pub stalled_after_ms: u64,
+    /// With `None` errors don't matter. If latency does not either, time and `requests_min` alone move it on.
+    pub errors: Option<Errors>,
+    /// With `None` latency does not matter.
+    pub latency: Option<Latency>,
+    /// The probability that a canary as good as the baseline is rolled back, in the whole roll-out; above 0, below 1.
+    pub false_rollback_max: f64,
+    /// The probability that a canary worse than allowed gets past its first step; above 0, below 1.
+    pub false_promotion_max: f64,
+}
+
+/// How many errors a canary may make, as shares of its requests from 0 to 1. A bound of 1 is none.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Errors {
+    /// At most.
+    pub share_max: f64,
+    /// More than the baseline.
+    pub above_baseline_max: f64,
+}
+
+/// How slow a canary may be.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Latency {
+    /// Which quantile is compared, above 0, below 1: 0.99.
+    pub quantile: f64,
+    /// The canary's may be so many times the baseline's, more than 1. Cells are 6 % wide: below 1.2 nothing is ever good,
+    /// unless by the floor.
+    pub times_max: f64,
+    /// Or longer by so many microseconds, whichever is more.
+    pub floor_us: u64,
+}
+
+impl Default for Settings {
+    /// 1, 5, 25, 50, 100 %, at least a minute each; up to 5 % errors, one percentage point above the baseline; a 99th
+    /// percentile of up to one and a half times the baseline's or 10 ms more; wrong once in a hundred, either way.
+    fn default() -> Self {
+        Self {
+            identity: 0,
+            steps: vec![100, 500, 2_500, 5_000, WHOLE_BP],
+            interval_ms: 60_000,
+            requests_min: 100,
+            confirm: 5,
+            window_ms: 600_000,
+            recent_ms: 30_000,
+            stalled_after_ms: 1_800_000,
+            errors: Some(Errors { share_max: 0.05, above_baseline_max: 0.01 }),
+            latency: Some(Latency { quantile: 0.99, times_max: 1.5, floor_us: 10_000 }),
+            false_rollback_max: 0.01,
+            false_promotion_max: 0.01,
+        }
+    }
+}
+
+/// What a window says of the canary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is clear that it is no worse than allowed.
+    Good,
+    /// It is clear that it is.
+    Bad(Fault),
+    /// Neither is.
+    Unclear(Lack),
+}
+
+impl Verdict {
+    /// For metrics and logs.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Bad(Fault::ErrorShare) => "bad: error share",
+            Self::Bad(Fault::ErrorsAboveBaseline) => "bad: errors above baseline",
+            Self::Bad(Fault::Latency) => "bad: latency",
+            Self::Unclear(Lack::Requests) => "unclear: too few requests",
+            Self::Unclear(Lack::BaselineRequests) => "unclear: no requests of the baseline",
+            Self::Unclear(Lack::BothFail) => "unclear: the baseline fails as well",
+            Self::Unclear(Lack::Evidence) => "unclear",
+        }
+    }
+}
+
+/// What is bad.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// More errors than `share_max`.
+    ErrorShare,
+    /// More errors than the baseline's and `above_baseline_max`.
+    ErrorsAboveBaseline,
+    /// Slower than the baseline allows.
+    Latency,
+}
+
+/// What is missing for a verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lack {
+    /// Fewer than `requests_min`.
+    Requests,
+    /// There is nothing to compare with.
+    BaselineRequests,
+    /// Both arms have clearly more errors than `share_max`.
+    BothFail,
+    /// More requests are needed, or it is too close to call.
+    Evidence,
+}
+
+/// Where a roll-out is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// On a step, with this share.
+    Trying { share_bp: u32 },
+    /// The canary has all.
+    Promoted,
+    /// The canary has nothing.
+    RolledBack,
+}
+
+/// What one arm did in a window.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Seen {
+    pub tally: Tally,
+    /// Blocks of some seconds in which it had requests.
+    pub blocks: u32,
+    /// The sum of each block's errors² / requests, of which the scatter is made.
+    pub squares: f64,
+    /// Requests and errors before the block that is under way.
+    pub before: (u64, u64),
+}
+
+/// What both arms did in the same time.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Window {
+    /// Which of the step's of its kind, from 0.
+    pub number: u32,
+    /// How long it has been open.
+    pub open_ms: u64,
+    pub baseline: Seen,
+    pub canary: Seen,
+}
+
+/// All that a decider knows, but for its settings and the counters it last saw. Times are lengths, so that a process whose
+/// clock began elsewhere can go on with it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Saved {
+    /// Of the settings it was made by.
+    pub identity: u64,
+    pub phase: Phase,
+    /// Whether [`Reason::Started`] has been said.
+    pub started: bool,
+    /// Time on this step.
+    pub step_ms: u64,
+    /// Whether [`Reason::Stalled`] has been said.
+    pub stalled: bool,
+    /// The long window and the recent one.
+    pub long: Window,
+    pub recent: Window,
+    /// Of the long window.
+    pub verdict: Verdict,
+    pub good_in_a_row: u32,
+    /// Whether a good verdict was lost in this long window.
+    pub good_lost: bool,
+}
+
+/// Decides for one split: 12 KiB, and 6 KiB more for the counters it last saw.
+#[derive(Debug, Clone)]
+pub struct Decider {
+    settings: Settings,
+    saved: Saved,
+    /// When it was last called, and with what. Not saved: another process counts from elsewhere.
+    last: Option<(u64, Tally, Tally)>,
+}
+
+impl Decider {
+    /// Goes on from what was saved if that is of the same `identity`, else begins with the first step.
+    pub fn new(settings: Settings, saved: Option<Saved>) -> Self {
+        let fresh = Saved::fresh(&settings);
+        let mut decider = Self { settings, saved: fresh, last: None };
+        if let Some(saved) = saved.filter(|saved| saved.identity == decider.settings.identity) {
+            decider.saved = saved;
+            decider.fit();
+        }
+        decider
+    }
+
+    /// Takes new settings. With the same `identity` the share stays, or goes to the nearest step below it, and what has been
+    /// seen is judged anew; a roll-out that has ended stays ended.
+    pub fn configure(&mut self, settings: Settings) {
+        if settings == self.settings {
+            return;
+        }
+        let same = settings.identity == self.settings.identity;
+        self.settings = settings;
+        if same {
+            self.fit();
+        } else {
+            self.restart();
+        }
+    }
+
+    /// Begins with the first step, whatever has been.
+    pub fn restart(&mut self) {
+        self.saved = Saved::fresh(&self.settings);
+    }
+
+    /// The share that the canary has now, in basis points.
+    pub fn share_bp(&self) -> u32 {
+        match self.saved.phase {
+            Phase::Trying { share_bp } => share_bp,
+            Phase::Promoted => WHOLE_BP,
+            Phase::RolledBack => 0,
+        }
+    }
+
+    /// What there is to be saved.
+    pub fn saved(&self) -> &Saved {
+        &self.saved
+    }
+
+    /// What it goes by.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// What the window looks like now, for the admin listener.
+    pub fn why(&self) -> Why {
+        self.look().1
+    }
+
+    /// Looks at the counters, which only grow but for restarts, and says what that changes. To be called about once a
+    /// second; costs 20 µs (benches/policies.rs), and allocates.
+    pub fn tick(&mut self, now_ms: u64, baseline: &Tally, canary: &Tally) -> Option<Decision> {
+        let last = self.last.replace((now_ms, baseline.clone(), canary.clone()));
+        if !matches!(self.saved.phase, Phase::Trying { .. }) {
+            if !self.saved.started {
+                self.saved.started = true;
+                return Some(self.decision(now_ms, 0, self.look(), Reason::Promoted));
+            }
+            return None;
+        }
+        if let Some((then_ms, baseline_then, canary_then)) = last {
+            let passed_ms = now_ms.saturating_sub(then_ms).min(CANARY_TICK_MS_MAX);
+            self.saved.step_ms = self.saved.step_ms.saturating_add(passed_ms);
+            // If either arm's counters began anew, neither's part is counted, so that both are of the same time.
+            let more = baseline.minus(&baseline_then).zip(canary.minus(&canary_then));
+            for window in [&mut self.saved.long, &mut self.saved.recent] {
+                window.add(passed_ms, more.as_ref());
+            }
+        }
+        if !self.saved.started {
+            self.saved.started = true;
+            return Some(self.decision(now_ms, 0, self.look(), Reason::Started));
+        }
+        self.judge(now_ms)
+    }
+
+    fn judge(&mut self, now_ms: u64) -> Option<Decision> {
+        let from_bp = self.share_bp();
+        let (verdict, mut why) = self.look();
+        let before = std::mem::replace(&mut self.saved.verdict, verdict);
+        match verdict {
+            Verdict::Bad(_) => {
+                self.saved.phase = Phase::RolledBack;
+                return Some(self.decision(now_ms, from_bp, (verdict, why), Reason::RolledBack));
+            }
+            Verdict::Good => {
+                self.saved.good_in_a_row = self.saved.good_in_a_row.saturating_add(1);
+                why.good_in_a_row = self.saved.good_in_a_row;
+                let confirmed = self.saved.good_in_a_row >= self.settings.confirm;
+                if confirmed && self.saved.step_ms >= self.settings.interval_ms {
+                    let next = self.settings.steps.iter().copied().find(|share| *share > from_bp);
+                    let phase = phase_at(next);
+                    self.saved = Saved { started: true, phase, ..Saved::fresh(&self.settings) };
+                    let reason = if phase == Phase::Promoted { Reason::Promoted } else { Reason::Advanced };
+                    return Some(self.decision(now_ms, from_bp, (verdict, why), reason));
+                }
+            }
+            Verdict::Unclear(_) => {
+                self.saved.good_lost |= self.saved.good_in_a_row > 0;
+                self.saved.good_in_a_row = 0;
+                why.good_in_a_row = 0;
+            }
+        }
+        self.turn();
+        if self.saved.step_ms >= self.settings.stalled_after_ms && !self.saved.stalled {
+            self.saved.stalled = true;
+            return Some(self.decision(now_ms, from_bp, (verdict, why), Reason::Stalled));
+        }
+        let changed = (before == Verdict::Good) != (verdict == Verdict::Good);
+        changed.then(|| self.decision(now_ms, from_bp, (verdict, why), Reason::Judged))
+    }
+
+    /// Closes windows that have been open for long.
+    fn turn(&mut self) {
+        let first_ms = self.settings.window_ms.max(self.settings.interval_ms.saturating_mul(2));
+        let long_ms = first_ms.saturating_mul(1 << self.saved.long.number.min(30));
+        if self.saved.long.open_ms >= long_ms {
+            self.saved.long.turn();
+            self.saved.good_in_a_row = 0;
+            self.saved.good_lost = false;
+        }
+        if self.saved.recent.open_ms >= self.settings.recent_ms {
+            self.saved.recent.turn();
+        }
+    }
+
+    /// What the windows say, with the figures of the one that says it.
+    fn look(&self) -> (Verdict, Why) {
+        let mut why = self.figures(&self.saved.long);
+        for window in [&self.saved.long, &self.saved.recent] {
+            let alpha = self.doubt_bad(window);
+            let (errors, latency) = self.compare(window, alpha, Scatter::Ignored);
+            if let Some(fault) = self.fault(errors.as_ref(), latency.as_ref()) {
+                why = self.figures(window);
+                (why.errors, why.latency) = (errors, latency);
+                why.confidence = 1.0 - alpha * self.bounds();
+                return (Verdict::Bad(fault), why);
+            }
+        }
+        // One that is bad by some rule must seem good by that one: two bounds, whatever the number of rules.
+        let doubt = self.settings.false_promotion_max * spent(&self.saved.long);
+        let judge = |doubt: f64| {
+            let (errors, latency) = self.compare(&self.saved.long, doubt / 2.0, Scatter::Counted);
+            (self.verdict(errors.as_ref(), latency.as_ref()), errors, latency)
+        };
+        let (mut verdict, errors, latency) = judge(doubt);
+        let was_good = self.saved.verdict == Verdict::Good && self.saved.good_in_a_row > 0;
+        if was_good && verdict != Verdict::Good && judge((doubt * GOOD_STAYS).min(0.5)).0 == Verdict::Good {
+            verdict = Verdict::Good;
+        }
+        (why.errors, why.latency, why.confidence) = (errors, latency, 1.0 - doubt);
+        (verdict, why)
+    }
+
+    /// Good or unclear.
+    fn verdict(&self, errors: Option<&why::Errors>, latency: Option<&why::Latencies>) -> Verdict {
+        let (settings, window) = (&self.settings, &self.saved.long);
+        if window.canary.tally.requests < settings.requests_min {
+            return Verdict::Unclear(Lack::Requests);
+        }
+        let few_errors = settings.errors.zip(errors).is_none_or(|(rule, found)| {
+            found.canary.high <= rule.share_max.min(found.baseline.low + rule.above_baseline_max)
+        });
+        let fast = settings
+            .latency
+            .zip(latency)
+            .is_none_or(|(rule, found)| found.canary.high_us <= rule.allowed_us(found.baseline.low_us));
+        let both_fail =
+            settings.errors.zip(errors).is_some_and(|(rule, found)| found.baseline.low > rule.share_max);
+        let in_time = window.open_ms >= settings.interval_ms / 2 && !self.saved.good_lost;
+        if few_errors && fast && in_time {
+            Verdict::Good
+        } else if window.baseline.tally.requests == 0 {
+            Verdict::Unclear(Lack::BaselineRequests)
+        } else if both_fail {
+            Verdict::Unclear(Lack::BothFail)
+        } else {
+            Verdict::Unclear(Lack::Evidence)
+        }
+    }
+
+    /// What is clearly bad.
+    fn fault(&self, errors: Option<&why::Errors>, latency: Option<&why::Latencies>) -> Option<Fault> {
+        if let Some((rule, found)) = self.settings.errors.zip(errors) {
+            if found.canary.low > rule.share_max && found.baseline.low <= rule.share_max {
+                return Some(Fault::ErrorShare);
+            }
+            if found.canary.low > found.baseline.high + rule.above_baseline_max {
+                return Some(Fault::ErrorsAboveBaseline);
+            }
+        }
+        let (rule, found) = self.settings.latency.zip(latency)?;
+        (found.canary.low_us > rule.allowed_us(found.baseline.high_us)).then_some(Fault::Latency)
+    }
+
+    /// The figures of both arms, each bound with a doubt of `alpha`.
+    fn compare(
+        &self,
+        window: &Window,
+        alpha: f64,
+        scatter: Scatter,
+    ) -> (Option<why::Errors>, Option<why::Latencies>) {
+        let errors = self.settings.errors.map(|rule| {
+            let canary = window.canary.errors(alpha, scatter);
+            let baseline = window.baseline.errors(alpha, scatter);
+            let allowed = rule.share_max.min(baseline.seen + rule.above_baseline_max);
+            why::Errors { canary, baseline, allowed }
+        });
+        let latency = self.settings.latency.map(|rule| {
+            let prior = Prior::about(1.0 - rule.quantile);
+            let [canary, baseline] = [&window.canary, &window.baseline].map(|seen| {
+                let (low_us, high_us) = prior.quantile(&seen.tally.latencies, rule.quantile, alpha);
+                Span { low_us, high_us }
+            });
+            why::Latencies { quantile: rule.quantile, canary, baseline }
+        });
+        (errors, latency)
+    }
+
+    /// What one bound may be wrong by when it says bad.
+    fn doubt_bad(&self, window: &Window) -> f64 {
+        let step = self.settings.false_rollback_max / self.settings.steps.len().max(1) as f64;
+        step / 2.0 * spent(window) / self.bounds()
+    }
+
+    /// How many bounds a window is judged by: of each rule, for each arm.
+    fn bounds(&self) -> f64 {
+        let rules = u32::from(self.settings.errors.is_some()) + u32::from(self.settings.latency.is_some());
+        f64::from(2 * rules.max(1))
+    }
+
+    fn figures(&self, window: &Window) -> Why {
+        let (settings, saved) = (&self.settings, &self.saved);
+        let share_bp = self.share_bp();
+        Why {
+            reason: Reason::Judged,
+            step: settings
+                .steps
+                .iter()
+                .position(|step| *step >= share_bp)
+                .map_or(settings.steps.len(), |at| at + 1),
+            steps: settings.steps.len(),
+            share_bp,
+            to_bp: share_bp,
+            canary_requests: window.canary.tally.requests,
+            baseline_requests: window.baseline.tally.requests,
+            requests_min: settings.requests_min,
+            errors: None,
+            latency: None,
+            confidence: 0.0,
+            good_in_a_row: saved.good_in_a_row,
+            confirm: settings.confirm,
+            step_ms: saved.step_ms,
+            interval_ms: settings.interval_ms,
+        }
+    }
+
+    fn decision(&self, at_ms: u64, from_bp: u32, (verdict, why): (Verdict, Why), reason: Reason) -> Decision {
+        let to_bp = self.share_bp();
+        Decision { at_ms, from_bp, to_bp, verdict, why: Why { reason, to_bp, ..why } }
+    }
+
+    /// Puts a share that is none of the steps' on the nearest step below it, or on the first.
+    fn fit(&mut self) {
+        if let Phase::Trying { share_bp } = self.saved.phase {
+            let steps = &self.settings.steps;
+            let below =
+                steps.iter().copied().filter(|step| *step <= share_bp).max().or(steps.first().copied());
+            let phase = phase_at(below);
+            if phase != self.saved.phase {
+                self.saved = Saved { started: true, phase, ..Saved::fresh(&self.settings) };
+            }
+        }
+    }
+}
+
+/// How much more doubt a good verdict bears than it took to become one.
+const GOOD_STAYS: f64 = 8.0;
+
+/// The least length of a block of [`Seen`], in milliseconds.
+const BLOCK_MS: u64 = 10_000;
+
+/// The part of a step's doubt that a window may use.
+fn spent(window: &Window) -> f64 {
+    let number = f64::from(window.number);
+    1.0 / ((number + 1.0) * (number + 2.0))
+}
+
+impl Window {
+    fn add(&mut self, passed_ms: u64, more: Option<&(Tally, Tally)>) {
+        let block_ends = self.open_ms / BLOCK_MS != self.open_ms.saturating_add(passed_ms) / BLOCK_MS;
+        self.open_ms = self.open_ms.saturating_add(passed_ms);
+        if let Some((baseline, canary)) = more {
+            self.baseline.tally.plus(baseline);
+            self.canary.tally.plus(canary);
+        }
+        if block_ends {
+            self.baseline.end_block();
+            self.canary.end_block();
+        }
+    }
+
+    /// Begins the next.
+    fn turn(&mut self) {
+        *self = Self { number: self.number.saturating_add(1), ..Self::default() };
+    }
+}
+
+impl Saved {
+    fn fresh(settings: &Settings) -> Self {
+        Self {
+            identity: settings.identity,
+            phase: phase_at(settings.steps.first().copied()),
+            started: false,
+            step_ms: 0,
+            stalled: false,
+            long: Window::default(),
+            recent: Window::default(),
+            verdict: Verdict::Unclear(Lack::Requests),
+            good_in_a_row: 0,
+            good_lost: false,
+        }
+    }
+}
+
+/// On a step, or after the last.
+fn phase_at(step: Option<u32>) -> Phase {
+    match step {
+        Some(share_bp) if share_bp < WHOLE_BP => Phase::Trying { share_bp },
+        _ => Phase::Promoted,
+    }
+}
+
+impl Latency {
+    /// What the canary's quantile may be if the baseline's is this; `u64::MAX` if there is no bound of that either.
+    fn allowed_us(&self, baseline_us: u64) -> u64 {
+        let times = (baseline_us as f64 * self.times_max) as u64;
+        times.max(baseline_us.saturating_add(self.floor_us))
+    }
+}
+
+/// Whether errors that scatter more than chance make bounds wider.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scatter {
+    Counted,
+    Ignored,
+}
+
+impl Seen {
+    fn end_block(&mut self) {
+        let requests = self.tally.requests.saturating_sub(self.before.0);
+        let errors = self.tally.errors.saturating_sub(self.before.1);
+        if requests > 0 {
+            self.blocks = self.blocks.saturating_add(1);
+            self.squares += (errors as f64).powi(2) / requests as f64;
+            self.before = (self.tally.requests, self.tally.errors);
+        }
+    }
+
+    /// The share of errors, with bounds.
+    fn errors(&self, alpha: f64, scatter: Scatter) -> Share {
+        let (errors, requests) = (self.tally.errors as f64, self.tally.requests as f64);
+        let dispersion = if scatter == Scatter::Counted { self.dispersion() } else { 1.0 };
+        let (low, high) = Prior::ERRORS.share(errors / dispersion, requests / dispersion, alpha);
+        Share { seen: errors / requests.max(1.0), low, high }
+    }
+
+    /// Pearson's chi-square of the blocks' error shares by its degrees of freedom: how many times more they scatter than
+    /// those of independent requests would. At least 1, and 1 as long as there are few.
+    fn dispersion(&self) -> f64 {
+        let (requests, errors) = (self.before.0 as f64, self.before.1 as f64);
+        let share = errors / requests.max(1.0);
+        let variance = share * (1.0 - share);
+        if self.blocks < 5 || variance <= 0.0 {
+            return 1.0;
+        }
+        ((self.squares - share * errors) / variance / f64::from(self.blocks - 1)).max(1.0)
+    }
+}
