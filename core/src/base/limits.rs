@@ -238,3 +238,14 @@ pub const RATE_HEAVY_KEYS_MAX: usize = 128;
 
 /// Bytes of a key that the sketch keeps to show it.
 pub const RATE_KEY_TEXT_BYTES_MAX: usize = 48;
+// Routes (policy/route).
+
+/// Variables of one path template: what they took stands in an array of that size. No more than a regex has groups.
+pub const TEMPLATE_VARIABLES_MAX: usize = 16;
+
+/// Segments of one path template: a look-up goes down them by recursion, some 200 bytes of stack each.
+pub const TEMPLATE_SEGMENTS_MAX: usize = 64;
+
+/// Routes that one route is compared with in the search for routes that others leave no request, beside those that
+/// match the very same.
+pub const ROUTE_SHADOW_COMPARISONS_MAX: usize = 256;
