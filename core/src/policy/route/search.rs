@@ -51,6 +51,8 @@ pub(super) struct Node {
     pub(super) variable: u32,
     /// Whether any template is at this node or below.
     pub(super) leads_to_template: bool,
+    /// Whether any of them is below a literal child: else its segment need not be looked up.
+    pub(super) leads_by_literal: bool,
 }
 
 /// A range of `candidates` or `matchers`.
@@ -195,7 +197,8 @@ impl<V: RequestView, O: Observer> Search<'_, '_, V, O> {
             }
             Some(rest) => {
                 let (segment, more) = first_segment(rest);
-                if let Some(child) = index.segments.find(node, segment)
+                if at.leads_by_literal
+                    && let Some(child) = index.segments.find(node, segment)
                     && index.nodes[child as usize].leads_to_template
                     && self.templates(child, more)
                 {
