@@ -31,7 +31,11 @@ const ROOMS: &[Room] = &[
         crates: &["httparse", "memchr", "bytes", "http", "base64", "ring"],
     },
     Room { name: "telemetry", may_import: &["base"], crates: &["hdrhistogram", "crossbeam_channel"] },
-    Room { name: "policy", may_import: &["base", "http"], crates: &["regex", "twox_hash"] },
+    Room {
+        name: "policy",
+        may_import: &["base", "http"],
+        crates: &["regex_automata", "regex_syntax", "memchr", "twox_hash"],
+    },
     Room {
         name: "net",
         may_import: &["base", "http", "telemetry"],
@@ -83,6 +87,8 @@ const WATCHED: &[&str] = &[
     "schemars",
     "saphyr_parser",
     "regex",
+    "regex_automata",
+    "regex_syntax",
     "crossbeam_channel",
     "crossbeam_queue",
     "crossbeam_utils",

@@ -252,3 +252,14 @@ pub const CANARY_STEPS_MAX: usize = 32;
 /// The longest time, in milliseconds, that one call of a canary's decider takes to have passed since the one before. A
 /// machine that slept or a clock that was set must not carry a canary over its interval.
 pub const CANARY_TICK_MS_MAX: u64 = 5_000;
+// Routes (policy/route).
+
+/// Variables of one path template: what they took stands in an array of that size. No more than a regex has groups.
+pub const TEMPLATE_VARIABLES_MAX: usize = 16;
+
+/// Segments of one path template: a look-up goes down them by recursion, some 200 bytes of stack each.
+pub const TEMPLATE_SEGMENTS_MAX: usize = 64;
+
+/// Routes that one route is compared with in the search for routes that others leave no request, beside those that
+/// match the very same.
+pub const ROUTE_SHADOW_COMPARISONS_MAX: usize = 256;

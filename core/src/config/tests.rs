@@ -44,6 +44,10 @@ impl RequestView for NoHeaders {
     fn header(&self, _: &str) -> Option<&[u8]> {
         None
     }
+
+    fn values(&self, _: &str) -> impl Iterator<Item = &[u8]> {
+        std::iter::empty()
+    }
 }
 
 #[test]
@@ -143,7 +147,14 @@ routes:
     assert_eq!((redirect.status, &redirect.target), (308, &parts));
     let Action::Respond(respond) = &five.action else { panic!("{five:?}") };
     assert_eq!((respond.status, respond.body.as_ref()), (404, &b"{}"[..]));
-    let key = RouteKey { host: b"x", path: b"/three/y", method: b"GET", query: None };
+    let key = RouteKey {
+        host: b"x",
+        path: b"/three/y",
+        method: b"GET",
+        query: None,
+        source: None,
+        server_name: None,
+    };
     assert_eq!(snapshot.route_table.lookup(&key, &NoHeaders), Some(2));
 }
 

@@ -290,7 +290,14 @@ fn decide<P: Platform>(
         Target::Authority { .. } | Target::Asterisk => head.target.path(),
     };
     // 3 match the route
-    let key = RouteKey { host: head.host, path, method: head.method_text, query: head.target.query() };
+    let key = RouteKey {
+        host: head.host,
+        path,
+        method: head.method_text,
+        query: head.target.query(),
+        source: client,
+        server_name: conn.stream.tls().and_then(|tls| tls.server_name.as_deref()),
+    };
     let Some(index) = snapshot.route_table.lookup(&key, &head) else {
         return refuse(Fault::policy("no_route", 404));
     };

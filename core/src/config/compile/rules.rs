@@ -1,7 +1,6 @@
 //! What a route matches: from texts to the route table's patterns, and which routes others leave no request.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 
 use regex::bytes::{Regex, RegexBuilder};
 
@@ -11,7 +10,10 @@ use super::super::report::{At, ProblemKind};
 use super::Compiler;
 use super::values::{is_token, path_fault};
 use crate::base::limits;
-use crate::policy::route::{FieldPattern, HostPattern, PathPattern, RouteRule, ValuePattern};
+use crate::policy::route::{
+    Cover, Extent, FieldPattern, HostPattern, PathPattern, RegexError, RouteRule, ValuePattern, WholeRegex,
+    dead,
+};
 
 /// The two places where a field is matched differ in what a name may be.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -29,7 +31,7 @@ impl Compiler<'_> {
         let methods = self.methods(&at.field("methods"), matches.methods.as_deref().unwrap_or_default());
         let headers = self.fields(&at.field("headers"), &matches.headers, FieldPlace::Header);
         let query = self.fields(&at.field("query"), &matches.query, FieldPlace::Query);
-        let rule = RouteRule { hosts, path: path?, methods, headers, query };
+        let rule = RouteRule { hosts, path: path?, methods, headers, query, ..RouteRule::default() };
         (self.errors.count() == errors_before).then_some(rule)
     }
 
@@ -65,7 +67,7 @@ impl Compiler<'_> {
                 Some(PathPattern::Prefix(prefix.as_str().into()))
             }
             (None, None, Some(pattern)) => {
-                self.regex(&at.field("regex"), pattern, Anchors::BothEnds).map(PathPattern::Regex)
+                self.whole_regex(&at.field("regex"), pattern).map(PathPattern::Regex)
             }
             _ => {
                 let message = "a path is matched by exactly one of `exact`, `prefix` and `regex`";
@@ -123,7 +125,7 @@ impl Compiler<'_> {
                 (Some(exact), None, None, None) => Some(ValuePattern::Exact(exact.as_bytes().into())),
                 (None, Some(prefix), None, None) => Some(ValuePattern::Prefix(prefix.as_bytes().into())),
                 (None, None, Some(pattern), None) => {
-                    self.regex(&at.field("regex"), pattern, Anchors::BothEnds).map(ValuePattern::Regex)
+                    self.whole_regex(&at.field("regex"), pattern).map(ValuePattern::Regex)
                 }
                 (None, None, None, Some(true)) => Some(ValuePattern::Present),
                 (None, None, None, Some(false)) => Some(ValuePattern::Absent),
@@ -141,22 +143,30 @@ impl Compiler<'_> {
         patterns
     }
 
-    /// Regexes work on bytes, as paths and header values do; matching takes time linear in the text.
-    pub(super) fn regex(&mut self, at: &At<'_>, pattern: &str, anchors: Anchors) -> Option<Regex> {
+    /// One that must fit the whole value.
+    fn whole_regex(&mut self, at: &At<'_>, pattern: &str) -> Option<WholeRegex> {
+        WholeRegex::compile(pattern)
+            .map_err(|error| match &error {
+                RegexError::TooLong => self.bad_value(at, &error),
+                RegexError::TooLarge | RegexError::Syntax(_) => {
+                    self.bad_value(at, format_args!("bad regex `{pattern}`: {error}"));
+                }
+            })
+            .ok()
+    }
+
+    /// One that may fit anywhere, and whose groups are used. Regexes work on bytes, as paths and header values do;
+    /// matching takes time linear in the text.
+    pub(super) fn regex(&mut self, at: &At<'_>, pattern: &str) -> Option<Regex> {
         if pattern.chars().count() > limits::REGEX_CHARS_MAX {
             let max = limits::REGEX_CHARS_MAX;
             self.bad_value(at, format_args!("a regex has at most {max} characters"));
             return None;
         }
-        let compile = |text: &str| {
-            RegexBuilder::new(text).unicode(false).size_limit(limits::REGEX_PROGRAM_BYTES_MAX).build()
-        };
-        // First as it stands, so that `a)(b` is refused and messages speak of the user's text.
-        let compiled = compile(pattern).and_then(|plain| match anchors {
-            Anchors::None => Ok(plain),
-            Anchors::BothEnds => compile(&format!(r"\A(?:{pattern})\z")),
-        });
-        compiled
+        RegexBuilder::new(pattern)
+            .unicode(false)
+            .size_limit(limits::REGEX_PROGRAM_BYTES_MAX)
+            .build()
             .map_err(|error| {
                 let reason = match error {
                     regex::Error::CompiledTooBig(_) => "it is too large when compiled".to_owned(),
@@ -171,78 +181,35 @@ impl Compiler<'_> {
             .ok()
     }
 
-    /// A route is dead if for each of its hosts an earlier route has the very same match. One that is dead
-    /// for some hosts only may be meant, so that is a warning.
+    /// A route that matches the same as others before it on all of its hosts is refused. One that has some hosts left, or
+    /// that others with wider matches leave nothing, may be meant: a warning.
     pub(super) fn shadowed(&mut self, rules: &[RouteRule]) {
-        let mut owners: HashMap<String, usize> = HashMap::new();
         let list = At::Root.field("routes");
-        for (index, rule) in rules.iter().enumerate() {
-            let item = list.index(index);
-            let match_text = match_text(rule);
-            let mut lost: Vec<(String, usize)> = Vec::new();
-            for host in host_texts(rule) {
-                let owner = *owners.entry(format!("{host} {match_text}")).or_insert(index);
-                if owner != index {
-                    lost.push((host, owner));
-                }
-            }
-            let Some((host, owner)) = lost.first() else { continue };
-            let earlier = list.index(*owner);
-            let name = &self.raw.routes[*owner].name;
-            if lost.len() == rule.hosts.len().max(1) {
-                let message = format!(
-                    "route `{}` can never be reached: `{name}` before it matches the same",
-                    self.raw.routes[index].name
-                );
-                self.errors
-                    .add(ProblemKind::Conflict, &item.field("name"), message)
-                    .with(&earlier.field("name"));
-            } else {
-                let message = format!("for the host `{host}` the route `{name}` before it matches the same");
+        for dead in dead(rules) {
+            let Some(loss) = dead.losses.first() else { continue };
+            let (item, other) = (list.index(dead.route), list.index(loss.by));
+            let (own, name) = (&self.raw.routes[dead.route].name, &self.raw.routes[loss.by].name);
+            let same = dead.losses.iter().all(|loss| loss.cover == Cover::Same);
+            let takes = match loss.cover {
+                Cover::Same => "before it matches the same",
+                Cover::Wider => "takes all that it matches",
+            };
+            if dead.extent == Extent::Part {
+                let host = loss.host.as_ref().map(ToString::to_string).unwrap_or_default();
+                let message = format!("for the host `{host}` the route `{name}` {takes}");
                 let at = item.field("match");
                 self.warnings
                     .add(ProblemKind::Suspicious, &at.field("hosts"), message)
-                    .with(&earlier.field("name"));
+                    .with(&other.field("name"));
+                continue;
             }
+            let message = format!("route `{own}` can never be reached: `{name}` {takes}");
+            let (findings, kind) = if same {
+                (&mut self.errors, ProblemKind::Conflict)
+            } else {
+                (&mut self.warnings, ProblemKind::Suspicious)
+            };
+            findings.add(kind, &item.field("name"), message).with(&other.field("name"));
         }
     }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Anchors {
-    None,
-    BothEnds,
-}
-
-fn host_texts(rule: &RouteRule) -> Vec<String> {
-    if rule.hosts.is_empty() {
-        return vec![String::new()];
-    }
-    rule.hosts
-        .iter()
-        .map(|host| match host {
-            HostPattern::Exact(name) => name.to_string(),
-            HostPattern::Wildcard(suffix) => format!("*{suffix}"),
-        })
-        .collect()
-}
-
-/// Everything of a match but its host, the same for matches that say the same.
-fn match_text(rule: &RouteRule) -> String {
-    let mut text = match &rule.path {
-        PathPattern::Any => "any".to_owned(),
-        PathPattern::Exact(path) => format!("exact {path:?}"),
-        PathPattern::Prefix(path) => format!("prefix {:?}", path.strip_suffix('/').unwrap_or(path)),
-        PathPattern::Regex(regex) => format!("regex {:?}", regex.as_str()),
-    };
-    let mut methods: Vec<_> = rule.methods.iter().map(|method| String::from_utf8_lossy(method)).collect();
-    methods.sort_unstable();
-    for fields in [&rule.headers, &rule.query] {
-        let mut lines: Vec<String> =
-            fields.iter().map(|field| format!("{:?} {:?}", field.name, field.value)).collect();
-        lines.sort_unstable();
-        write!(text, " {lines:?}").expect("writing to a String does not fail");
-    }
-    write!(text, " {methods:?}").expect("writing to a String does not fail");
-    text
 }

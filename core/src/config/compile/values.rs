@@ -11,7 +11,6 @@ use super::super::snapshot::{
     FieldLine, PathRewrite, Redirect, RedirectTarget, Respond, Scheme, is_safe_path,
 };
 use super::Compiler;
-use super::rules::Anchors;
 use crate::base::limits;
 use crate::http::rewrite::HeaderOps;
 
@@ -188,7 +187,7 @@ impl Compiler<'_> {
     }
 
     fn regex_rewrite(&mut self, at: &At<'_>, regex: &raw::PathRegex) -> PathRewrite {
-        let Some(pattern) = self.regex(&at.field("pattern"), &regex.pattern, Anchors::None) else {
+        let Some(pattern) = self.regex(&at.field("pattern"), &regex.pattern) else {
             return PathRewrite::Keep;
         };
         let place = at.field("substitution");

@@ -1,0 +1,408 @@
+//! Makes the structure that is searched: collects candidates for each place of the trie, then lays them out flat.
+//! Called by `RouteTable::new` on the control thread.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::automaton::{Automaton, Budget};
+use super::conditions::Conditions;
+use super::explain::{path_rank, path_text};
+use super::search::{HostPaths, Index, Matcher, NONE, Node, Range};
+use super::table::ScopedMapBuilder;
+use super::template::{Segment, Template};
+use super::{HostPattern, Named, PathPattern, RouteRule, RouteTable, WholeRegex};
+
+/// Patterns that are asked in one pass, if the product of their automata stays within its budget. A thousand that share
+/// what is literal before their first variable part take four passes, which cost a look-up some 50 ns
+/// (`lookup/10% regexes of one prefix` beside `lookup/10% regexes`).
+const PRODUCT_PATTERNS_MAX: usize = 256;
+
+/// Steps of one product, some milliseconds, and of all products of a table, below a second.
+const PRODUCT_STEPS_MAX: usize = 2_000_000;
+const TABLE_STEPS_MAX: usize = 60_000_000;
+
+/// Candidates of all sets of patterns of one product: sets overlap.
+const PRODUCT_CANDIDATES_MAX: usize = 1 << 16;
+
+pub(super) fn build(rules: Vec<RouteRule>) -> RouteTable {
+    let (variants, of_route) = ranked_variants(&rules);
+    let mut builder = Builder::default();
+    for (rule, numbers) in rules.iter().zip(&of_route) {
+        if rule.hosts.is_empty() {
+            let host = builder.any_host();
+            builder.insert(host, &rule.path, numbers);
+        }
+        for pattern in &rule.hosts {
+            let host = builder.host(pattern);
+            builder.insert(host, &rule.path, numbers);
+        }
+    }
+    let named = rules
+        .into_iter()
+        .zip(of_route)
+        .map(|(rule, variants)| Named {
+            hosts: rule.hosts.into(),
+            path: path_text(&rule.path).into(),
+            path_rank: path_rank(&rule.path),
+            variants: variants.into(),
+        })
+        .collect();
+    RouteTable { index: builder.lay_out(variants), named }
+}
+
+/// All variants of all routes by rank, and for each route the numbers of its own, ascending.
+fn ranked_variants(rules: &[RouteRule]) -> (Box<[Conditions]>, Vec<Vec<u32>>) {
+    let mut variants: Vec<Conditions> = Vec::with_capacity(rules.len());
+    for (route, rule) in rules.iter().enumerate() {
+        let route = u32::try_from(route).expect("the count of routes is bounded by limits::ROUTES_MAX");
+        variants.extend(Conditions::of(rule, route));
+    }
+    variants.sort_by_cached_key(Conditions::rank);
+    let mut of_route = vec![Vec::with_capacity(1); rules.len()];
+    for (number, variant) in variants.iter().enumerate() {
+        of_route[variant.route as usize].push(number as u32);
+    }
+    (variants.into(), of_route)
+}
+
+#[derive(Default)]
+struct Builder {
+    exact_hosts: ScopedMapBuilder,
+    wildcard_hosts: ScopedMapBuilder,
+    wildcard_bytes: [u64; 4],
+    any_host: Option<u32>,
+    hosts: Vec<HostDraft>,
+    nodes: Vec<NodeDraft>,
+    segments: ScopedMapBuilder,
+    patterns: Patterns,
+}
+
+struct HostDraft {
+    root: u32,
+    any: Vec<u32>,
+}
+
+/// Lists of variants.
+struct NodeDraft {
+    parent: u32,
+    variable: u32,
+    leads_to_template: bool,
+    leads_by_literal: bool,
+    exact: Vec<u32>,
+    prefix: Vec<u32>,
+    template: Vec<u32>,
+    rest: Vec<u32>,
+    /// Pattern and variant.
+    regexes: Vec<(u32, u32)>,
+}
+
+/// Regexes that say the same are one, however many routes and hosts have them.
+#[derive(Default)]
+struct Patterns {
+    numbers: HashMap<Box<str>, u32>,
+    regexes: Vec<WholeRegex>,
+}
+
+impl Builder {
+    fn any_host(&mut self) -> u32 {
+        if let Some(host) = self.any_host {
+            return host;
+        }
+        let host = self.new_host();
+        self.any_host = Some(host);
+        host
+    }
+
+    fn host(&mut self, pattern: &HostPattern) -> u32 {
+        let next = self.hosts.len() as u32;
+        let host = match pattern {
+            HostPattern::Exact(name) => self.exact_hosts.find_or_insert(0, name.as_bytes(), next),
+            HostPattern::Wildcard(suffix) => {
+                if let Some(word) = self.wildcard_bytes.get_mut(suffix.len() / 64) {
+                    *word |= 1 << (suffix.len() % 64);
+                }
+                self.wildcard_hosts.find_or_insert(0, suffix.as_bytes(), next)
+            }
+        };
+        if host == next { self.new_host() } else { host }
+    }
+
+    fn new_host(&mut self) -> u32 {
+        let root = self.new_node(NONE);
+        self.hosts.push(HostDraft { root, any: Vec::new() });
+        self.hosts.len() as u32 - 1
+    }
+
+    fn new_node(&mut self, parent: u32) -> u32 {
+        self.nodes.push(NodeDraft {
+            parent,
+            variable: NONE,
+            leads_to_template: false,
+            leads_by_literal: false,
+            exact: Vec::new(),
+            prefix: Vec::new(),
+            template: Vec::new(),
+            rest: Vec::new(),
+            regexes: Vec::new(),
+        });
+        self.nodes.len() as u32 - 1
+    }
+
+    fn insert(&mut self, host: u32, path: &PathPattern, variants: &[u32]) {
+        let draft = &mut self.hosts[host as usize];
+        let root = draft.root;
+        let target = match path {
+            PathPattern::Any => &mut draft.any,
+            PathPattern::Exact(path) => {
+                let node = self.grow(root, path.strip_prefix('/').unwrap_or(path).split('/'));
+                &mut self.nodes[node as usize].exact
+            }
+            PathPattern::Prefix(path) => {
+                let path = path.strip_suffix('/').unwrap_or(path);
+                let node = if path.is_empty() {
+                    root
+                } else {
+                    self.grow(root, path.strip_prefix('/').unwrap_or(path).split('/'))
+                };
+                &mut self.nodes[node as usize].prefix
+            }
+            PathPattern::Template(template) => self.grow_template(root, template),
+            PathPattern::Regex(regex) => {
+                let pattern = self.patterns.number(regex);
+                let whole = whole_segments(regex.literal_prefix());
+                let node = if whole.len() <= 1 {
+                    root
+                } else {
+                    // UTF-8 is not asked of paths; what is not UTF-8 here just lies on the root.
+                    match std::str::from_utf8(&whole[1..whole.len() - 1]) {
+                        Ok(path) => self.grow(root, path.split('/')),
+                        Err(_) => root,
+                    }
+                };
+                let regexes = &mut self.nodes[node as usize].regexes;
+                regexes.extend(variants.iter().map(|variant| (pattern, *variant)));
+                return;
+            }
+        };
+        target.extend(variants);
+    }
+
+    fn grow<'s>(&mut self, root: u32, mut segments: impl Iterator<Item = &'s str>) -> u32 {
+        segments.by_ref().fold(root, |node, segment| self.child(node, segment))
+    }
+
+    fn child(&mut self, node: u32, segment: &str) -> u32 {
+        let next = self.nodes.len() as u32;
+        let child = self.segments.find_or_insert(node, segment.as_bytes(), next);
+        if child == next { self.new_node(node) } else { child }
+    }
+
+    fn grow_template(&mut self, root: u32, template: &Template) -> &mut Vec<u32> {
+        let mut node = root;
+        self.nodes[node as usize].leads_to_template = true;
+        for segment in template.segments() {
+            node = match segment {
+                Segment::Literal(text) => {
+                    self.nodes[node as usize].leads_by_literal = true;
+                    self.child(node, text)
+                }
+                Segment::Variable(_) => match self.nodes[node as usize].variable {
+                    NONE => {
+                        let child = self.new_node(node);
+                        self.nodes[node as usize].variable = child;
+                        child
+                    }
+                    child => child,
+                },
+                Segment::Rest(_) => return &mut self.nodes[node as usize].rest,
+            };
+            self.nodes[node as usize].leads_to_template = true;
+        }
+        &mut self.nodes[node as usize].template
+    }
+
+    fn lay_out(self, variants: Box<[Conditions]>) -> Index {
+        let mut layout = Layout::new(self.patterns.regexes);
+        let hosts = self
+            .hosts
+            .into_iter()
+            .map(|host| HostPaths { root: host.root, any: layout.candidates(host.any) })
+            .collect();
+        let mut nodes: Vec<Node> = Vec::with_capacity(self.nodes.len());
+        for draft in self.nodes {
+            // Parents come before their children, so theirs is known.
+            let (shorter, above) = match nodes.get(draft.parent as usize) {
+                None => (NONE, NONE),
+                Some(parent) => (
+                    if parent.prefix.is_empty() { parent.shorter } else { draft.parent },
+                    if parent.matchers.is_empty() { parent.above } else { draft.parent },
+                ),
+            };
+            nodes.push(Node {
+                exact: layout.candidates(draft.exact),
+                prefix: layout.candidates(draft.prefix),
+                template: layout.candidates(draft.template),
+                rest: layout.candidates(draft.rest),
+                matchers: layout.matchers(draft.regexes),
+                shorter,
+                above,
+                variable: draft.variable,
+                leads_to_template: draft.leads_to_template,
+                leads_by_literal: draft.leads_by_literal,
+            });
+        }
+        Index {
+            exact_hosts: self.exact_hosts.freeze(),
+            wildcard_hosts: self.wildcard_hosts.freeze(),
+            wildcard_bytes: self.wildcard_bytes,
+            any_host: self.any_host,
+            hosts,
+            nodes: nodes.into(),
+            segments: self.segments.freeze(),
+            matchers: layout.matchers.into(),
+            candidates: layout.candidates.into(),
+            variants,
+        }
+    }
+}
+
+impl Patterns {
+    fn number(&mut self, regex: &WholeRegex) -> u32 {
+        if let Some(number) = self.numbers.get(regex.as_str()) {
+            return *number;
+        }
+        let number = self.regexes.len() as u32;
+        self.numbers.insert(regex.as_str().into(), number);
+        self.regexes.push(regex.clone());
+        number
+    }
+}
+
+impl Range {
+    fn is_empty(self) -> bool {
+        self.start == self.end
+    }
+}
+
+/// The part of a literal prefix that ends with its last slash; at least the slash that every path starts with.
+fn whole_segments(prefix: &[u8]) -> &[u8] {
+    match memchr::memrchr(b'/', prefix) {
+        Some(slash) if prefix[0] == b'/' => &prefix[..=slash],
+        _ => b"/",
+    }
+}
+
+struct Layout {
+    candidates: Vec<u32>,
+    matchers: Vec<Matcher>,
+    regexes: Vec<WholeRegex>,
+    /// By the numbers of its patterns. A route with a hundred hosts has the same on each.
+    products: HashMap<Box<[u32]>, Arc<Automaton>>,
+    budget: Budget,
+}
+
+impl Layout {
+    fn new(regexes: Vec<WholeRegex>) -> Self {
+        Layout {
+            candidates: Vec::new(),
+            matchers: Vec::new(),
+            regexes,
+            products: HashMap::new(),
+            budget: Budget::new(TABLE_STEPS_MAX),
+        }
+    }
+
+    /// A route may name a host twice, and its variants come in any order.
+    fn candidates(&mut self, mut variants: Vec<u32>) -> Range {
+        variants.sort_unstable();
+        variants.dedup();
+        let start = self.candidates.len() as u32;
+        self.candidates.append(&mut variants);
+        Range { start, end: self.candidates.len() as u32 }
+    }
+
+    /// Of the regexes of one node.
+    fn matchers(&mut self, mut regexes: Vec<(u32, u32)>) -> Range {
+        let start = self.matchers.len() as u32;
+        regexes.sort_unstable();
+        let mut grouped: Vec<(u32, Vec<u32>)> = regexes
+            .chunk_by(|a, b| a.0 == b.0)
+            .map(|same| (same[0].0, same.iter().map(|(_, variant)| *variant).collect()))
+            .collect();
+        // The best first: a later matcher that can't do better is left early.
+        grouped.sort_by_key(|(_, variants)| variants.first().copied());
+        let (by_table, by_engine): (Vec<_>, Vec<_>) = grouped
+            .into_iter()
+            .partition(|(pattern, _)| self.regexes[*pattern as usize].automaton().is_some());
+        let mut width = PRODUCT_PATTERNS_MAX;
+        let mut left = by_table.as_slice();
+        while !left.is_empty() {
+            let (these, others) = left.split_at(width.min(left.len()));
+            if self.product(these) {
+                left = others;
+            } else {
+                width = these.len().div_ceil(2);
+            }
+        }
+        for (pattern, variants) in by_engine {
+            self.engine(pattern, variants);
+        }
+        Range { start, end: self.matchers.len() as u32 }
+    }
+
+    fn engine(&mut self, pattern: u32, variants: Vec<u32>) {
+        let accepted = self.candidates(variants);
+        self.matchers.push(Matcher::Engine { regex: self.regexes[pattern as usize].clone(), accepted });
+    }
+
+    /// Whether these patterns could become one automaton; a single one always becomes something.
+    fn product(&mut self, patterns: &[(u32, Vec<u32>)]) -> bool {
+        let numbers: Box<[u32]> = patterns.iter().map(|(pattern, _)| *pattern).collect();
+        let prefix = whole_segments(self.regexes[numbers[0] as usize].literal_prefix());
+        let skip = prefix.len() as u32;
+        let automaton = match self.products.get(&numbers) {
+            Some(known) => Some(Arc::clone(known)),
+            None => self.new_product(&numbers, prefix.to_vec().as_slice()),
+        };
+        let Some(automaton) = automaton else {
+            if let [(pattern, variants)] = patterns {
+                self.engine(*pattern, variants.clone());
+                return true;
+            }
+            return false;
+        };
+        let sizes = automaton.sets().iter().flatten().map(|pattern| patterns[*pattern as usize].1.len());
+        if patterns.len() > 1 && sizes.sum::<usize>() > PRODUCT_CANDIDATES_MAX {
+            return false;
+        }
+        let accepted = automaton
+            .sets()
+            .iter()
+            .map(|set| {
+                let variants = set.iter().flat_map(|pattern| &patterns[*pattern as usize].1);
+                self.candidates(variants.copied().collect())
+            })
+            .collect();
+        self.matchers.push(Matcher::Automaton { automaton, skip, accepted });
+        true
+    }
+
+    fn new_product(&mut self, numbers: &[u32], prefix: &[u8]) -> Option<Arc<Automaton>> {
+        let parts: Vec<&Automaton> = numbers
+            .iter()
+            .filter_map(|number| self.regexes[*number as usize].automaton().map(Arc::as_ref))
+            .collect();
+        let product = if parts.len() == 1 {
+            // No larger than the part itself.
+            Automaton::product(&parts, prefix, &mut Budget::new(usize::MAX))
+        } else {
+            let mut portion = self.budget.portion(PRODUCT_STEPS_MAX);
+            let product = Automaton::product(&parts, prefix, &mut portion);
+            self.budget.give_back(&portion);
+            product
+        };
+        let product = Arc::new(product?);
+        self.products.insert(numbers.into(), Arc::clone(&product));
+        Some(product)
+    }
+}

@@ -1,0 +1,317 @@
+//! The search itself, and the flat structure that it goes through. One search serves look-ups, which stop at the first
+//! route that agrees, and explanations, whose observer sees every candidate that host and path lead to.
+
+use std::sync::Arc;
+
+use super::automaton::Automaton;
+use super::conditions::{Conditions, Disagreement};
+use super::explain::HostRank;
+use super::table::ScopedMap;
+use super::{HOST_BYTES_MAX, RequestView, RouteKey, WholeRegex};
+
+#[derive(Debug)]
+pub(super) struct Index {
+    pub(super) exact_hosts: ScopedMap,
+    pub(super) wildcard_hosts: ScopedMap,
+    /// Bit n: some wildcard is n bytes long. Keeps a host of 120 labels from costing 120 hashes.
+    pub(super) wildcard_bytes: [u64; 4],
+    pub(super) any_host: Option<u32>,
+    pub(super) hosts: Box<[HostPaths]>,
+    pub(super) nodes: Box<[Node]>,
+    pub(super) segments: ScopedMap,
+    pub(super) matchers: Box<[Matcher]>,
+    /// Numbers of variants, ascending within each range.
+    pub(super) candidates: Box<[u32]>,
+    /// All variants, the most specific first as far as host and path do not decide.
+    pub(super) variants: Box<[Conditions]>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct HostPaths {
+    pub(super) root: u32,
+    pub(super) any: Range,
+}
+
+/// A path segment that some route knows, or a variable in its place.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Node {
+    pub(super) exact: Range,
+    pub(super) prefix: Range,
+    /// Templates that end here.
+    pub(super) template: Range,
+    /// Templates of which this is the last node before their `**`.
+    pub(super) rest: Range,
+    /// Of `matchers`: the regexes whose literal prefix leads here.
+    pub(super) matchers: Range,
+    /// The nearest ancestor that has prefix candidates, or `NONE`.
+    pub(super) shorter: u32,
+    /// The nearest ancestor that has matchers, or `NONE`.
+    pub(super) above: u32,
+    /// The child for any segment, or `NONE`.
+    pub(super) variable: u32,
+    /// Whether any template is at this node or below.
+    pub(super) leads_to_template: bool,
+    /// Whether any of them is below a literal child: else its segment need not be looked up.
+    pub(super) leads_by_literal: bool,
+}
+
+/// A range of `candidates` or `matchers`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Range {
+    pub(super) start: u32,
+    pub(super) end: u32,
+}
+
+pub(super) const NONE: u32 = u32::MAX;
+
+/// Regexes that are asked in one pass over the path.
+#[derive(Debug)]
+pub(super) enum Matcher {
+    Automaton {
+        automaton: Arc<Automaton>,
+        /// Bytes of the path that the way to the node has read already.
+        skip: u32,
+        /// By the number of the set of patterns that fit: its candidates.
+        accepted: Box<[Range]>,
+    },
+    Engine {
+        regex: WholeRegex,
+        accepted: Range,
+    },
+}
+
+/// Sees what a search meets. The search for look-ups is compiled with an observer that does nothing.
+pub(super) trait Observer {
+    /// Whether the search goes on after the first that agrees.
+    const EXHAUSTIVE: bool;
+
+    /// A host that fits; what follows is about its routes.
+    fn host(&mut self, host: u32, rank: HostRank);
+
+    /// A variant whose host and path agree with the request.
+    fn candidate(&mut self, variant: u32, checked: Result<(), Disagreement>);
+}
+
+#[derive(Debug)]
+pub(super) struct Nobody;
+
+impl Observer for Nobody {
+    const EXHAUSTIVE: bool = false;
+
+    #[inline(always)]
+    fn host(&mut self, _: u32, _: HostRank) {}
+
+    #[inline(always)]
+    fn candidate(&mut self, _: u32, _: Result<(), Disagreement>) {}
+}
+
+impl Index {
+    /// The number of the route that wins.
+    #[inline]
+    pub(super) fn search<V: RequestView, O: Observer>(
+        &self,
+        key: &RouteKey<'_>,
+        view: &V,
+        observer: &mut O,
+    ) -> Option<usize> {
+        let mut search = Search { index: self, key, view, observer, winner: NONE };
+        search.hosts();
+        (search.winner != NONE).then(|| self.variants[search.winner as usize].route as usize)
+    }
+}
+
+/// One search under way. Its methods say whether it is over.
+struct Search<'s, 'k, V, O> {
+    index: &'s Index,
+    key: &'s RouteKey<'k>,
+    view: &'s V,
+    observer: &'s mut O,
+    /// A variant, or `NONE`.
+    winner: u32,
+}
+
+impl<V: RequestView, O: Observer> Search<'_, '_, V, O> {
+    fn hosts(&mut self) -> bool {
+        let mut lowered = [0; HOST_BYTES_MAX];
+        if let Some(host) = lower_host(self.key.host, &mut lowered) {
+            if let Some(at) = self.index.exact_hosts.find(0, host)
+                && self.host(at, HostRank::Exact)
+            {
+                return true;
+            }
+            for (at, _) in host.iter().enumerate().filter(|(at, byte)| **byte == b'.' && *at > 0) {
+                let suffix = &host[at..];
+                if self.index.wildcard_bytes[suffix.len() / 64] >> (suffix.len() % 64) & 1 == 0 {
+                    continue;
+                }
+                if let Some(at) = self.index.wildcard_hosts.find(0, suffix)
+                    && self.host(at, HostRank::Wildcard(suffix.len()))
+                {
+                    return true;
+                }
+            }
+        }
+        self.index.any_host.is_some_and(|at| self.host(at, HostRank::Any))
+    }
+
+    fn host(&mut self, host: u32, rank: HostRank) -> bool {
+        self.observer.host(host, rank);
+        let index = self.index;
+        let paths = &index.hosts[host as usize];
+        let Some(segments) = self.key.path.strip_prefix(b"/") else {
+            return self.range(paths.any);
+        };
+        let (deepest, whole) = index.walk(paths.root, segments);
+        let node = &index.nodes[deepest as usize];
+        if whole && self.range(node.exact) {
+            return true;
+        }
+        if index.nodes[paths.root as usize].leads_to_template && self.templates(paths.root, Some(segments)) {
+            return true;
+        }
+        if self.regexes(deepest) {
+            return true;
+        }
+        let mut at = deepest;
+        while at != NONE {
+            let node = &index.nodes[at as usize];
+            if self.range(node.prefix) {
+                return true;
+            }
+            at = node.shorter;
+        }
+        self.range(paths.any)
+    }
+
+    /// The templates below a node, the most specific first: literal, variable, end, `**`. Every node has one parent, so
+    /// it is met once at most; and the ways double only where a template has a literal in the place of another's
+    /// variable and both fit so far.
+    fn templates(&mut self, node: u32, rest: Option<&[u8]>) -> bool {
+        let index = self.index;
+        let at = &index.nodes[node as usize];
+        match rest {
+            None => {
+                if self.range(at.template) {
+                    return true;
+                }
+            }
+            Some(rest) => {
+                let (segment, more) = first_segment(rest);
+                if at.leads_by_literal
+                    && let Some(child) = index.segments.find(node, segment)
+                    && index.nodes[child as usize].leads_to_template
+                    && self.templates(child, more)
+                {
+                    return true;
+                }
+                if at.variable != NONE && !segment.is_empty() && self.templates(at.variable, more) {
+                    return true;
+                }
+            }
+        }
+        self.range(at.rest)
+    }
+
+    /// Regexes rank alike wherever they lie, so the best of all that fit is looked for.
+    fn regexes(&mut self, deepest: u32) -> bool {
+        let index = self.index;
+        let mut best = NONE;
+        let mut at = deepest;
+        while at != NONE {
+            let node = &index.nodes[at as usize];
+            for matcher in &index.matchers[node.matchers.start as usize..node.matchers.end as usize] {
+                let fitting = matcher.fitting(self.key.path);
+                for variant in index.candidates(fitting) {
+                    if !O::EXHAUSTIVE && *variant >= best {
+                        break;
+                    }
+                    if self.agrees(*variant) {
+                        best = best.min(*variant);
+                    }
+                }
+            }
+            at = node.above;
+        }
+        best != NONE && self.won(best)
+    }
+
+    fn range(&mut self, range: Range) -> bool {
+        let index = self.index;
+        index.candidates(range).iter().any(|variant| self.agrees(*variant) && self.won(*variant))
+    }
+
+    fn agrees(&mut self, variant: u32) -> bool {
+        let checked = self.index.variants[variant as usize].check(self.key, self.view);
+        self.observer.candidate(variant, checked);
+        checked.is_ok()
+    }
+
+    fn won(&mut self, variant: u32) -> bool {
+        if self.winner == NONE {
+            self.winner = variant;
+        }
+        !O::EXHAUSTIVE
+    }
+}
+
+impl Index {
+    fn candidates(&self, range: Range) -> &[u32] {
+        &self.candidates[range.start as usize..range.end as usize]
+    }
+
+    /// The deepest known node on the path, and whether it is the whole path.
+    fn walk(&self, root: u32, mut rest: &[u8]) -> (u32, bool) {
+        let mut node = root;
+        loop {
+            let (segment, more) = first_segment(rest);
+            match (self.segments.find(node, segment), more) {
+                (None, _) => return (node, false),
+                (Some(child), None) => return (child, true),
+                (Some(child), Some(more)) => (node, rest) = (child, more),
+            }
+        }
+    }
+}
+
+impl Matcher {
+    fn fitting(&self, path: &[u8]) -> Range {
+        match self {
+            Matcher::Automaton { automaton, skip, accepted } => {
+                let Some(rest) = path.get(*skip as usize..) else { return Range::default() };
+                accepted[automaton.matching(rest)]
+            }
+            Matcher::Engine { regex, accepted } => {
+                if regex.is_match(path) {
+                    *accepted
+                } else {
+                    Range::default()
+                }
+            }
+        }
+    }
+}
+
+/// A segment and what follows its slash, if it has one.
+fn first_segment(path: &[u8]) -> (&[u8], Option<&[u8]>) {
+    match memchr::memchr(b'/', path) {
+        Some(slash) => (&path[..slash], Some(&path[slash + 1..])),
+        None => (path, None),
+    }
+}
+
+/// Lower case, without port and trailing dot; nothing if it can't be a host of any table.
+fn lower_host<'b>(host: &[u8], lowered: &'b mut [u8; HOST_BYTES_MAX]) -> Option<&'b [u8]> {
+    let name = without_port(host);
+    let name = name.strip_suffix(b".").unwrap_or(name);
+    let target = lowered.get_mut(..name.len())?;
+    target.copy_from_slice(name);
+    target.make_ascii_lowercase();
+    (!target.is_empty()).then_some(&*target)
+}
+
+fn without_port(host: &[u8]) -> &[u8] {
+    if host.starts_with(b"[") {
+        return memchr::memchr(b']', host).map_or(host, |end| &host[..=end]);
+    }
+    memchr::memchr(b':', host).map_or(host, |colon| &host[..colon])
+}
