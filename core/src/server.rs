@@ -9,6 +9,7 @@ use crate::control::order::Order;
 pub use crate::control::order::{Overrides, ReloadError, Running, Source as ConfigSource, StartError};
 use crate::control::plane;
 pub use crate::control::prepare::check;
+pub use crate::proxy::explain::{Question, World, text as explain};
 use crate::net::listener::BindAddress;
 
 /// Orders that may wait for the control thread.

@@ -4,14 +4,15 @@ mod demo;
 mod dev_cert;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use ringway::config::RawConfig;
 use ringway::config::raw::{Io, ListenerTls, UpstreamTls, Verify, Workers};
+use ringway::config::snapshot::Snapshot;
 use ringway::net::driver::IoMode;
-use ringway::server::{ConfigSource, Overrides, Server};
+use ringway::server::{ConfigSource, Overrides, Question, Server, World};
 
 /// The Ringway edge: an HTTP reverse proxy and API gateway on `io_uring`.
 #[derive(Debug, Parser)]
@@ -52,6 +53,24 @@ enum Command {
         /// The YAML file.
         #[arg(long, short, value_name = "FILE")]
         config: PathBuf,
+    },
+    /// Say what would become of a request: its route, why each other one was passed over, what each policy does.
+    Explain {
+        /// The YAML file.
+        #[arg(long, short, value_name = "FILE")]
+        config: PathBuf,
+        /// `GET http://host/path?query`. The method may be left out.
+        #[arg(value_name = "REQUEST")]
+        request: String,
+        /// A header field, `Name: value`. May be given several times.
+        #[arg(long = "header", short = 'H', value_name = "FIELD")]
+        headers: Vec<String>,
+        /// The client's address [default: 127.0.0.1].
+        #[arg(long, value_name = "ADDRESS")]
+        source: Option<String>,
+        /// The name that the client asks for in its TLS handshake; by default the host of an https URL.
+        #[arg(long, value_name = "NAME")]
+        server_name: Option<String>,
     },
     /// Make a certificate for this machine, to try TLS with.
     DevCert(dev_cert::DevCert),
@@ -141,6 +160,9 @@ fn main() -> ExitCode {
             serve(ConfigSource::Raw(Box::new(raw)), overrides.overrides())
         }
         Command::Check { config } => check(&config),
+        Command::Explain { config, request, headers, source, server_name } => {
+            explain(&config, &Question { request, headers, source, server_name })
+        }
         Command::DevCert(settings) => settings.run(),
         Command::Schema => {
             println!("{:#}", ringway::config::schema());
@@ -161,16 +183,9 @@ fn serve(source: ConfigSource, overrides: Overrides) -> ExitCode {
     }
 }
 
-fn check(path: &PathBuf) -> ExitCode {
-    let text = match fs::read(path) {
-        Ok(text) => text,
-        Err(error) => return fail(format_args!("can't read {}: {error}", path.display())),
-    };
-    match ringway::server::check(&text, &path.display().to_string()) {
-        Ok((snapshot, warnings)) => {
-            for report in warnings {
-                eprintln!("{report}");
-            }
+fn check(path: &Path) -> ExitCode {
+    match read(path) {
+        Ok(snapshot) => {
             println!(
                 "{}: valid; {} listeners, {} upstreams, {} routes; hash {:016x}",
                 path.display(),
@@ -181,8 +196,33 @@ fn check(path: &PathBuf) -> ExitCode {
             );
             ExitCode::SUCCESS
         }
-        Err(report) => fail(report),
+        Err(code) => code,
     }
+}
+
+fn explain(path: &Path, question: &Question) -> ExitCode {
+    let snapshot = match read(path) {
+        Ok(snapshot) => snapshot,
+        Err(code) => return code,
+    };
+    let world = World { snapshot: &snapshot, trials: &[], limiting: None, now_ns: 0 };
+    match ringway::server::explain(&world, question) {
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(wrong) => fail(wrong),
+    }
+}
+
+/// The configuration in a file. What is wrong with it, and what is doubtful, has been said.
+fn read(path: &Path) -> Result<Snapshot, ExitCode> {
+    let text = fs::read(path).map_err(|error| fail(format_args!("can't read {}: {error}", path.display())))?;
+    let (snapshot, warnings) = ringway::server::check(&text, &path.display().to_string()).map_err(fail)?;
+    for report in warnings {
+        eprintln!("{report}");
+    }
+    Ok(snapshot)
 }
 
 fn fail(error: impl std::fmt::Display) -> ExitCode {

@@ -19,7 +19,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::base::limits::ADMIN_CONNECTIONS_MAX;
 use crate::control::limits::{Asked, Deed};
-use crate::control::order::{Order, Readiness};
+use crate::control::order::{Order, Question, Readiness};
 use crate::net::listener::{BindAddress, bind_all};
 
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
@@ -115,11 +115,14 @@ async fn answer(
         (&Method::GET | &Method::HEAD, "/rate-limits") => {
             ask(orders, Order::Limits, "application/json").await
         }
+        (&Method::GET | &Method::HEAD, "/canaries") => ask(orders, Order::Canaries, "application/json").await,
+        (&Method::GET | &Method::HEAD, "/explain") => explain(orders, request.uri().query()).await,
         (&Method::GET | &Method::HEAD, "/rate-limits/key") => {
             limit_key(orders, request.uri().query(), Deed::Show).await
         }
         // A page in somebody's browser may send a POST here, but not without saying where it comes from.
-        (&Method::POST, "/drain" | "/rate-limits/reset") if request.headers().contains_key(ORIGIN) => {
+        (&Method::POST, "/drain" | "/rate-limits/reset" | "/canaries/restart")
+            if request.headers().contains_key(ORIGIN) => {
             reply(StatusCode::FORBIDDEN, TEXT, "not from a browser\n")
         }
         (&Method::POST, "/drain") => match orders.send(Order::Drain).await {
@@ -127,11 +130,12 @@ async fn answer(
             Err(_) => reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, "stopping\n"),
         },
         (&Method::POST, "/rate-limits/reset") => limit_key(orders, request.uri().query(), Deed::Reset).await,
-        (_, "/drain" | "/rate-limits/reset") => not_allowed("POST"),
+        (&Method::POST, "/canaries/restart") => canary_restart(orders, request.uri().query()).await,
+        (_, "/drain" | "/rate-limits/reset" | "/canaries/restart") => not_allowed("POST"),
         (
             _,
             "/" | "/live" | "/ready" | "/metrics" | "/upstreams" | "/config" | "/rate-limits"
-            | "/rate-limits/key",
+            | "/rate-limits/key" | "/canaries" | "/explain",
         ) => not_allowed("GET, HEAD"),
         _ => reply(StatusCode::NOT_FOUND, TEXT, INDEX),
     }
@@ -142,11 +146,14 @@ Ringway admin
 GET  /ready      200 while requests are taken, else 503
 GET  /live       200 while the process runs
 GET  /metrics    Prometheus text format
-GET  /upstreams who is well, and what guards them
+GET  /upstreams  who is well, and what guards them
 GET  /config     the configuration in force, and why the last reload was refused, if it was
 GET  /rate-limits  what limits have decided, and the heaviest keys
 GET  /rate-limits/key?limit=NAME&key=PART[&key=PART]  the state of a key
 POST /rate-limits/reset?limit=NAME&key=PART           fill its bucket
+GET  /canaries   how canaries fare, and what was decided
+POST /canaries/restart?route=NAME  begin one anew
+GET  /explain?request=METHOD URL[&header=NAME: VALUE][&source=ADDRESS][&server_name=NAME]  what would become of a request
 POST /drain      stop accepting, finish, end
 ";
 
@@ -176,6 +183,55 @@ async fn limit_key(orders: &mpsc::Sender<Order>, query: Option<&str>, deed: Deed
         Some(Err(wrong)) => reply(StatusCode::BAD_REQUEST, TEXT, format!("{wrong}\n")),
         None => reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, "stopping\n"),
     }
+}
+
+/// What would become of a request.
+async fn explain(orders: &mpsc::Sender<Order>, query: Option<&str>) -> Response<Full<Bytes>> {
+    let mut question = Question::default();
+    for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
+        match pair.split_once('=') {
+            Some(("request", value)) => question.request = decode_form(value),
+            Some(("header", value)) => question.headers.push(decode_form(value)),
+            Some(("source", value)) => question.source = Some(decode_form(value)),
+            Some(("server_name", value)) => question.server_name = Some(decode_form(value)),
+            _ => {
+                let expected = "expected ?request=GET+http://host/path[&header=Name:+value]\
+                                [&source=ADDRESS][&server_name=NAME]\n";
+                return reply(StatusCode::BAD_REQUEST, TEXT, expected);
+            }
+        }
+    }
+    let (reply_to, answer) = oneshot::channel();
+    let outcome = match orders.send(Order::Explain(question, reply_to)).await {
+        Ok(()) => answer.await.ok(),
+        Err(_) => None,
+    };
+    match outcome {
+        Some(Ok(text)) => reply(StatusCode::OK, TEXT, text),
+        Some(Err(wrong)) => reply(StatusCode::BAD_REQUEST, TEXT, format!("{wrong}\n")),
+        None => reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, "stopping\n"),
+    }
+}
+
+async fn canary_restart(orders: &mpsc::Sender<Order>, query: Option<&str>) -> Response<Full<Bytes>> {
+    let Some(route) = query.and_then(|query| query.strip_prefix("route=")) else {
+        return reply(StatusCode::BAD_REQUEST, TEXT, "expected ?route=NAME\n");
+    };
+    let (reply_to, answer) = oneshot::channel();
+    let outcome = match orders.send(Order::CanaryRestart(decode(route), reply_to)).await {
+        Ok(()) => answer.await.ok(),
+        Err(_) => None,
+    };
+    match outcome {
+        Some(true) => reply(StatusCode::OK, TEXT, "begun anew\n"),
+        Some(false) => reply(StatusCode::NOT_FOUND, TEXT, "this route has no canary\n"),
+        None => reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, "stopping\n"),
+    }
+}
+
+/// As forms are written: `+` is a space.
+fn decode_form(text: &str) -> String {
+    decode(&text.replace('+', " "))
 }
 
 /// Parts of a key.

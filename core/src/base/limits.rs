@@ -263,3 +263,13 @@ pub const TEMPLATE_SEGMENTS_MAX: usize = 64;
 /// Routes that one route is compared with in the search for routes that others leave no request, beside those that
 /// match the very same.
 pub const ROUTE_SHADOW_COMPARISONS_MAX: usize = 256;
+// Traffic (mirrors, explanations).
+
+/// Mirrors of one route: each is a request more.
+pub const MIRRORS_PER_ROUTE_MAX: usize = 4;
+
+/// Of a request's body that is copied for a mirror, held until the copy is sent.
+pub const MIRROR_BODY_BYTES_MAX: usize = 1 << 20;
+
+/// Routes that an explanation names besides the one that a request takes, the closest first.
+pub const EXPLAINED_ROUTES_MAX: usize = 100;

@@ -7,6 +7,7 @@ mod rate_limits;
 mod resilience;
 mod rules;
 pub(super) mod tls;
+mod traffic;
 mod values;
 
 use std::collections::HashMap;
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use super::address::{AddressError, endpoint_address, host_field, listen_address};
 use super::raw::{self, RawConfig};
-use super::report::{At, Findings, ProblemKind, nearest};
+use super::report::{At, Findings, ProblemKind};
 use super::snapshot::{
     AccessLog, Action, Endpoint, EndpointAddress, Forwarding, Http2, Limits, ListenAddress, Listener,
     ListenerTimeouts, LogTarget, RateLimits, Route, RouteTimeouts, Snapshot, Upstream, UpstreamHost,
@@ -28,6 +29,8 @@ use crate::policy::balance::subset::Labels;
 use crate::policy::balance::tiers::{Distance, Locality};
 use crate::policy::route::RouteTable;
 use crate::policy::shed::Class;
+
+use traffic::Destinations;
 
 /// What came of it. `snapshot` is there unless `errors` has entries.
 pub(super) struct Compiled {
@@ -68,12 +71,13 @@ impl Compiler<'_> {
         let forwarding = self.forwarding();
         let upstream_names =
             self.names(&root.field("upstreams"), "upstream", raw.upstreams.iter().map(|u| u.name.as_str()));
-        let (subsets, subset_of) = self.subsets();
-        let upstreams = self.upstreams(subsets);
+        let mut destinations = self.destinations(upstream_names);
+        let upstreams = self.upstreams(std::mem::take(&mut destinations.subsets));
         let rate_limits = self.rate_limits();
-        let (route_table, routes) = self.routes(&upstream_names, &subset_of, &rate_limits);
+        let (route_table, routes) = self.routes(&destinations, &rate_limits);
         let shedding = self.shedding();
         let access_log = self.access_log();
+        let decision_log = self.decision_log();
         self.warn_of_unused_upstreams();
         self.warn_of_unused_limits();
         if raw.io == raw::Io::Uring {
@@ -104,6 +108,7 @@ impl Compiler<'_> {
             route_table,
             routes: routes?,
             access_log,
+            decision_log,
             shedding,
             rate_limits,
         })
@@ -540,8 +545,7 @@ impl Compiler<'_> {
 
     fn routes(
         &mut self,
-        upstream_names: &HashMap<&str, usize>,
-        subset_of: &[Option<usize>],
+        destinations: &Destinations<'_>,
         rate_limits: &RateLimits,
     ) -> (RouteTable, Option<Vec<Route>>) {
         let raw = self.raw;
@@ -559,7 +563,7 @@ impl Compiler<'_> {
             let item = list.index(index);
             // Both are looked at, whatever becomes of the first.
             let rule = self.rule(&item.field("match"), &route.matches);
-            let compiled = self.route(&item, route, upstream_names, subset_of[index], rate_limits);
+            let compiled = self.route(&item, route, destinations, rate_limits);
             if let (Some(rule), Some(compiled)) = (rule, compiled) {
                 rules.push(rule);
                 routes.push(compiled);
@@ -578,8 +582,7 @@ impl Compiler<'_> {
         &mut self,
         item: &At<'_>,
         route: &raw::Route,
-        upstream_names: &HashMap<&str, usize>,
-        subset: Option<usize>,
+        destinations: &Destinations<'_>,
         rate_limits: &RateLimits,
     ) -> Option<Route> {
         let raw = self.raw;
@@ -587,7 +590,9 @@ impl Compiler<'_> {
         let hedge = self.hedge(item, route);
         let rates = self.applied_rates(item, route, rate_limits);
         let in_flight = self.applied_in_flight(item, route, rate_limits);
-        let action = self.action(item, route, upstream_names);
+        let mirrors = self.mirrors(item, route, destinations);
+        let fault = self.fault(item, route);
+        let action = self.action(item, route, destinations);
         let rewrite = item.field("rewrite");
         let rewrite_path = self.path_rewrite(&rewrite, &route.rewrite, &route.matches);
         let rewrite_host = route.rewrite.host.as_ref().and_then(|text| match host_field(text) {
@@ -601,12 +606,23 @@ impl Compiler<'_> {
         let response_headers = self.header_ops(&item.field("response_headers"), &route.response_headers);
         let upgrade = self.upgrade(&item.field("upgrade"), route.upgrade.as_deref());
         let action = action?;
-        let upstream = match &action {
-            Action::Upstream(index) => Some(&raw.upstreams[*index]),
-            Action::Respond(_) | Action::Redirect(_) => None,
-        };
-        if upstream.is_none() {
-            self.refuse_upstream_settings(item, route);
+        match &action {
+            Action::Upstream(destination) => {
+                if !route.subset.is_empty() && !self.selects_any(destination.upstream, &route.subset) {
+                    let name = &raw.upstreams[destination.upstream].name;
+                    let message =
+                        format_args!("no endpoint of `{name}` has these labels: every request gets 503");
+                    self.warnings.add(ProblemKind::Suspicious, &item.field("subset"), message);
+                }
+            }
+            Action::Split(_) if !route.subset.is_empty() => {
+                self.errors
+                    .add(ProblemKind::Conflict, &item.field("subset"), "the arms of a split have their own `subset`")
+                    .on_key()
+                    .with(&item.field("split"));
+            }
+            Action::Split(_) => {}
+            Action::Respond(_) | Action::Redirect(_) => self.refuse_upstream_settings(item, route),
         }
         let timeouts = &route.timeouts;
         Some(Route {
@@ -621,11 +637,6 @@ impl Compiler<'_> {
             grpc_web: route.grpc_web,
             timeouts: RouteTimeouts {
                 request: timeouts.request.unwrap_or(raw.timeouts.request).as_std(),
-                response_head: timeouts
-                    .response_head
-                    .or(upstream.and_then(|upstream| upstream.timeouts.response_head))
-                    .unwrap_or(raw.timeouts.response_head)
-                    .as_std(),
                 body_idle: timeouts.body_idle.unwrap_or(raw.timeouts.body_idle).as_std(),
                 tunnel_idle: timeouts.tunnel_idle.unwrap_or(raw.timeouts.tunnel_idle).as_std(),
             },
@@ -635,7 +646,8 @@ impl Compiler<'_> {
                 .unwrap_or(raw.limits.body_bytes)
                 .bytes()
                 .unwrap_or(u64::MAX),
-            subset,
+            mirrors,
+            fault,
             retry,
             hedge,
             class: match route.priority {
@@ -652,10 +664,11 @@ impl Compiler<'_> {
         &mut self,
         item: &At<'_>,
         route: &raw::Route,
-        upstream_names: &HashMap<&str, usize>,
+        destinations: &Destinations<'_>,
     ) -> Option<Action> {
         let given: Vec<&str> = [
             ("upstream", route.upstream.is_some()),
+            ("split", route.split.is_some()),
             ("respond", route.respond.is_some()),
             ("redirect", route.redirect.is_some()),
         ]
@@ -668,7 +681,7 @@ impl Compiler<'_> {
                 let message = format_args!("route `{}` has no destination", route.name);
                 self.errors
                     .add(ProblemKind::MissingField, item, message)
-                    .hint("give it one of `upstream`, `respond` and `redirect`");
+                    .hint("give it one of `upstream`, `split`, `respond` and `redirect`");
                 return None;
             }
             [first, second, ..] => {
@@ -686,20 +699,11 @@ impl Compiler<'_> {
         if let Some(redirect) = &route.redirect {
             return self.redirect(&item.field("redirect"), redirect).map(Action::Redirect);
         }
+        if let Some(split) = &route.split {
+            return self.split(&item.field("split"), route, split, destinations);
+        }
         let name = route.upstream.as_deref()?;
-        if let Some(index) = upstream_names.get(name) {
-            return Some(Action::Upstream(*index));
-        }
-        let at = item.field("upstream");
-        let message = match nearest(name, upstream_names.keys().copied()) {
-            Some(near) => format!("unknown upstream `{name}`, did you mean `{near}`?"),
-            None => format!("unknown upstream `{name}`"),
-        };
-        let finding = self.errors.add(ProblemKind::UnknownName, &at, message);
-        if upstream_names.is_empty() {
-            finding.hint("no upstreams are defined");
-        }
-        None
+        self.destination(&item.field("upstream"), name, &route.subset, route, destinations).map(Action::Upstream)
     }
 
     /// Settings that would be silently without effect on a route that answers by itself.
@@ -714,6 +718,7 @@ impl Compiler<'_> {
             ("subset", !route.subset.is_empty()),
             ("retry", route.retry.is_some()),
             ("hedge", route.hedge.is_some()),
+            ("mirrors", !route.mirrors.is_empty()),
         ] {
             if given {
                 let message = format_args!("`{name}` has no effect on a route without an upstream");
@@ -724,26 +729,39 @@ impl Compiler<'_> {
 
     fn access_log(&mut self) -> AccessLog {
         let raw = &self.raw.access_log;
-        let target = match raw.path.as_str() {
+        let parent = At::Root.field("access_log");
+        let target = self.log_target(&parent.field("path"), &raw.path, "");
+        AccessLog { mode: raw.mode, sample: raw.sample, target }
+    }
+
+    /// `besides`: other words that stand for a target here.
+    fn log_target(&mut self, at: &At<'_>, path: &str, besides: &str) -> LogTarget {
+        match path {
             "stdout" => LogTarget::Stdout,
             "stderr" => LogTarget::Stderr,
             path => {
                 if !Path::new(path).is_absolute() || path.contains('\0') {
-                    let parent = At::Root.field("access_log");
                     self.bad_value(
-                        &parent.field("path"),
-                        format_args!("`{path}`: expected `stdout`, `stderr` or an absolute path"),
+                        at,
+                        format_args!("`{path}`: expected {besides}`stdout`, `stderr` or an absolute path"),
                     );
                 }
                 LogTarget::File(PathBuf::from(path))
             }
-        };
-        AccessLog { mode: raw.mode, sample: raw.sample, target }
+        }
     }
 
     fn warn_of_unused_upstreams(&mut self) {
-        let used: std::collections::HashSet<&str> =
-            self.raw.routes.iter().filter_map(|route| route.upstream.as_deref()).collect();
+        let used: std::collections::HashSet<&str> = self
+            .raw
+            .routes
+            .iter()
+            .flat_map(|route| {
+                let arms = route.split.iter().flat_map(|split| &split.arms).map(|arm| arm.upstream.as_str());
+                let mirrors = route.mirrors.iter().map(|mirror| mirror.upstream.as_str());
+                route.upstream.as_deref().into_iter().chain(arms).chain(mirrors)
+            })
+            .collect();
         let list = At::Root.field("upstreams");
         for (index, upstream) in self.raw.upstreams.iter().enumerate() {
             if !used.contains(upstream.name.as_str()) {

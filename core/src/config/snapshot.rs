@@ -21,8 +21,9 @@ use crate::policy::balance::subset::Labels;
 use crate::policy::balance::tiers::Distance;
 use crate::policy::balance::{self, ewma, hash};
 use crate::policy::rate_limit::{KeyPart, Rule};
-use crate::policy::route::RouteTable;
-use crate::policy::{breaker, concurrency, health, outlier, retry, shed};
+use crate::policy::chance::Chance;
+use crate::policy::route::{FieldRule, RouteTable, Template, TemplateRewrite};
+use crate::policy::{breaker, canary, concurrency, health, outlier, retry, shed, split};
 
 #[derive(Debug)]
 pub struct Snapshot {
@@ -47,6 +48,7 @@ pub struct Snapshot {
     pub route_table: RouteTable,
     pub routes: Vec<Route>,
     pub access_log: AccessLog,
+    pub decision_log: Option<LogTarget>,
     pub shedding: Shedding,
     pub rate_limits: RateLimits,
 }
@@ -223,7 +225,7 @@ pub struct Upstream {
     pub breaker: Option<breaker::Settings>,
     pub adaptive_concurrency: Option<concurrency::Settings>,
     pub retry_budget: retry::BudgetSettings,
-    /// What routes select endpoints by. [`Route::subset`] is an index.
+    /// What routes select endpoints by. [`Destination::subset`] is an index.
     pub subsets: Vec<Labels>,
     /// Requests of each worker in flight; `u32::MAX`: no bound.
     pub requests_max: u32,
@@ -338,8 +340,10 @@ pub struct Route {
     pub grpc_web: bool,
     pub timeouts: RouteTimeouts,
     pub body_bytes_max: u64,
-    /// An index of the upstream's `subsets`; `None`: all of its endpoints.
-    pub subset: Option<usize>,
+    /// Who gets a copy.
+    pub mirrors: Box<[Mirror]>,
+    /// Faults made on purpose.
+    pub fault: Option<Box<FaultInjection>>,
     pub retry: retry::Settings,
     /// After how long a second attempt is made beside the first.
     pub hedge: Option<retry::Hedge>,
@@ -352,10 +356,74 @@ pub struct Route {
 
 #[derive(Debug)]
 pub enum Action {
-    /// An index of [`Snapshot::upstreams`].
-    Upstream(usize),
+    Upstream(Destination),
+    Split(Box<Split>),
     Respond(Respond),
     Redirect(Redirect),
+}
+
+/// Endpoints that requests go to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Destination {
+    /// An index of [`Snapshot::upstreams`].
+    pub upstream: usize,
+    /// An index of the upstream's `subsets`; `None`: all of its endpoints.
+    pub subset: Option<usize>,
+    /// How long a response's head may take.
+    pub response_head: Option<Duration>,
+}
+
+/// Several destinations that requests are divided among.
+#[derive(Debug)]
+pub struct Split {
+    /// At least one.
+    pub arms: Box<[Arm]>,
+    /// What no arm's own match takes.
+    pub shares: split::Split,
+    /// What keeps a client on its arm.
+    pub hash_on: Option<HashOn>,
+    pub canary: Option<Canary>,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub struct Arm {
+    /// Unique in its split.
+    pub name: Arc<str>,
+    pub destination: Destination,
+    /// Requests that it takes whatever the shares.
+    pub matches: Option<FieldRule>,
+}
+
+/// Which arm is tried against which. Indexes of [`Split::arms`].
+#[derive(Debug)]
+pub struct Canary {
+    pub arm: usize,
+    pub baseline: usize,
+    pub settings: canary::Settings,
+}
+
+/// Who gets a copy of requests.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Mirror {
+    /// An index of [`Snapshot::upstreams`].
+    pub upstream: usize,
+    pub chance: Chance,
+    /// Of a body that is copied.
+    pub body_bytes_max: usize,
+    /// For each worker.
+    pub in_flight_max: u32,
+    pub timeout: Duration,
+}
+
+/// Faults made on purpose.
+#[derive(Debug)]
+pub struct FaultInjection {
+    pub delay: Option<(Duration, Chance)>,
+    /// The status of the answer.
+    pub abort: Option<(u16, Chance)>,
+    /// Only requests that carry this.
+    pub matches: FieldRule,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -391,7 +459,6 @@ pub enum Scheme {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RouteTimeouts {
     pub request: Option<Duration>,
-    pub response_head: Option<Duration>,
     pub body_idle: Option<Duration>,
     pub tunnel_idle: Option<Duration>,
 }
@@ -399,6 +466,11 @@ pub struct RouteTimeouts {
 #[derive(Debug)]
 pub enum PathRewrite {
     Keep,
+    /// With what the variables of the route's template stand for.
+    Template {
+        template: Template,
+        rewrite: TemplateRewrite,
+    },
     /// `matched` is what the route's prefix matched; both without a trailing slash (`/` is empty).
     Prefix {
         matched: Box<str>,
@@ -436,6 +508,9 @@ impl PathRewrite {
         match self {
             PathRewrite::Keep => Some(Cow::Borrowed(path)),
             PathRewrite::Full(full) => Some(Cow::Borrowed(full.as_bytes())),
+            PathRewrite::Template { template, rewrite } => {
+                rewrite.apply(template, path).filter(|path| is_safe_path(path)).map(Cow::Owned)
+            }
             PathRewrite::Prefix { matched, replacement } => {
                 let rest = path.strip_prefix(matched.as_bytes())?;
                 Some(match (replacement.is_empty(), rest) {

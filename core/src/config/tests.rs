@@ -9,8 +9,8 @@ use proptest::prelude::{Just, Strategy, any, prop, prop_assert_eq, prop_oneof, p
 
 use super::raw::{self, Io, RawConfig, Workers};
 use super::snapshot::{
-    Action, EndpointAddress, ListenAddress, LogTarget, PathRewrite, RedirectTarget, Scheme, Snapshot,
-    UpstreamHost,
+    Action, EndpointAddress, ListenAddress, LogTarget, PathRewrite, RedirectTarget, Route, Scheme,
+    Snapshot, UpstreamHost,
 };
 use super::{ProblemKind, Report, check_text, compile, load, schema};
 use crate::base::limits;
@@ -35,6 +35,13 @@ fn refused(text: &str) -> Report {
     match load(text.as_bytes(), "a.yaml", 7) {
         Ok(_) => panic!("accepted:\n{text}"),
         Err(report) => report,
+    }
+}
+
+fn response_head(route: &Route) -> Option<Duration> {
+    match &route.action {
+        Action::Upstream(destination) => destination.response_head,
+        other => panic!("{other:?}"),
     }
 }
 
@@ -74,10 +81,11 @@ fn minimal_file_has_the_documented_defaults() {
     assert_eq!(upstream.host, UpstreamHost::Client);
     assert_eq!((upstream.timeouts.connect, upstream.timeouts.idle), (seconds(5), seconds(60)));
     let route = &snapshot.routes[0];
-    assert!(matches!(route.action, Action::Upstream(0)));
+    let Action::Upstream(destination) = route.action else { panic!("{route:?}") };
+    assert_eq!((destination.upstream, destination.subset), (0, None));
+    assert_eq!(destination.response_head, Some(seconds(60)));
     assert!(matches!(route.rewrite_path, PathRewrite::Keep));
     assert_eq!(route.timeouts.request, None);
-    assert_eq!(route.timeouts.response_head, Some(seconds(60)));
     assert_eq!(route.timeouts.body_idle, Some(seconds(30)));
     assert_eq!(route.timeouts.tunnel_idle, Some(seconds(3_600)));
     assert_eq!(route.body_bytes_max, u64::MAX);
@@ -135,9 +143,9 @@ routes:
     assert_eq!(slow.host, UpstreamHost::Endpoint);
     assert_eq!(snapshot.upstreams[1].host, UpstreamHost::Literal("fast.internal".into()));
     let [one, two, three, four, five] = snapshot.routes.as_slice() else { panic!("five routes") };
-    assert_eq!((one.timeouts.response_head, one.timeouts.body_idle), (seconds(300), None));
-    assert_eq!((two.timeouts.response_head, two.timeouts.body_idle), (seconds(10), seconds(1)));
-    assert_eq!(three.timeouts.response_head, None);
+    assert_eq!((response_head(one), one.timeouts.body_idle), (seconds(300), None));
+    assert_eq!((response_head(two), two.timeouts.body_idle), (seconds(10), seconds(1)));
+    assert_eq!(response_head(three), None);
     assert_eq!((two.body_bytes_max, three.body_bytes_max), (1 << 20, u64::MAX));
     assert!(three.upgrade.is_empty());
     assert_eq!(three.rewrite_path.apply(b"/three/x").as_deref(), Some(&b"/3/x"[..]));
@@ -286,7 +294,7 @@ routes:
   - { name: two, upstream: u, match: { path: { prefix: *path } } }
 ",
     );
-    assert_eq!(snapshot.routes[0].timeouts.response_head, Some(Duration::from_secs(300)));
+    assert_eq!(response_head(&snapshot.routes[0]), Some(Duration::from_secs(300)));
     let mut laughs = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
     for level in 1..12 {
         let below = format!("*a{}, ", level - 1).repeat(10);
@@ -701,7 +709,7 @@ error: unknown field `upstrem`, did you mean `upstream`?
   |
 8 |     upstrem: users
   |     ^^^^^^^
-  = known here: name, match, rewrite, request_headers, response_headers, upstream, respond, redirect, upgrade, connect, grpc_web, subset, retry, hedge, rate_limits, in_flight_limits, priority, timeouts, limits
+  = known here: name, match, rewrite, request_headers, response_headers, upstream, split, mirrors, fault, respond, redirect, upgrade, connect, grpc_web, subset, retry, hedge, rate_limits, in_flight_limits, priority, timeouts, limits
 
 a.yaml: 1 error
 "
@@ -992,7 +1000,7 @@ fn any_route(number: usize) -> impl Strategy<Value = raw::Route> {
                     path: Some(path),
                     headers: field.clone().into_iter().collect(),
                     query: field.into_iter().collect(),
-                    methods: None,
+                    ..raw::Match::default()
                 },
                 upstream: (!direct).then(|| "users".to_owned()),
                 request_headers: if direct { raw::HeaderOps::default() } else { ops.clone() },

@@ -2,6 +2,7 @@
 //!
 //! It runs a tokio runtime of its own, so that clients of other systems can run here; no worker ever waits for it.
 
+mod canaries;
 pub mod dns;
 pub mod limits;
 pub mod order;

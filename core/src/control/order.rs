@@ -9,6 +9,7 @@ use super::limits::{Asked, Deed};
 use crate::config::{RawConfig, Report};
 use crate::net::driver::{Driver, IoMode};
 use crate::net::listener::BindAddress;
+pub use crate::proxy::explain::Question;
 
 /// Where a configuration comes from.
 #[derive(Debug)]
@@ -60,7 +61,7 @@ pub enum StartError {
         /// Why.
         error: io::Error,
     },
-    /// The access log can't be opened.
+    /// The access log, or that of decisions, can't be opened.
     AccessLog {
         /// Which.
         path: String,
@@ -95,7 +96,7 @@ impl fmt::Display for StartError {
             Self::UnknownHost { host, error } => {
                 write!(f, "can't resolve the upstream host `{host}`: {error}")
             }
-            Self::AccessLog { path, error } => write!(f, "can't open the access log {path}: {error}"),
+            Self::AccessLog { path, error } => write!(f, "can't open the log {path}: {error}"),
             Self::Worker(error) => write!(f, "can't start a worker: {error}"),
         }
     }
@@ -123,6 +124,12 @@ pub enum Order {
     Limits(oneshot::Sender<String>),
     /// The state of a rate limit's key, as JSON, or what is wrong with the question.
     LimitKey(Asked, Deed, oneshot::Sender<Result<String, String>>),
+    /// How canaries fare, as JSON.
+    Canaries(oneshot::Sender<String>),
+    /// Begin the canary of this route anew. False: it has none.
+    CanaryRestart(String, oneshot::Sender<bool>),
+    /// What would become of a request, or what is wrong with the question.
+    Explain(Question, oneshot::Sender<Result<String, String>>),
     /// What is configured, as JSON.
     Config(oneshot::Sender<String>),
 }

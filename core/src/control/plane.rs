@@ -28,6 +28,7 @@ use crate::config::{self, Origin, Severity};
 use crate::net::driver::{IoMode, allowed_cpus};
 use crate::net::listener::{BindAddress, bind_all};
 use crate::proxy::core::{Install, ListenerId, Node};
+use crate::proxy::explain::{self, World};
 use crate::telemetry::access_log::Writer;
 use crate::telemetry::journal;
 use crate::telemetry::metrics::{ProcessInfo, Sample, render};
@@ -274,6 +275,21 @@ impl Plane {
                         let (known, now_ms) = (self.known(), self.clock.now_ms());
                         self.collect(reply, move |samples| upstreams::page(&known, samples, now_ms));
                     }
+                    Some(Order::Canaries(reply)) => {
+                        let _ = reply.send(self.shared.canaries.page());
+                    }
+                    Some(Order::CanaryRestart(route, reply)) => {
+                        let _ = reply.send(self.shared.canaries.restart(&route, unix_ms()));
+                    }
+                    Some(Order::Explain(question, reply)) => {
+                        let world = World {
+                            snapshot: &self.install.snapshot,
+                            trials: &self.install.trials,
+                            limiting: self.install.limiting.as_deref(),
+                            now_ns: self.clock.now_ns(),
+                        };
+                        let _ = reply.send(explain::text(&world, &question));
+                    }
                     Some(Order::Config(reply)) => {
                         let _ = reply.send(self.describe());
                     }
@@ -321,6 +337,7 @@ impl Plane {
         if self.keeper.rotate(Instant::now()) {
             self.renew_tls().await;
         }
+        self.shared.canaries.look(self.clock.now_ms(), unix_ms());
         self.refresh_names().await;
         Next::GoOn
     }
@@ -715,6 +732,12 @@ enum Reason {
 fn seed() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(std::process::id())
+}
+
+/// For lines that people read.
+fn unix_ms() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |elapsed| elapsed.as_millis() as u64)
 }
 
 fn resident_bytes() -> u64 {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use super::canaries::Canaries;
 use super::dns::{self, Addresses};
 use super::order::{Source, StartError};
 use super::prober;
@@ -135,12 +136,19 @@ pub(super) fn log_target(snapshot: &Snapshot) -> Target {
 }
 
 pub(super) fn check_log(snapshot: &Snapshot) -> Result<(), StartError> {
-    match log_target(snapshot) {
-        Target::File(path) => access_log::append(&path)
+    let access = match log_target(snapshot) {
+        Target::File(path) => Some(path),
+        Target::Nowhere | Target::Stdout | Target::Stderr => None,
+    };
+    let decisions = match &snapshot.decision_log {
+        Some(LogTarget::File(path)) => Some(path.clone()),
+        _ => None,
+    };
+    access.into_iter().chain(decisions).try_for_each(|path| {
+        access_log::append(&path)
             .map(drop)
-            .map_err(|error| StartError::AccessLog { path: path.display().to_string(), error }),
-        Target::Nowhere | Target::Stdout | Target::Stderr => Ok(()),
-    }
+            .map_err(|error| StartError::AccessLog { path: path.display().to_string(), error })
+    })
 }
 
 /// Binds what the snapshot names and `old` does not have, and takes over the rest of `old`. On failure nothing that
@@ -178,6 +186,7 @@ pub(super) struct Shared {
     pub(super) shelves: HashMap<(Arc<str>, Address), Arc<Shelf>>,
     pub(super) standings: Standings,
     pub(super) limiting: Option<Arc<limiting::Shared>>,
+    pub(super) canaries: Canaries,
 }
 
 impl Shared {
@@ -317,6 +326,7 @@ pub(super) fn install(
     }
     Install {
         limiting: shared.limits(snapshot, workers),
+        trials: shared.canaries.configure(snapshot, workers),
         snapshot: Arc::clone(snapshot),
         upstreams,
         tls_clients: tls.upstreams.iter().map(|p| p.as_ref().map(|p| Arc::clone(&p.client))).collect(),

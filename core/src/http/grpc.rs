@@ -57,6 +57,19 @@ impl GrpcStatus {
         self as u8
     }
 
+    /// Whether the server has failed, and not the caller (OpenTelemetry's semantic conventions for RPC spans, server side).
+    pub fn is_servers_fault(self) -> bool {
+        matches!(
+            self,
+            GrpcStatus::Unknown
+                | GrpcStatus::DeadlineExceeded
+                | GrpcStatus::Unimplemented
+                | GrpcStatus::Internal
+                | GrpcStatus::Unavailable
+                | GrpcStatus::DataLoss
+        )
+    }
+
     /// The status that a `grpc-status` field names; None for what no version of gRPC defines.
     pub fn parse(value: &[u8]) -> Option<Self> {
         let index = usize::try_from(parse_decimal(value)?).ok()?;

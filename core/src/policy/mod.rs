@@ -2,6 +2,7 @@
 pub mod balance;
 pub mod breaker;
 pub mod canary;
+pub mod chance;
 pub mod concurrency;
 pub mod deadline;
 pub mod health;

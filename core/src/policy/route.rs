@@ -45,6 +45,7 @@ use std::net::IpAddr;
 
 use crate::http::message::RequestHead;
 
+pub use conditions::FieldRule;
 pub use dead::{Cover, Dead, Extent, Loss, dead};
 pub use explain::{
     Explanation, FieldMismatch, HostRank, PathRank, Precedence, Reason, SegmentRank, Specificity, Verdict,

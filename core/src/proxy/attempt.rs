@@ -11,12 +11,15 @@ use std::time::Duration;
 
 use super::again::{self, Again};
 use super::connection::{After, Downstream};
+use super::core::Core;
 use super::exchange;
 use super::hedge;
+use super::mirror;
 use super::pump::{End, PumpError, Pumping};
 use super::record::Record;
 use super::replay::Replay;
-use super::request::{Exchange, encode_again};
+use super::request::Exchange;
+use super::shape::encode_again;
 use super::upstream::{Endpoint, Found, Lease, Need, Pass, Unavailable, Want};
 use crate::base::buffer::Buffer;
 use crate::base::deadline::Expired;
@@ -56,13 +59,17 @@ pub(super) async fn forward<P: Platform>(
     let core = &conn.core;
     let per_try = exchange.route().retry.per_try_timeout_ms;
     let per_try = per_try.map_or(Duration::ZERO, |ms| Duration::from_millis(ms.get()));
-    let replay = Replay::new(exchange.replay_bytes_max());
+    if let Some(copies) = &plan.copies {
+        mirror::send_whole(core, copies, &buffer.filled()[plan.head_bytes..]);
+    }
+    let gather = plan.copies.as_ref().and_then(|copies| copies.gather());
+    let replay = Replay::new(exchange.replay_bytes_max(), gather);
     let mut avoid: Vec<Rc<Endpoint<P::Stream>>> = Vec::new();
     let mut encoded_for = plan.endpoint.clone();
     // All of the head but what differs from attempt to attempt.
     let mut length = out.len() - END_OF_HEAD.len();
     plan.upstream.budget().deposit(core.now_ms());
-    exchange.pause(plan.grant.as_ref().map_or(0, |grant| grant.delay_ms)).await?;
+    exchange.pause(plan.grant.as_ref().map_or(0, |grant| grant.delay_ms.into())).await?;
     let mut retrying = None;
     loop {
         record.attempts += 1;
@@ -166,35 +173,15 @@ pub(super) async fn open<P: Platform>(
 ) -> Result<Lease<P::Stream>, Fault> {
     let Exchange { conn, plan, .. } = exchange;
     let core = &conn.core;
-    let mut stale = 0;
     let now = core.now_ms();
     let need = match plan.connect {
         true => Need::New,
         false if plan.asker.method.is_idempotent() => Need::Likely,
         false => Need::Looked,
     };
-    let (mut lease, found) = Lease::take(pass, endpoint, need, now, &mut stale);
-    if stale > 0 {
-        core.metrics.add(Counter::UpstreamStale, stale);
-    }
-    match found {
-        Found::Kept(stream) => {
-            core.metrics.count(Counter::UpstreamReused);
-            lease.hold(stream, true);
-            return Ok(lease);
-        }
-        Found::Lent(socket) => {
-            if let Ok(stream) = core.platform.attach(socket)
-                && stream.peek() == Peek::Quiet
-            {
-                core.metrics.count(Counter::Borrowed);
-                core.metrics.count(Counter::UpstreamReused);
-                lease.hold(stream, true);
-                return Ok(lease);
-            }
-            core.metrics.count(Counter::UpstreamStale);
-        }
-        Found::Nothing => {}
+    let (mut lease, found) = kept(core, pass, endpoint, need);
+    if found {
+        return Ok(lease);
     }
     core.metrics.count(Counter::UpstreamConnects);
     conn.deadline.arm(now, exchange.connect_timeout());
@@ -236,8 +223,42 @@ pub(super) async fn open<P: Platform>(
     }
 }
 
+/// A lease, and whether it has a connection already: one of this worker's, or one that another lends.
+pub(super) fn kept<P: Platform>(
+    core: &Core<P>,
+    pass: Pass<P::Stream>,
+    endpoint: &Rc<Endpoint<P::Stream>>,
+    need: Need,
+) -> (Lease<P::Stream>, bool) {
+    let mut stale = 0;
+    let (mut lease, found) = Lease::take(pass, endpoint, need, core.now_ms(), &mut stale);
+    if stale > 0 {
+        core.metrics.add(Counter::UpstreamStale, stale);
+    }
+    match found {
+        Found::Kept(stream) => {
+            core.metrics.count(Counter::UpstreamReused);
+            lease.hold(stream, true);
+            return (lease, true);
+        }
+        Found::Lent(socket) => {
+            if let Ok(stream) = core.platform.attach(socket)
+                && stream.peek() == Peek::Quiet
+            {
+                core.metrics.count(Counter::Borrowed);
+                core.metrics.count(Counter::UpstreamReused);
+                lease.hold(stream, true);
+                return (lease, true);
+            }
+            core.metrics.count(Counter::UpstreamStale);
+        }
+        Found::Nothing => {}
+    }
+    (lease, false)
+}
+
 /// For the PROXY header, where the endpoint reads one.
-fn on_behalf<P: Platform>(conn: &Downstream<P>, endpoint: &Endpoint<P::Stream>) -> OnBehalf {
+pub(super) fn on_behalf<P: Platform>(conn: &Downstream<P>, endpoint: &Endpoint<P::Stream>) -> OnBehalf {
     match conn.peer {
         Peer::Tcp(source) if endpoint.dial.proxy.is_some() => {
             OnBehalf { source: Some(source), destination: conn.stream.local_address() }

@@ -14,13 +14,14 @@ use crossbeam_utils::CachePadded;
 
 use super::limiting::{self, LimitCounts, Limiting, Limits};
 use super::log::LogBuffer;
+use super::split::Trial;
 use super::standing::{self, Applied};
 use super::upstream::{self, Lend, Members, Upstream};
 use crate::base::buffer::BufferPool;
 use crate::base::deadline::Deadlines;
 use crate::base::limits::BUFFER_BYTES;
 use crate::base::signal::Signal;
-use crate::config::snapshot::{self, Http2, ProxyProtocol, Snapshot};
+use crate::config::snapshot::{self, Action, Http2, ProxyProtocol, Snapshot};
 use crate::http::http1::parse::HeadLimits;
 use crate::http::rewrite::Forwarding;
 use crate::net::connect::Address;
@@ -34,7 +35,7 @@ use crate::net::tls::server::TlsServer;
 use crate::policy::health::Traffic;
 use crate::policy::shed;
 use crate::telemetry::metrics::{
-    Counter, Gauges, GuardSample, LimitSample, Metrics, RouteSample, Sample, UpstreamSample,
+    ArmSample, Counter, Gauges, GuardSample, LimitSample, Metrics, RouteSample, Sample, UpstreamSample,
 };
 
 /// A listener's number, given by the control thread and never given again: connections keep it over reloads.
@@ -54,6 +55,8 @@ pub struct Install {
     pub tls_servers: Vec<Option<Arc<TlsServer>>>,
     /// For each [`ListenerId`], its index in the snapshot; `None` for those that have left it.
     pub listeners: Vec<Option<usize>>,
+    /// For each of its routes, the canary under trial.
+    pub trials: Vec<Option<Arc<Trial>>>,
     /// What limits count in, if any are configured.
     pub limiting: Option<Arc<limiting::Shared>>,
 }
@@ -135,6 +138,10 @@ pub struct Bound<S> {
     orphan: Forwarding,
     /// By index of the snapshot's routes.
     pub routes: Box<[Rc<RouteCounts>]>,
+    /// For each route, its arms' counts; none where there is no split.
+    pub(super) arms: Box<[Box<[Rc<RouteCounts>]>]>,
+    /// For each route, the canary under trial.
+    pub(super) trials: Box<[Option<Arc<Trial>>]>,
     /// Bounds of heads.
     pub head_limits: HeadLimits,
     /// Rate limits and limits of requests at once.
@@ -204,6 +211,8 @@ pub struct Core<P: Platform> {
     bound: RefCell<Rc<Bound<P::Stream>>>,
     upstreams: RefCell<ByName<Upstream<P::Stream>>>,
     routes: RefCell<ByName<RouteCounts>>,
+    /// By route and arm.
+    arms: RefCell<HashMap<[Arc<str>; 2], Rc<RouteCounts>>>,
     limiting: RefCell<Option<Rc<Limiting>>>,
     limit_counts: RefCell<ByName<LimitCounts>>,
     /// Raised when tokens were leased that may have to be given back.
@@ -252,6 +261,8 @@ impl<P: Platform> Core<P> {
                 listeners: Box::default(),
                 orphan: Forwarding::default(),
                 routes: Box::default(),
+                arms: Box::default(),
+                trials: Box::default(),
                 head_limits: HeadLimits::default(),
                 limits: Limits::default(),
             })),
@@ -260,6 +271,7 @@ impl<P: Platform> Core<P> {
             leases: Signal::default(),
             upstreams: RefCell::default(),
             routes: RefCell::default(),
+            arms: RefCell::default(),
             connections: Cell::new(0),
             by_listener: RefCell::default(),
             active: Cell::new(0),
@@ -331,6 +343,18 @@ impl<P: Platform> Core<P> {
         if counts.len() > routes.len() {
             counts.retain(|_, c| Rc::strong_count(c) > 1 && routes.iter().any(|r| Rc::ptr_eq(r, c)));
         }
+        let mut counts = self.arms.borrow_mut();
+        let arms: Box<[Box<[_]>]> = snapshot
+            .routes
+            .iter()
+            .map(|route| {
+                let Action::Split(split) = &route.action else { return Box::default() };
+                let of = |arm: &snapshot::Arm| [Arc::clone(&route.name), Arc::clone(&arm.name)];
+                split.arms.iter().map(|arm| Rc::clone(counts.entry(of(arm)).or_default())).collect()
+            })
+            .collect();
+        counts.retain(|_, count| Rc::strong_count(count) > 1);
+        drop(counts);
         let listeners =
             install.listeners.iter().map(|index| index.map(|i| bind_listener(install, i))).collect();
         self.buffers.resize(snapshot.limits.memory_bytes_max);
@@ -340,6 +364,8 @@ impl<P: Platform> Core<P> {
             listeners,
             orphan: forwarding(snapshot, 0),
             routes,
+            arms,
+            trials: install.trials.clone().into(),
             head_limits: HeadLimits {
                 header_bytes: snapshot.limits.header_bytes_max,
                 header_count: snapshot.limits.header_count_max,
@@ -613,6 +639,13 @@ impl<P: Platform> Core<P> {
             if classes != [0; 5] {
                 sample.routes.push(RouteSample { route: Arc::clone(name), classes });
             }
+        }
+        for ([route, arm], counts) in self.arms.borrow().iter() {
+            sample.arms.push(ArmSample {
+                route: Arc::clone(route),
+                arm: Arc::clone(arm),
+                classes: counts.classes.each_ref().map(Cell::get),
+            });
         }
         sample
     }

@@ -12,6 +12,7 @@ use super::attempt::{Failed, closed_before_response, elapsed};
 use super::connection::After;
 use super::grpc_web;
 use super::limiting;
+use super::mirror;
 use super::pump::{End, PumpError, Pumping, would_block};
 use super::record::Record;
 use super::replay::Replay;
@@ -24,10 +25,11 @@ use crate::base::limits::{COPIED_BODY_BYTES_MAX, INTERIM_RESPONSES_MAX, WATCH_CL
 use crate::base::race::{First, race};
 use crate::http::flow::{Batch, Flow, FlowError, PIECES_MAX};
 use crate::http::framing::{BodyLength, relay};
+use crate::http::grpc::GrpcStatus;
 use crate::http::grpc_web::Encoding;
 use crate::http::http1::encode::{Persistence, ResponseRewrite, encode_response};
 use crate::http::http1::parse::{Parsed, head_end_hint, parse_response};
-use crate::http::message::{HeaderSlots, Status, Version, Wire};
+use crate::http::message::{HeaderSlots, ResponseHead, Status, Version, Wire};
 use crate::http::upgrade::{Switch, switched};
 use crate::net::platform::Platform;
 use crate::net::stream::{Peek, Transport};
@@ -112,10 +114,13 @@ pub(super) async fn duplex<P: Platform>(
         let mut request = pin!(pumping.body(&conn.stream, lease.stream(), buffer, &mut flow, Some(replay)));
         let mut response = pin!(receive(exchange, &lease, &phase, pumping, replay, record, out));
         let first = race(request.as_mut(), response.as_mut()).await;
-        let response_head = exchange.route().timeouts.response_head.unwrap_or_default();
+        let response_head = exchange.response_head();
         match first {
             First::Right(relayed) => Ok(relayed),
             First::Left(Ok(())) => {
+                if let (Some(copies), Some(gather)) = (&plan.copies, replay.gathered()) {
+                    mirror::send_gathered(&conn.core, copies, gather);
+                }
                 phase.sent.set(true);
                 conn.deadline.arm(conn.core.tick_ns() / 1_000_000, response_head);
                 Ok(response.await)
@@ -186,7 +191,7 @@ async fn receive<P: Platform>(
     out: &mut Vec<u8>,
 ) -> Result<Relayed, Failed<P::Stream>> {
     let Exchange { conn, .. } = exchange;
-    let response_head = exchange.route().timeouts.response_head.unwrap_or_default();
+    let response_head = exchange.response_head();
     let mut interim = 0;
     let mut searched = 0;
     let mut waited = Wait { since_ms: conn.core.now_ms(), armed: false };
@@ -327,6 +332,13 @@ pub(super) async fn gone<S: Transport>(stream: &S) {
     }
 }
 
+/// A gRPC call that was answered with its status alone, and one that speaks against the server. A status that comes
+/// behind messages is not looked at.
+fn grpc_failed(head: &ResponseHead<'_, '_>) -> bool {
+    let status = head.header("grpc-status").and_then(GrpcStatus::parse);
+    status.is_some_and(GrpcStatus::is_servers_fault)
+}
+
 enum Head {
     NeedMore,
     /// A 1xx to pass on, encoded; nothing if the client must not see it.
@@ -368,6 +380,10 @@ fn shape<P: Platform>(
     let final_head = tunnel.is_some() || !head.status.is_informational();
     if final_head {
         exchange.answered(lease, head.status.0);
+        if record.arm.is_some() && bound.trials[plan.route].is_some() {
+            record.answered_ns = conn.core.tick_ns();
+            record.grpc_failed = plan.asker.grpc.is_some() && grpc_failed(&head);
+        }
         if let Some(again) = exchange.after_response(&head, record, replay) {
             return Err(Failed::Again(again));
         }

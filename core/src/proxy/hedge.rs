@@ -14,7 +14,8 @@ use super::attempt::{elapsed, open};
 use super::exchange::gone;
 use super::pump::Pumping;
 use super::record::Record;
-use super::request::{Exchange, encode_again};
+use super::request::Exchange;
+use super::shape::encode_again;
 use super::upstream::{Endpoint, Lease, Want};
 use crate::base::deadline::Expired;
 use crate::base::fault::Fault;
@@ -66,7 +67,7 @@ pub(super) async fn first<P: Platform>(
         First::Left(_) | First::Right(Err(_)) => return Ok(lease),
         First::Right(Ok(other)) => other,
     };
-    let response_head = exchange.route().timeouts.response_head.unwrap_or_default();
+    let response_head = exchange.response_head();
     conn.deadline.arm(core.tick_ns() / 1_000_000, response_head);
     let winner = {
         let either = pin!(race_readable(&lease, &other));

@@ -148,9 +148,9 @@ pub struct LimitCounts {
 /// What a client is told of the limit that leaves it the least.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Told {
-    limit: usize,
     remaining: u32,
-    full_in_ns: u64,
+    full_in_s: u32,
+    limit: u16,
 }
 
 /// What a request was granted.
@@ -158,7 +158,7 @@ pub(super) struct Told {
 pub(super) struct Grant {
     pub(super) told: Option<Told>,
     /// It is early by so much, and is to wait.
-    pub(super) delay_ms: u64,
+    pub(super) delay_ms: u32,
     /// What few requests have.
     rest: Option<Box<Rest>>,
 }
@@ -200,6 +200,22 @@ pub(super) struct Request<'r, 'h, 'b> {
     pub(super) route: usize,
 }
 
+/// Where a request came in, and which way it goes, by name.
+pub(super) struct Place<'p> {
+    pub(super) listener: &'p [u8],
+    pub(super) route: &'p [u8],
+}
+
+impl<'p> Place<'p> {
+    fn of<P: Platform>(conn: &Downstream<P>, bound: &'p Bound<P::Stream>, route: usize) -> Self {
+        let listener = bound.listener(conn.listener);
+        Self {
+            listener: listener.map_or(b"", |l| bound.snapshot.listeners[l.index].name.as_bytes()),
+            route: bound.snapshot.routes[route].name.as_bytes(),
+        }
+    }
+}
+
 /// May this request go on? The record keeps what its refusal says.
 pub(super) fn admit<P: Platform>(
     conn: &Downstream<P>,
@@ -210,9 +226,10 @@ pub(super) fn admit<P: Platform>(
     let route = &bound.snapshot.routes[request.route];
     let Some(limiting) = conn.core.limiting() else { return Ok(Grant::default()) };
     let mut grant = Grant::default();
+    let place = Place::of(conn, bound, request.route);
     for &index in &route.in_flight {
         let limit = &bound.snapshot.rate_limits.in_flight[index];
-        let hash = key(conn, bound, request, &limit.key, |parts| {
+        let hash = key(&place, request, &limit.key, |parts| {
             limiting.shared.hasher.key(bound.limits.in_flight[index], parts)
         });
         match limiting.gate.enter(hash, limit.max) {
@@ -238,11 +255,12 @@ fn admit_by_rates<P: Platform, const N: usize>(
     mut grant: Grant,
 ) -> Result<Grant, Fault> {
     let rates = &bound.snapshot.routes[request.route].rates;
+    let place = Place::of(conn, bound, request.route);
     let applied = &rates[..rates.len().min(N)];
     let mut checks: [Option<Check<'_>>; N] = [None; N];
     for (check, applied) in checks.iter_mut().zip(applied) {
         let rule = &bound.limits.rules[applied.limit];
-        let hash = key(conn, bound, request, &rule.key, |parts| limiting.shared.hasher.key(rule.id, parts));
+        let hash = key(&place, request, &rule.key, |parts| limiting.shared.hasher.key(rule.id, parts));
         let post_paid = bound.snapshot.rate_limits.rates[applied.limit].cost_from_response.is_some();
         if post_paid {
             grant.rest.get_or_insert_default().post_paid.push((applied.limit, hash));
@@ -261,7 +279,7 @@ fn admit_by_rates<P: Platform, const N: usize>(
             && let Some(check) = checks.iter().flatten().find(|check| check.key == unnamed)
         {
             let mut text = [0; RATE_KEY_TEXT_BYTES_MAX];
-            let length = key(conn, bound, request, &check.rule.key, |parts| {
+            let length = key(&place, request, &check.rule.key, |parts| {
                 write_text(check.rule, parts, conn, request.client, &mut text)
             });
             worker.name(unnamed, &text[..length]);
@@ -279,19 +297,23 @@ fn admit_by_rates<P: Platform, const N: usize>(
             add(&counts.admitted);
         }
     }
-    let told = Told { limit: strictest, remaining: outcome.remaining(), full_in_ns: outcome.full_in_ns() };
+    let told = Told {
+        limit: strictest as u16,
+        remaining: outcome.remaining(),
+        full_in_s: u32::try_from(outcome.full_in_ns().div_ceil(1_000_000_000)).unwrap_or(u32::MAX),
+    };
     match outcome.verdict {
         Verdict::Admit => {}
         Verdict::Delay { wait_ns } => {
             add(&bound.limits.counts[strictest].delayed);
-            grant.delay_ms = wait_ns.div_ceil(1_000_000);
+            grant.delay_ms = wait_ns.div_ceil(1_000_000) as u32;
         }
         Verdict::Reject { retry_after_ns } => {
             add(&bound.limits.counts[strictest].rejected);
             let seconds = retry_after_ns.unwrap_or(u64::MAX).div_ceil(1_000_000_000).max(1);
             record.retry_after_s = u32::try_from(seconds).unwrap_or(u32::MAX);
             if bound.snapshot.rate_limits.headers {
-                append_lines(bound, told, &mut record.limit_lines);
+                append_lines(bound, told, record.limit_lines.get_or_insert_default());
             }
             return Err(Fault::policy("rate_limited", 429));
         }
@@ -307,10 +329,11 @@ fn add(counter: &Cell<u64>) {
 /// Appends the response's fields that tell of a limit.
 pub(super) fn append_lines<S>(bound: &Bound<S>, told: Told, lines: &mut Vec<u8>) {
     let limits = &bound.limits;
-    let Some((rule, always)) = limits.rules.get(told.limit).zip(limits.lines.get(told.limit)) else { return };
+    let limit = usize::from(told.limit);
+    let Some((rule, always)) = limits.rules.get(limit).zip(limits.lines.get(limit)) else { return };
     lines.reserve(always.len() + rule.name.len() + LIMIT_LINE_BYTES);
     lines.extend_from_slice(always);
-    headers::remaining(rule, told.remaining, told.full_in_ns, lines);
+    headers::remaining(rule, told.remaining, told.full_in_s, lines);
     lines.extend_from_slice(b"\r\n");
 }
 
@@ -319,9 +342,8 @@ const LIMIT_LINE_BYTES: usize = 64;
 
 /// Finds the parts of a key and gives them to `with`. What a request does not have is empty: all that lack it count
 /// together, so that nobody escapes by leaving it out.
-fn key<P: Platform, T>(
-    conn: &Downstream<P>,
-    bound: &Bound<P::Stream>,
+pub(super) fn key<T>(
+    place: &Place<'_>,
     request: &Request<'_, '_, '_>,
     key: &[KeyPart],
     with: impl FnOnce(&[&[u8]]) -> T,
@@ -334,10 +356,8 @@ fn key<P: Platform, T>(
         *part = match of {
             KeyPart::ClientAddress => &octets[..length],
             KeyPart::Consumer => b"",
-            KeyPart::Listener => bound
-                .listener(conn.listener)
-                .map_or(b"", |listener| bound.snapshot.listeners[listener.index].name.as_bytes()),
-            KeyPart::Route => bound.snapshot.routes[request.route].name.as_bytes(),
+            KeyPart::Listener => place.listener,
+            KeyPart::Route => place.route,
             KeyPart::Host => head.host,
             KeyPart::Method => head.method_text,
             KeyPart::Path => request.path,

@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use crossbeam_channel::{Sender, TrySendError};
 
@@ -44,6 +45,8 @@ pub struct Draft {
     pub version: &'static str,
     /// Whether the line is written.
     pub wanted: Wanted,
+    /// The arm of its route's split.
+    pub arm: Option<Arc<str>>,
     /// What TLS has settled; `None` in the clear.
     pub tls: Option<Tls>,
 }
@@ -145,6 +148,9 @@ fn render(draft: &Draft, record: &Record, unix_ms: u64, duration_us: u64) -> Str
     let _ = write!(line, ",\"request_body_bytes\":{received},\"response_body_bytes\":{sent}");
     if let Some(route) = &record.route {
         field(&mut line, "route", route);
+    }
+    if let Some(arm) = &draft.arm {
+        field(&mut line, "arm", arm);
     }
     if let Some(endpoint) = &record.endpoint {
         field(&mut line, "endpoint", &endpoint.to_string());

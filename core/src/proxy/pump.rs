@@ -129,8 +129,8 @@ impl<P: Platform> Pumping<'_, P> {
             if batch.consumed > 0 && !buffer.is_empty() {
                 continue;
             }
-            let kept = replay.is_some_and(Replay::is_recording);
-            if buffer.is_empty() && !kept && flow.movable() >= SPLICE_BYTES_MIN {
+            let watched = replay.is_some_and(Replay::is_watching);
+            if buffer.is_empty() && !watched && flow.movable() >= SPLICE_BYTES_MIN {
                 let before = flow.content_bytes();
                 if self.splice(source, sink, flow).await? == Spliced::SourceEnded {
                     flow.finish(&mut batch).map_err(PumpError::Malformed)?;

@@ -14,6 +14,16 @@ pub(super) struct Record {
     pub(super) started_ns: u64,
     /// Of the final response, once its head has been made; before that 0.
     pub(super) status: u16,
+    /// How long it waits on purpose.
+    pub(super) delay_ms: u32,
+    /// Its arm, where its route's requests are divided.
+    pub(super) arm: Option<u16>,
+    /// When the response's head had come, where somebody compares arms by it; else 0.
+    pub(super) answered_ns: u64,
+    /// The gRPC status says that the server failed.
+    pub(super) grpc_failed: bool,
+    /// The origin is at fault that its response was cut.
+    pub(super) cut_upstream: bool,
     /// Why it was refused or failed.
     pub(super) reason: Option<&'static str>,
     /// Body bytes taken from the client.
@@ -34,8 +44,9 @@ pub(super) struct Record {
     pub(super) retry_refused: Option<&'static str>,
     /// What Retry-After says with a 503, in seconds.
     pub(super) retry_after_s: u32,
-    /// Field lines that tell of the limit that refused it.
-    pub(super) limit_lines: Vec<u8>,
+    /// Field lines that tell of the limit that refused it. On the heap, since few requests have them and each has a place for
+    /// them in its task.
+    pub(super) limit_lines: Option<Box<Vec<u8>>>,
     /// A final response head is on its way: no other can be sent any more.
     pub(super) response_started: bool,
     /// The whole request, as far as it was read, is still in the buffer.
@@ -51,6 +62,11 @@ impl Record {
             id,
             started_ns,
             status: 0,
+            delay_ms: 0,
+            arm: None,
+            answered_ns: 0,
+            grpc_failed: false,
+            cut_upstream: false,
             reason: None,
             request_bytes: 0,
             response_bytes: 0,
@@ -61,7 +77,7 @@ impl Record {
             sent_before: 0,
             retry_refused: None,
             retry_after_s: 1,
-            limit_lines: Vec::new(),
+            limit_lines: None,
             response_started: false,
             intact: true,
             draft: None,

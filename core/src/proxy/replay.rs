@@ -1,7 +1,9 @@
 //! What of a request's body has been sent, kept so that it can be sent again: up to a bound, and only while another
-//! attempt may still come.
+//! attempt may still come. Mirrors gather what they need of it here too.
 
 use std::cell::RefCell;
+
+use super::mirror::Gather;
 
 /// The body of one request, as its client framed it.
 #[derive(Debug, Default)]
@@ -9,6 +11,7 @@ pub(super) struct Replay {
     /// On the heap, since few requests have one, and each has a place for it in its task.
     kept: RefCell<Option<Box<Kept>>>,
     bytes_max: usize,
+    gather: Option<Box<Gather>>,
 }
 
 #[derive(Debug, Default)]
@@ -22,8 +25,13 @@ struct Kept {
 
 impl Replay {
     /// Nothing kept, nothing to come: a body that leaves the buffer can't be sent again.
-    pub(super) fn new(bytes_max: usize) -> Self {
-        Self { bytes_max, ..Self::default() }
+    pub(super) fn new(bytes_max: usize, gather: Option<Gather>) -> Self {
+        Self { bytes_max, gather: gather.map(Box::new), ..Self::default() }
+    }
+
+    /// What is gathered for mirrors.
+    pub(super) fn gathered(&self) -> Option<&Gather> {
+        self.gather.as_deref()
     }
 
     /// The head and the first bytes of the body leave the buffer.
@@ -31,12 +39,15 @@ impl Replay {
         if self.bytes_max > 0 {
             let kept = Kept { head: head.to_vec(), body: Vec::new(), recording: true };
             *self.kept.borrow_mut() = Some(Box::new(kept));
-            self.push(body);
         }
+        self.push(body);
     }
 
     /// Bytes of the body leave the buffer. Beyond the bound all is forgotten.
     pub(super) fn push(&self, body: &[u8]) {
+        if let Some(gather) = &self.gather {
+            gather.push(body);
+        }
         if let Some(kept) = &mut *self.kept.borrow_mut()
             && kept.recording
         {
@@ -58,6 +69,11 @@ impl Replay {
     /// The body can be sent again as far as it was read, and bytes that pass must be pushed.
     pub(super) fn is_recording(&self) -> bool {
         self.kept.borrow().as_ref().is_some_and(|kept| kept.recording)
+    }
+
+    /// Somebody wants every byte that passes.
+    pub(super) fn is_watching(&self) -> bool {
+        self.is_recording() || self.gathered().is_some_and(Gather::is_gathering)
     }
 
     /// Gives the head as it came, if it has left the buffer.
@@ -92,7 +108,7 @@ mod tests {
 
     #[test]
     fn keeps_up_to_its_bound_and_then_nothing() {
-        let replay = Replay::new(8);
+        let replay = Replay::new(8, None);
         assert!(!replay.is_recording());
         replay.push(b"lost");
         replay.begin(b"HEAD", b"abc");
@@ -111,7 +127,7 @@ mod tests {
 
     #[test]
     fn a_bound_of_zero_keeps_nothing() {
-        let replay = Replay::new(0);
+        let replay = Replay::new(0, None);
         replay.begin(b"HEAD", b"");
         assert!(!replay.is_recording());
         replay.with_head(|head| assert_eq!(head, None));

@@ -11,23 +11,26 @@ use std::time::Duration;
 use super::attempt;
 use super::connection::{After, Downstream, Progress};
 use super::core::Bound;
-use super::grpc_web::{self, Call};
+use super::grpc_web::Call;
 use super::hop::Hop;
+use super::inject;
 use super::limiting::{self, Grant};
 use super::log::{self, Draft, Wanted};
+use super::mirror::{self, Copies};
 use super::record::Record;
 use super::respond::{self, Asker, Common, Grpc};
+use super::shape;
+use super::split;
 use super::tunnel;
 use super::upstream::{Endpoint, Lease, Pass, Unavailable, Upstream, Want};
 use crate::base::buffer::Buffer;
-use crate::base::fault::Fault;
-use crate::config::snapshot::{Action, HashOn, PathRewrite, Route, UpstreamHost};
+use crate::base::fault::{Blame, Fault};
+use crate::config::snapshot::{self as configured, Action, Destination, HashOn, Route};
 use crate::http::framing::BodyLength;
-use crate::http::http1::encode::{ExpectRelay, Persistence, RequestRewrite, TargetRewrite, encode_request};
+use crate::http::http1::encode::Persistence;
 use crate::http::http1::parse::{Parsed, parse_request};
-use crate::http::message::{FieldSet, HeaderSlots, Method, RequestHead, Scheme, Target, Version, Wire};
-use crate::http::rewrite::{ForwardingValues, client_address, normalise_path};
-use crate::http::upgrade;
+use crate::http::message::{HeaderSlots, Method, RequestHead, Target, Version, Wire};
+use crate::http::rewrite::{client_address, normalise_path};
 use crate::net::platform::Platform;
 use crate::net::stream::Transport;
 use crate::policy::balance::hash::Key;
@@ -40,6 +43,8 @@ pub(super) struct Plan<S> {
     /// Index in the snapshot.
     pub(super) route: usize,
     pub(super) upstream: Rc<Upstream<S>>,
+    /// Of the route's split.
+    pub(super) arm: Option<u16>,
     /// For the first attempt.
     pub(super) endpoint: Option<Rc<Endpoint<S>>>,
     /// The encoded head names the endpoint, so another endpoint needs another head.
@@ -64,6 +69,8 @@ pub(super) struct Plan<S> {
     pub(super) key: Option<Key>,
     /// The endpoint that the client's cookie names.
     pub(super) sticky: Option<usize>,
+    /// Copies for mirrors, until they are sent.
+    pub(super) copies: Option<Box<Copies<S>>>,
     /// What limits granted.
     pub(super) grant: Option<Grant>,
     /// The client speaks gRPC-Web, and the upstream gRPC.
@@ -95,8 +102,7 @@ impl<'e, P: Platform> Exchange<'e, P> {
 
     /// A Set-Cookie line that keeps the client with the endpoint, where that is configured and it is not there already.
     pub(super) fn cookie(self, lease: &Lease<P::Stream>) -> Option<String> {
-        let Action::Upstream(index) = self.route().action else { return None };
-        let cookie = self.bound.snapshot.upstreams[index].sticky.as_ref()?;
+        let cookie = self.configured().sticky.as_ref()?;
         let known =
             self.plan.sticky.is_some() && self.plan.sticky == self.plan.upstream.tagged(lease.endpoint.tag);
         if known {
@@ -108,20 +114,30 @@ impl<'e, P: Platform> Exchange<'e, P> {
         Some(line)
     }
 
+    /// Where it goes.
+    fn destination(self) -> &'e Destination {
+        split::destination(&self.route().action, self.plan.arm).expect("it was planned by this very route")
+    }
+
+    /// The upstream's settings.
+    fn configured(self) -> &'e configured::Upstream {
+        &self.bound.snapshot.upstreams[self.destination().upstream]
+    }
+
     /// How long a connection to the upstream may take to open.
     pub(super) fn connect_timeout(self) -> Duration {
-        match self.route().action {
-            Action::Upstream(index) => self.bound.snapshot.upstreams[index].timeouts.connect,
-            Action::Respond(_) | Action::Redirect(_) => Duration::ZERO,
-        }
+        self.configured().timeouts.connect
+    }
+
+    /// How long a response's head may take; zero: no bound.
+    pub(super) fn response_head(self) -> Duration {
+        self.destination().response_head.unwrap_or_default()
     }
 }
 
 /// What a head says must happen.
 #[expect(clippy::large_enum_variant)] // One lives at a time; a box would be an allocation for each request.
 enum Decision<S> {
-    /// The head is not complete.
-    NeedMore,
     /// Refuse it.
     Refuse { fault: Fault, asker: Asker, head_bytes: usize, body: BodyLength, keep_alive: bool },
     /// It is answered already: the response is encoded.
@@ -144,26 +160,26 @@ pub(super) async fn serve<P: Platform>(conn: &Downstream<P>, buffer: &mut Buffer
     let started_ns = core.tick_ns();
     let mut record = Record::new(core.platform.random(), started_ns);
     let mut out = core.take_head();
-    let decision = decide(conn, &bound, buffer.filled(), &mut record, &mut out);
+    let Some(decision) = decide(conn, &bound, buffer.filled(), &mut record, &mut out) else {
+        core.give_head(out);
+        return Progress::NeedMore;
+    };
+    conn.started();
+    if record.delay_ms > 0 {
+        Box::pin(inject::wait(conn, record.delay_ms)).await;
+    }
     let mut route = None;
     let after = match decision {
-        Decision::NeedMore => {
-            core.give_head(out);
-            return Progress::NeedMore;
-        }
         Decision::Refuse { fault, asker, head_bytes, body, keep_alive } => {
-            conn.started();
             refuse(conn, buffer, &mut record, &mut out, &fault, asker, head_bytes, body, keep_alive).await
         }
         Decision::Answer { route: index, status, head_bytes, body, persistence } => {
-            conn.started();
             route = index;
             record.status = status;
             let rest = after_body(buffer, head_bytes, body, persistence == Persistence::KeepAlive);
             if conn.write(&out).await.is_err() { After::Close } else { rest }
         }
         Decision::Forward(plan) => {
-            conn.started();
             route = Some(plan.route);
             if let Left::Ms(left) = plan.hop.left(started_ns / 1_000_000) {
                 conn.deadline.cap(started_ns / 1_000_000, Duration::from_millis(left.get()));
@@ -220,27 +236,27 @@ pub(super) fn log_headless<P: Platform>(conn: &Downstream<P>, record: &mut Recor
     }
 }
 
-/// Everything up to the first wait. Appends the encoded head (or answer) to `out`.
+/// Everything up to the first wait. Appends the encoded head (or answer) to `out`. `None`: the head is not complete.
 fn decide<P: Platform>(
     conn: &Downstream<P>,
     bound: &Bound<P::Stream>,
     filled: &[u8],
     record: &mut Record,
     out: &mut Vec<u8>,
-) -> Decision<P::Stream> {
+) -> Option<Decision<P::Stream>> {
     let mut slots = HeaderSlots::new();
     let head = match parse_request(filled, &mut slots, &bound.head_limits) {
-        Ok(Parsed::Partial) => return Decision::NeedMore,
+        Ok(Parsed::Partial) => return None,
         Ok(Parsed::Complete(head)) => head,
         Err(error) => {
             log_headless(conn, record);
-            return Decision::Refuse {
+            return Some(Decision::Refuse {
                 fault: Fault::downstream(error.reason(), error.status()),
                 asker: Asker::UNKNOWN,
                 head_bytes: 0,
                 body: BodyLength::UntilClose,
                 keep_alive: false,
-            };
+            });
         }
     };
     let snapshot = &bound.snapshot;
@@ -251,22 +267,14 @@ fn decide<P: Platform>(
     }
     let asker = Asker::of(&head);
     let keep_alive = head.keep_alive && conn.may_serve_more(bound);
-    let refuse = |fault: Fault| Decision::Refuse {
-        fault,
-        asker,
-        head_bytes: head.head_bytes,
-        body: head.body,
-        keep_alive,
+    let refuse = |fault: Fault| {
+        Some(Decision::Refuse { fault, asker, head_bytes: head.head_bytes, body: head.body, keep_alive })
     };
     let persistence = if keep_alive { Persistence::KeepAlive } else { Persistence::Close };
     let date = conn.core.date(record.started_ns);
     let common = conn.common(bound, &date);
-    let answer = |route, status| Decision::Answer {
-        route,
-        status,
-        head_bytes: head.head_bytes,
-        body: head.body,
-        persistence,
+    let answer = |route, status| {
+        Some(Decision::Answer { route, status, head_bytes: head.head_bytes, body: head.body, persistence })
     };
     let redirects = bound.listener(conn.listener).and_then(|l| snapshot.listeners[l.index].redirect_to_https);
     if let Some(port) = redirects {
@@ -327,10 +335,17 @@ fn decide<P: Platform>(
             Err(fault) => return refuse(fault),
         }
     };
+    if let Some(fault) = &route.fault {
+        let verdict = inject::faults(fault, &head, || conn.core.platform.random());
+        record.delay_ms = verdict.delay_ms;
+        if let Some(status) = verdict.abort {
+            return refuse(Fault::policy("fault_injected", status));
+        }
+    }
     // An answer of our own says what is left as well; an upstream's is shaped later.
     let mut fields = Vec::new();
     let common = match grant.as_ref().and_then(|grant| grant.told) {
-        Some(told) if !matches!(route.action, Action::Upstream(_)) => {
+        Some(told) if matches!(route.action, Action::Respond(_) | Action::Redirect(_)) => {
             fields.extend_from_slice(common.fields);
             limiting::append_lines(bound, told, &mut fields);
             Common { fields: &fields, ..common }
@@ -349,8 +364,12 @@ fn decide<P: Platform>(
                 refuse(Fault::downstream("no_host", 400))
             }
         }
-        Action::Upstream(upstream) => {
-            let state = &bound.upstreams[*upstream];
+        Action::Upstream(_) | Action::Split(_) => {
+            let destination = match split::choose(conn, bound, index, &head, client, record) {
+                Some(destination) => destination,
+                None => return refuse(Fault::policy("no_arm", 503)),
+            };
+            let state = &bound.upstreams[destination.upstream];
             let now_ms = record.started_ns / 1_000_000;
             let load = conn.core.load(snapshot);
             if let shed::Verdict::Shed { reason, retry_after_s } =
@@ -373,9 +392,13 @@ fn decide<P: Platform>(
                     return refuse(denied.fault());
                 }
             };
-            let group = route.subset.map_or(0, |subset| subset + 1);
-            let affinity = &snapshot.upstreams[*upstream];
-            let key = affinity.balance.hash.as_ref().and_then(|hash| hash_key(&hash.on, &head, client));
+            let group = destination.subset.map_or(0, |subset| subset + 1);
+            let affinity = &snapshot.upstreams[destination.upstream];
+            let key = affinity
+                .balance
+                .hash
+                .as_ref()
+                .and_then(|hash| with_hashed(&hash.on, &head, client, Key::of));
             let sticky = affinity.sticky.as_ref().and_then(|cookie| {
                 cookie.tags(head.fields.values("cookie")).find_map(|tag| state.tagged(tag))
             });
@@ -390,17 +413,29 @@ fn decide<P: Platform>(
                 Some(Grpc::Web(call)) if route.grpc_web => Some(call),
                 _ => None,
             };
-            let offered = if web.is_some() { None } else { offer(&head, route) };
+            let offered = if web.is_some() { None } else { shape::offer(&head, route) };
+            let request = shape::Request {
+                route: index,
+                upstream: destination.upstream,
+                head: &head,
+                path,
+                client,
+                offered,
+                drop: hop.fields,
+            };
             if let Err(fault) =
-                encode(conn, bound, index, &head, path, client, offered, endpoint.as_deref(), hop.fields, out)
+                shape::encode(conn, bound, &request, endpoint.as_deref(), shape::For::Answer, out)
             {
                 return refuse(fault);
             }
-            Decision::Forward(Plan {
+            let alone = offered.is_some() || web.is_some() || head.method == Method::Connect;
+            let copies = if route.mirrors.is_empty() || alone { None } else { mirror::copies(conn, bound, &request) };
+            Some(Decision::Forward(Plan {
                 route: index,
                 upstream: Rc::clone(state),
+                arm: record.arm,
                 endpoint,
-                names_endpoint: names_endpoint(bound, index, &head),
+                names_endpoint: shape::names_endpoint(bound, &request),
                 asker,
                 body: head.body,
                 head_bytes: head.head_bytes,
@@ -415,20 +450,26 @@ fn decide<P: Platform>(
                 group,
                 key,
                 sticky,
+                copies,
                 grant,
-            })
+            }))
         }
     }
 }
 
-/// What a rule that hashes goes by, if the request has it.
-fn hash_key(on: &HashOn, head: &RequestHead<'_, '_>, client: Option<IpAddr>) -> Option<Key> {
+/// Gives what a rule hashes to `with`, if the request has it.
+pub(super) fn with_hashed<T>(
+    on: &HashOn,
+    head: &RequestHead<'_, '_>,
+    client: Option<IpAddr>,
+    with: impl FnOnce(&[u8]) -> T,
+) -> Option<T> {
     match on {
-        HashOn::Header(name) => head.header(name).map(Key::of),
-        HashOn::Cookie(name) => cookie(head.fields.values("cookie"), name.as_bytes()).map(Key::of),
+        HashOn::Header(name) => head.header(name).map(with),
+        HashOn::Cookie(name) => cookie(head.fields.values("cookie"), name.as_bytes()).map(with),
         HashOn::ClientAddress => client.map(|client| match client {
-            IpAddr::V4(address) => Key::of(&address.octets()),
-            IpAddr::V6(address) => Key::of(&address.octets()),
+            IpAddr::V4(address) => with(&address.octets()),
+            IpAddr::V6(address) => with(&address.octets()),
         }),
     }
 }
@@ -441,127 +482,8 @@ pub(super) fn cookie<'v>(values: impl IntoIterator<Item = &'v [u8]>, name: &[u8]
     })
 }
 
-/// Encodes the head again for another endpoint, from the bytes that are still in the buffer.
-pub(super) fn encode_again<P: Platform>(
-    Exchange { conn, bound, plan }: Exchange<'_, P>,
-    filled: &[u8],
-    endpoint: &Endpoint<P::Stream>,
-    out: &mut Vec<u8>,
-) -> Result<(), Fault> {
-    const CHANGED: Fault = Fault::ourselves("head_changed", 500);
-    let mut slots = HeaderSlots::new();
-    let Ok(Parsed::Complete(head)) = parse_request(filled, &mut slots, &bound.head_limits) else {
-        return Err(CHANGED);
-    };
-    let mut scratch = Vec::new();
-    let path = match head.target {
-        Target::Origin { .. } | Target::Absolute { .. } => {
-            normalise_path(head.target.path(), &mut scratch).map_err(|_| CHANGED)?
-        }
-        Target::Authority { .. } | Target::Asterisk => head.target.path(),
-    };
-    out.clear();
-    let client = client_ip(conn, bound, &head);
-    let drop = plan.hop.fields;
-    encode(conn, bound, plan.route, &head, path, client, plan.offered.as_deref(), Some(endpoint), drop, out)
-}
-
-/// The head that goes upstream.
-#[allow(clippy::too_many_arguments)] // One caller's locals, twice.
-fn encode<P: Platform>(
-    conn: &Downstream<P>,
-    bound: &Bound<P::Stream>,
-    index: usize,
-    head: &RequestHead<'_, '_>,
-    path: &[u8],
-    client: Option<IpAddr>,
-    offered: Option<&[u8]>,
-    endpoint: Option<&Endpoint<P::Stream>>,
-    drop: FieldSet,
-    out: &mut Vec<u8>,
-) -> Result<(), Fault> {
-    let route = &bound.snapshot.routes[index];
-    let rewritten = match &route.rewrite_path {
-        PathRewrite::Keep => None,
-        rewrite => match rewrite.apply(path) {
-            Some(path) => Some(path),
-            None => return Err(Fault::policy("rewrite_made_no_path", 400)),
-        },
-    };
-    let target = match (&rewritten, head.target) {
-        (_, Target::Authority { .. } | Target::Asterisk) => TargetRewrite::Unchanged,
-        (Some(path), _) => TargetRewrite::Path(path),
-        // What was routed on is what is sent; the common path is the client's own bytes, which are copied with the rest.
-        (None, target) if path.as_ptr() == target.path().as_ptr() && path.len() == target.path().len() => {
-            TargetRewrite::Unchanged
-        }
-        (None, _) => TargetRewrite::Path(path),
-    };
-    let host = match (&route.rewrite_host, upstream_host(bound, index)) {
-        (Some(host), _) | (None, Some(UpstreamHost::Literal(host))) => Some(host.as_bytes()),
-        (None, Some(UpstreamHost::Endpoint)) => endpoint.map(|e| e.authority.as_bytes()),
-        // HTTP/1.0 needs no Host, but what we send is HTTP/1.1, which does: the origin is told its own name.
-        (None, Some(UpstreamHost::Client) | None) if head.host.is_empty() => {
-            endpoint.map(|e| e.authority.as_bytes())
-        }
-        (None, Some(UpstreamHost::Client) | None) => None,
-    };
-    let client_text = client.filter(|ip| Some(*ip) != conn.peer.ip()).map(|ip| ip.to_string());
-    let values = ForwardingValues {
-        peer_ip: conn.peer_text(),
-        client_ip: client_text.as_deref().map_or(conn.peer_text(), str::as_bytes),
-        scheme: if conn.stream.tls().is_some() { Scheme::Https } else { Scheme::Http },
-        wire: conn.wire,
-    };
-    let mut type_line = Vec::new();
-    let shaped = if route.grpc_web {
-        grpc_web::shape_request(head, &route.request_headers, &mut type_line)
-    } else {
-        None
-    };
-    let (head, framing) = shaped.as_ref().map_or((head, head.body), |shaped| (shaped, BodyLength::Chunked));
-    let rewrite = RequestRewrite {
-        target,
-        host,
-        ops: &route.request_headers,
-        forwarding: Some((bound.forwarding(conn.listener), values)),
-        framing,
-        upgrade: offered,
-        persistence: Persistence::KeepAlive,
-        expect: ExpectRelay::Forward,
-        drop,
-        extra: &type_line,
-    };
-    encode_request(head, &rewrite, out);
-    Ok(())
-}
-
-fn upstream_host<S>(bound: &Bound<S>, route: usize) -> Option<&UpstreamHost> {
-    match &bound.snapshot.routes[route].action {
-        Action::Upstream(upstream) => Some(&bound.snapshot.upstreams[*upstream].host),
-        Action::Respond(_) | Action::Redirect(_) => None,
-    }
-}
-
-fn names_endpoint<S>(bound: &Bound<S>, route: usize, head: &RequestHead<'_, '_>) -> bool {
-    bound.snapshot.routes[route].rewrite_host.is_none()
-        && match upstream_host(bound, route) {
-            Some(UpstreamHost::Endpoint) => true,
-            Some(UpstreamHost::Client) => head.host.is_empty(),
-            Some(UpstreamHost::Literal(_)) | None => false,
-        }
-}
-
-/// The protocol to offer upstream: the first of the client's that the route allows.
-fn offer<'b>(head: &RequestHead<'_, 'b>, route: &Route) -> Option<&'b [u8]> {
-    let offered = upgrade::offer(head, upgrade::UpgradePolicy::Any)?;
-    let allowed = route.upgrade.iter().any(|name| offered.eq_ignore_ascii_case(name.as_bytes()));
-    let websocket = !offered.eq_ignore_ascii_case(b"websocket") || head.method == Method::Get;
-    (allowed && websocket).then_some(offered)
-}
-
 /// The client by the trusted-hops rule.
-fn client_ip<P: Platform>(
+pub(super) fn client_ip<P: Platform>(
     conn: &Downstream<P>,
     bound: &Bound<P::Stream>,
     head: &RequestHead<'_, '_>,
@@ -604,7 +526,7 @@ fn draft(wire: Wire, head: &RequestHead<'_, '_>, client: Option<IpAddr>, wanted:
             (Wire::Http1, Version::Http11) => "HTTP/1.1",
         },
         wanted,
-        tls: None,
+        ..Draft::default()
     }
 }
 
@@ -634,6 +556,7 @@ async fn refuse<P: Platform>(
 /// The client can't be told any more: the response is under way, or the client is gone.
 fn cut<P: Platform>(conn: &Downstream<P>, record: &mut Record, fault: &Fault) {
     record.reason = Some(fault.reason);
+    record.cut_upstream = fault.blame == Blame::Upstream;
     if record.status == 0 {
         record.status = 499;
     }
@@ -675,6 +598,7 @@ pub(super) fn finish<P: Platform>(
     core.metrics.finished(record.status, duration_us);
     if let Some(route) = route {
         bound.routes[route].count(record.status);
+        split::learn(core.index, bound, route, record);
     }
     if let Some(reason) = record.reason {
         core.metrics.refused(reason);

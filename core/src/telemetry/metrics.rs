@@ -70,6 +70,8 @@ counters! {
     Hedges => "ringway_hedges_total",
     /// Of these, those whose second answer came first.
     HedgesWon => "ringway_hedges_won_total",
+    /// Requests copied to a mirror. Those that were not are among the refusals, as `mirror_…`.
+    Mirrored => "ringway_mirrored_total",
     /// Endpoints ejected by outlier detection.
     Ejections => "ringway_outlier_ejections_total",
     /// Ejections that did not happen because too many endpoints were out.
@@ -166,6 +168,7 @@ impl Metrics {
             gauges: Gauges::default(),
             upstreams: Vec::new(),
             routes: Vec::new(),
+            arms: Vec::new(),
             guards: Vec::new(),
             limits: Vec::new(),
             heaviest: Vec::new(),
@@ -251,6 +254,17 @@ pub struct RouteSample {
     pub classes: [u64; 5],
 }
 
+/// One arm's numbers in one worker.
+#[derive(Debug, Clone)]
+pub struct ArmSample {
+    /// The route's name.
+    pub route: Arc<str>,
+    /// The arm's name.
+    pub arm: Arc<str>,
+    /// Responses by class of status, 1xx to 5xx.
+    pub classes: [u64; 5],
+}
+
 /// One worker's numbers at one moment.
 #[derive(Debug, Clone)]
 pub struct Sample {
@@ -267,6 +281,8 @@ pub struct Sample {
     pub upstreams: Vec<UpstreamSample>,
     /// By route; those without requests are left out.
     pub routes: Vec<RouteSample>,
+    /// By route and arm.
+    pub arms: Vec<ArmSample>,
     /// By upstream.
     pub guards: Vec<GuardSample>,
     /// By rate limit.
@@ -350,6 +366,7 @@ pub fn render(samples: &[Sample], process: &ProcessInfo) -> String {
     endpoints(&mut out, &process.endpoints);
     limits(&mut out, samples);
     routes(&mut out, samples);
+    arms(&mut out, samples);
     this_process(&mut out, process);
     out
 }
@@ -575,6 +592,24 @@ fn routes(out: &mut String, samples: &[Sample]) {
     for (route, classes) in sums {
         for (class, n) in classes.into_iter().enumerate().filter(|(_, n)| *n > 0) {
             let _ = writeln!(out, "{name}{{route=\"{}\",code=\"{}xx\"}} {n}", label(route), class + 1);
+        }
+    }
+}
+
+fn arms(out: &mut String, samples: &[Sample]) {
+    let mut sums: BTreeMap<(&str, &str), [u64; 5]> = BTreeMap::new();
+    for sample in samples.iter().flat_map(|sample| &sample.arms) {
+        let sum = sums.entry((&sample.route, &sample.arm)).or_default();
+        for (total, n) in sum.iter_mut().zip(sample.classes) {
+            *total += n;
+        }
+    }
+    let name = "ringway_split_requests_total";
+    head(out, name, "Responses sent, by route, arm of its split and class of status.", "counter");
+    for ((route, arm), classes) in sums {
+        for (class, n) in classes.into_iter().enumerate().filter(|(_, n)| *n > 0) {
+            let (route, arm) = (label(route), label(arm));
+            let _ = writeln!(out, "{name}{{route=\"{route}\",arm=\"{arm}\",code=\"{}xx\"}} {n}", class + 1);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The settings of resilience, compiled to what the policies take: balancing, health, breaking, retries, shedding.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::num::{NonZeroU8, NonZeroU64};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -122,7 +122,7 @@ impl Compiler<'_> {
         Balance { rule, ewma, hash }
     }
 
-    fn hash_on(&mut self, at: &At<'_>, raw: &raw::HashOn) -> Option<HashOn> {
+    pub(super) fn hash_on(&mut self, at: &At<'_>, raw: &raw::HashOn) -> Option<HashOn> {
         let given = usize::from(raw.header.is_some())
             + usize::from(raw.cookie.is_some())
             + usize::from(raw.client_address);
@@ -511,39 +511,6 @@ impl Compiler<'_> {
         }
         Some(retry::Hedge { after_ms: NonZeroU64::new(millis(raw.after))?, ..retry::Hedge::DEFAULT })
     }
-
-    /// The indexes of a route's `subset` among its upstream's. Each selector is kept once.
-    pub(super) fn subsets(&mut self) -> (Vec<Vec<Labels>>, Vec<Option<usize>>) {
-        let raw = self.raw;
-        let mut known: HashMap<(&str, &BTreeMap<String, String>), usize> = HashMap::new();
-        let mut all: Vec<Vec<Labels>> = raw.upstreams.iter().map(|_| Vec::new()).collect();
-        let by_name: HashMap<&str, usize> =
-            raw.upstreams.iter().enumerate().map(|(index, u)| (u.name.as_str(), index)).collect();
-        let list = At::Root.field("routes");
-        let routes = raw.routes.iter().enumerate().map(|(index, route)| {
-            if route.subset.is_empty() {
-                return None;
-            }
-            let name = route.upstream.as_deref()?;
-            let upstream = *by_name.get(name)?;
-            let of = &mut all[upstream];
-            let at = *known.entry((name, &route.subset)).or_insert_with(|| {
-                of.push(labels(&route.subset));
-                of.len() - 1
-            });
-            let selector = labels(&route.subset);
-            let any = raw.upstreams[upstream].endpoints.iter().any(|e| e.labels().carry(&selector));
-            if !any {
-                let item = list.index(index);
-                let message =
-                    format_args!("no endpoint of `{name}` has these labels: every request gets 503");
-                self.warnings.add(ProblemKind::Suspicious, &item.field("subset"), message);
-            }
-            Some(at)
-        });
-        let routes = routes.collect();
-        (all, routes)
-    }
 }
 
 impl raw::Endpoint {
@@ -562,7 +529,7 @@ impl raw::Endpoint {
     }
 }
 
-fn labels(raw: &BTreeMap<String, String>) -> Labels {
+pub(super) fn labels(raw: &BTreeMap<String, String>) -> Labels {
     Labels::new(raw.iter().map(|(key, value)| (key.as_str(), value.as_str())))
 }
 

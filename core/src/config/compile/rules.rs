@@ -11,15 +11,16 @@ use super::Compiler;
 use super::values::{is_token, path_fault};
 use crate::base::limits;
 use crate::policy::route::{
-    Cover, Extent, FieldPattern, HostPattern, PathPattern, RegexError, RouteRule, ValuePattern, WholeRegex,
-    dead,
+    Cover, Extent, FieldPattern, HostPattern, Network, PathPattern, RegexError, RouteRule, Template,
+    ValuePattern, WholeRegex, dead,
 };
 
-/// The two places where a field is matched differ in what a name may be.
+/// The places where a field is matched differ in what a name may be.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum FieldPlace {
+pub(super) enum FieldPlace {
     Header,
     Query,
+    Cookie,
 }
 
 impl Compiler<'_> {
@@ -29,9 +30,21 @@ impl Compiler<'_> {
         let hosts = self.hosts(&at.field("hosts"), matches.hosts.as_deref().unwrap_or_default());
         let path = self.path(&at.field("path"), matches.path.as_ref());
         let methods = self.methods(&at.field("methods"), matches.methods.as_deref().unwrap_or_default());
-        let headers = self.fields(&at.field("headers"), &matches.headers, FieldPlace::Header);
+        let mut headers = self.fields(&at.field("headers"), &matches.headers, FieldPlace::Header);
         let query = self.fields(&at.field("query"), &matches.query, FieldPlace::Query);
-        let rule = RouteRule { hosts, path: path?, methods, headers, query, ..RouteRule::default() };
+        let cookies = self.fields(&at.field("cookies"), &matches.cookies, FieldPlace::Cookie);
+        let sources = self.sources(
+            &at.field("source_addresses"),
+            matches.source_addresses.as_deref().unwrap_or_default(),
+        );
+        let server_names =
+            self.hosts(&at.field("server_names"), matches.server_names.as_deref().unwrap_or_default());
+        let path = match &matches.grpc {
+            Some(grpc) => self.grpc(at, grpc, matches, &mut headers),
+            None => path,
+        };
+        let rule =
+            RouteRule { hosts, path: path?, methods, headers, query, cookies, sources, server_names };
         (self.errors.count() == errors_before).then_some(rule)
     }
 
@@ -57,20 +70,27 @@ impl Compiler<'_> {
 
     fn path(&mut self, at: &At<'_>, path: Option<&raw::PathMatch>) -> Option<PathPattern> {
         let Some(path) = path else { return Some(PathPattern::Any) };
-        match (&path.exact, &path.prefix, &path.regex) {
-            (Some(exact), None, None) => {
+        match (&path.exact, &path.prefix, &path.template, &path.regex) {
+            (Some(exact), None, None, None) => {
                 self.matched_path(&at.field("exact"), exact);
                 Some(PathPattern::Exact(exact.as_str().into()))
             }
-            (None, Some(prefix), None) => {
+            (None, Some(prefix), None, None) => {
                 self.matched_path(&at.field("prefix"), prefix);
                 Some(PathPattern::Prefix(prefix.as_str().into()))
             }
-            (None, None, Some(pattern)) => {
+            (None, None, Some(text), None) => match Template::parse(text) {
+                Ok(template) => Some(PathPattern::Template(template)),
+                Err(error) => {
+                    self.bad_value(&at.field("template"), format_args!("`{text}`: {error}"));
+                    None
+                }
+            },
+            (None, None, None, Some(pattern)) => {
                 self.whole_regex(&at.field("regex"), pattern).map(PathPattern::Regex)
             }
             _ => {
-                let message = "a path is matched by exactly one of `exact`, `prefix` and `regex`";
+                let message = "a path is matched by exactly one of `exact`, `prefix`, `template` and `regex`";
                 self.errors.add(ProblemKind::Conflict, at, message);
                 None
             }
@@ -81,6 +101,61 @@ impl Compiler<'_> {
         if let Some(fault) = path_fault(path) {
             self.bad_value(at, format_args!("`{path}`: {fault}"));
         }
+    }
+
+    /// A call's path is `/service/method` (gRPC over HTTP/2, "Requests").
+    fn grpc(
+        &mut self,
+        at: &At<'_>,
+        grpc: &raw::GrpcMatch,
+        matches: &raw::Match,
+        headers: &mut Vec<FieldPattern>,
+    ) -> Option<PathPattern> {
+        let here = at.field("grpc");
+        if matches.path.is_some() {
+            self.errors
+                .add(ProblemKind::Conflict, &here, "`grpc` says what the path is; `path` would say it again")
+                .on_key()
+                .with(&at.field("path"));
+        }
+        let mut is_fine = true;
+        for (field, name) in [("service", &grpc.service), ("method", &grpc.method)] {
+            let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || (c == '.' && field == "service");
+            if let Some(name) = name
+                && (name.is_empty() || !name.chars().all(fits))
+            {
+                self.bad_value(&here.field(field), format_args!("`{name}` is no name of a gRPC {field}"));
+                is_fine = false;
+            }
+        }
+        if !matches.headers.iter().any(|header| header.name.eq_ignore_ascii_case("content-type")) {
+            let value = ValuePattern::Prefix(Box::from(&b"application/grpc"[..]));
+            headers.push(FieldPattern { name: "content-type".into(), value });
+        }
+        let pattern = match (&grpc.service, &grpc.method) {
+            (Some(service), Some(method)) => PathPattern::Exact(format!("/{service}/{method}").into()),
+            (Some(service), None) => PathPattern::Prefix(format!("/{service}").into()),
+            (None, Some(method)) if is_fine => {
+                PathPattern::Template(Template::parse(&format!("/{{service}}/{method}")).ok()?)
+            }
+            (None, _) => PathPattern::Any,
+        };
+        is_fine.then_some(pattern)
+    }
+
+    fn sources(&mut self, list: &At<'_>, texts: &[String]) -> Vec<Network> {
+        let mut sources: Vec<Network> = Vec::with_capacity(texts.len());
+        for (index, text) in texts.iter().enumerate() {
+            let at = list.index(index);
+            match text.parse::<Network>() {
+                Ok(network) if sources.contains(&network) => {
+                    self.errors.add(ProblemKind::Conflict, &at, format_args!("`{text}` is there twice"));
+                }
+                Ok(network) => sources.push(network),
+                Err(error) => self.bad_value(&at, format_args!("`{text}`: {error}")),
+            }
+        }
+        sources
     }
 
     fn methods(&mut self, list: &At<'_>, texts: &[String]) -> Vec<Box<[u8]>> {
@@ -102,17 +177,18 @@ impl Compiler<'_> {
         methods
     }
 
-    fn fields(&mut self, list: &At<'_>, fields: &[raw::FieldMatch], place: FieldPlace) -> Vec<FieldPattern> {
+    pub(super) fn fields(&mut self, list: &At<'_>, fields: &[raw::FieldMatch], place: FieldPlace) -> Vec<FieldPattern> {
         let mut seen: HashMap<String, usize> = HashMap::new();
         let mut patterns = Vec::with_capacity(fields.len());
         for (index, field) in fields.iter().enumerate() {
             let at = list.index(index);
             let name = match place {
                 FieldPlace::Header => field.name.to_ascii_lowercase(),
-                FieldPlace::Query => field.name.clone(),
+                FieldPlace::Query | FieldPlace::Cookie => field.name.clone(),
             };
-            if place == FieldPlace::Header && !is_token(&name) {
-                self.bad_value(&at.field("name"), format_args!("`{name}` is no header field's name"));
+            if place != FieldPlace::Query && !is_token(&name) {
+                let kind = if place == FieldPlace::Header { "header field" } else { "cookie" };
+                self.bad_value(&at.field("name"), format_args!("`{name}` is no {kind}'s name"));
             } else if name.is_empty() {
                 self.bad_value(&at.field("name"), "a query parameter's name can't be empty");
             }

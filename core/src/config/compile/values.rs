@@ -13,6 +13,7 @@ use super::super::snapshot::{
 use super::Compiler;
 use crate::base::limits;
 use crate::http::rewrite::HeaderOps;
+use crate::policy::route::{Template, TemplateRewrite};
 
 /// Fields that frame the message or concern one connection (RFC 9110 section 7.6.1), and Host, which decides
 /// where the request goes: the proxy writes these itself.
@@ -148,9 +149,9 @@ impl Compiler<'_> {
         rewrite: &raw::Rewrite,
         matches: &raw::Match,
     ) -> PathRewrite {
-        match (&rewrite.path_prefix, &rewrite.path, &rewrite.path_regex) {
-            (None, None, None) => PathRewrite::Keep,
-            (Some(replacement), None, None) => {
+        match (&rewrite.path_prefix, &rewrite.path, &rewrite.path_template, &rewrite.path_regex) {
+            (None, None, None, None) => PathRewrite::Keep,
+            (Some(replacement), None, None, None) => {
                 let place = at.field("path_prefix");
                 self.rewritten_path(&place, replacement);
                 let Some(matched) = matches.path.as_ref().and_then(|path| path.prefix.as_deref()) else {
@@ -167,14 +168,40 @@ impl Compiler<'_> {
                     replacement: replacement.strip_suffix('/').unwrap_or(replacement).into(),
                 }
             }
-            (None, Some(path), None) => {
+            (None, Some(path), None, None) => {
                 self.rewritten_path(&at.field("path"), path);
                 PathRewrite::Full(path.as_str().into())
             }
-            (None, None, Some(regex)) => self.regex_rewrite(&at.field("path_regex"), regex),
+            (None, None, Some(text), None) => {
+                self.template_rewrite(&at.field("path_template"), text, matches)
+            }
+            (None, None, None, Some(regex)) => self.regex_rewrite(&at.field("path_regex"), regex),
             _ => {
-                let message = "at most one of `path_prefix`, `path` and `path_regex` rewrites the path";
+                let message = 
+                    "at most one of `path_prefix`, `path`, `path_template` and `path_regex` rewrites the path";
                 self.errors.add(ProblemKind::Conflict, at, message);
+                PathRewrite::Keep
+            }
+        }
+    }
+
+    fn template_rewrite(&mut self, at: &At<'_>, text: &str, matches: &raw::Match) -> PathRewrite {
+        let Some(matched) = matches.path.as_ref().and_then(|path| path.template.as_deref()) else {
+            self.errors
+                .add(
+                    ProblemKind::Conflict,
+                    at,
+                    "`path_template` takes variables from `match.path.template`, which this route lacks",
+                )
+                .on_key();
+            return PathRewrite::Keep;
+        };
+        // What is wrong with that one is said where it stands.
+        let Ok(template) = Template::parse(matched) else { return PathRewrite::Keep };
+        match TemplateRewrite::parse(text, &template) {
+            Ok(rewrite) => PathRewrite::Template { template, rewrite },
+            Err(error) => {
+                self.bad_value(at, format_args!("`{text}`: {error}"));
                 PathRewrite::Keep
             }
         }

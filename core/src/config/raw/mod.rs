@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 mod rate_limits;
 mod resilience;
+mod traffic;
 
 pub use self::rate_limits::{
     AppliedLimit, CostedLimit, InFlightLimit, KeyField, KeyPart, KeyWord, LimitMode, RateLimit, RateLimits,
@@ -22,6 +23,10 @@ pub use self::resilience::{
     GrpcCheck, HashOn, HealthCheck, Hedge, HttpCheck, LatencyOutlier, Locality, Node, OffOrCount,
     OutlierDetection, Priority, Retry, RetryBudget, RetryGrpc, RetryMethods, RetryOn, Shedding, SlowStart,
     Sticky, SuccessRate,
+};
+pub use self::traffic::{
+    Arm, ArmMatch, Canary, CanaryErrors, CanaryLatency, DecisionLog, FaultAbort, FaultDelay, FaultInjection,
+    GrpcMatch, Mirror, Split,
 };
 pub use super::units::{Duration, Size, SizeLimit, Timeout};
 
@@ -72,6 +77,9 @@ pub struct RawConfig {
     /// A line for each request.
     #[serde(default)]
     pub access_log: AccessLog,
+    /// A line for each decision on a canary.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub decision_log: DecisionLog,
     /// This process among others: where it stands.
     #[serde(default, skip_serializing_if = "is_default")]
     pub node: Node,
@@ -581,7 +589,7 @@ pub struct Dns {
     pub refresh: Duration,
 }
 
-/// Which requests, and what becomes of them. Needs exactly one of `upstream`, `respond` and `redirect`.
+/// Which requests, and what becomes of them. Needs exactly one of `upstream`, `split`, `respond` and `redirect`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
@@ -602,6 +610,15 @@ pub struct Route {
     /// The name of the upstream that the request is sent to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upstream: Option<String>,
+    /// Several upstreams that the requests are divided among.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<Split>,
+    /// Upstreams that get a copy of the requests.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mirrors: Vec<Mirror>,
+    /// Make requests wait or fail on purpose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<FaultInjection>,
     /// Answer directly.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub respond: Option<Respond>,
@@ -617,7 +634,7 @@ pub struct Route {
     /// Translate gRPC-Web, which browsers speak, to gRPC and back. The upstream speaks gRPC, so mostly `protocol: http2`. Other requests pass as they are.
     #[serde(default, skip_serializing_if = "is_default")]
     pub grpc_web: bool,
-    /// Only endpoints with all of these labels.
+    /// Only endpoints of `upstream` with all of these labels.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub subset: BTreeMap<String, String>,
     /// What is tried again, and how. Absent: what provably never reached an application. `{}` for the defaults.
@@ -664,9 +681,23 @@ pub struct Match {
     /// Query parameters that must all agree, compared after percent-decoding. Of a repeated parameter the first counts.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub query: Vec<FieldMatch>,
+    /// Cookies that must all agree. Of several of one name the first counts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cookies: Vec<FieldMatch>,
+    /// gRPC calls. Not with `path`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc: Option<GrpcMatch>,
+    /// The client's address, by the listener's `trusted_hops`: addresses, or networks as in `10.0.0.0/8`. Absent: any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub source_addresses: Option<Vec<String>>,
+    /// The name that the client asked for in its TLS handshake (SNI), written as `hosts` are. Absent: any, and connections without TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1))]
+    pub server_names: Option<Vec<String>>,
 }
 
-/// A path; exactly one of the three. An exact path comes before a regex, a regex before a prefix, a longer prefix before a shorter one.
+/// A path; exactly one of the four. An exact path comes before a template, a template before a regex, a regex before a prefix, a longer prefix before a shorter one.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct PathMatch {
@@ -676,12 +707,15 @@ pub struct PathMatch {
     /// Whole leading segments: `/users` matches `/users` and `/users/7`, not `/usersx`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,
+    /// The whole path with variables: `/users/{id}` stands for any one segment in place of `{id}`; a last `{rest=**}` for any number of segments, also none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
     /// A regular expression for the whole path (it is anchored at both ends), in the syntax of Rust's regex crate, over bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub regex: Option<String>,
 }
 
-/// A header field or query parameter; exactly one of `exact`, `prefix`, `regex` and `present`.
+/// A header field, query parameter or cookie; exactly one of `exact`, `prefix`, `regex` and `present`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FieldMatch {
@@ -701,7 +735,7 @@ pub struct FieldMatch {
     pub present: Option<bool>,
 }
 
-/// What is changed in the request's line and Host before it is sent on. At most one of the three paths.
+/// What is changed in the request's line and Host before it is sent on. At most one of the four paths.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Rewrite {
@@ -711,6 +745,9 @@ pub struct Rewrite {
     /// Replaces the whole path. The query is kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
+    /// Replaces the whole path, with what the variables of `match.path.template` stand for: `/v2/users/{id}`. The query is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path_template: Option<String>,
     /// Replaces each match of a regular expression in the path. The query is kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path_regex: Option<PathRegex>,
@@ -832,6 +869,7 @@ impl RawConfig {
                 ..Route::default()
             }],
             access_log: AccessLog::default(),
+            decision_log: DecisionLog::default(),
             node: Node::default(),
             shedding: Shedding::default(),
             rate_limits: RateLimits::default(),

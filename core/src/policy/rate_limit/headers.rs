@@ -22,12 +22,12 @@ pub fn policy(rule: &Rule, out: &mut Vec<u8>) {
 }
 
 /// Appends a member of `RateLimit`: `"per-address";r=50;t=30`.
-pub fn remaining(rule: &Rule, remaining: u32, full_in_ns: u64, out: &mut Vec<u8>) {
+pub fn remaining(rule: &Rule, remaining: u32, full_in_s: u32, out: &mut Vec<u8>) {
     string(&rule.name, out);
     out.extend_from_slice(b";r=");
     number(remaining.into(), out);
     out.extend_from_slice(b";t=");
-    number(full_in_ns.div_ceil(NS_PER_SECOND), out);
+    number(full_in_s.into(), out);
 }
 
 /// Appends the value of Retry-After: whole seconds, at least 1, so that a client that obeys is not refused again.
@@ -100,11 +100,11 @@ mod tests {
 
     #[test]
     fn what_is_left_and_rounding() {
-        for (left, full_in_ns, expected) in
-            [(0, 1, "\"a\";r=0;t=1"), (u32::MAX, 2_000_000_001, "\"a\";r=4294967295;t=3")]
+        for (left, full_in_s, expected) in
+            [(0, 1, "\"a\";r=0;t=1"), (u32::MAX, 3, "\"a\";r=4294967295;t=3")]
         {
             let mut out = Vec::new();
-            remaining(&rule("a", 1, 1_000), left, full_in_ns, &mut out);
+            remaining(&rule("a", 1, 1_000), left, full_in_s, &mut out);
             assert_eq!(String::from_utf8(out).unwrap(), expected);
         }
         for (wait_ns, expected) in

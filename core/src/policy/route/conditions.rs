@@ -21,6 +21,24 @@ pub(super) struct Conditions {
     pub(super) server_names: Box<[HostPattern]>,
 }
 
+/// What a request must carry, apart from any route: for whoever looks at a request that has its route.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FieldRule {
+    pub headers: Box<[FieldPattern]>,
+    pub query: Box<[FieldPattern]>,
+    pub cookies: Box<[FieldPattern]>,
+}
+
+impl FieldRule {
+    /// Whether it does. An empty rule takes every request.
+    pub fn agrees<V: RequestView>(&self, query: Option<&[u8]>, view: &V) -> bool {
+        let cookie = |name: &str| first_cookie(view.values("cookie"), name.as_bytes());
+        self.headers.iter().all(|field| field.agrees(view.header(&field.name)))
+            && self.query.iter().all(|field| field.agrees_with_query(query.unwrap_or_default()))
+            && self.cookies.iter().all(|field| field.agrees(cookie(&field.name)))
+    }
+}
+
 /// The first condition that a request disagrees with, in the order of precedence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Disagreement {

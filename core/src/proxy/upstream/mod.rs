@@ -125,6 +125,8 @@ pub struct Upstream<S> {
     comparison: Comparison,
     /// Somebody reads how long attempts took.
     timed: Cell<bool>,
+    /// Copies under way, where this is a mirror.
+    pub mirrors: Cell<u32>,
     queue: Queue,
 }
 
@@ -176,6 +178,7 @@ impl<S: Transport> Upstream<S> {
             tags: RefCell::default(),
             comparison: Comparison::default(),
             timed: Cell::new(false),
+            mirrors: Cell::new(0),
             queue: Queue::default(),
         })
     }

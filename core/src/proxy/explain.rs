@@ -1,0 +1,465 @@
+//! What would become of a request: its route, why every other was passed over, and what each policy would do, in the
+//! order of the request path's phases. For people: the command line and the admin interface.
+//!
+//! Parsing, normalising, matching and dividing are the request path's own functions, so this can't tell another story than
+//! the proxy does. Nothing is spent and nothing is sent: where a verdict depends on what other requests do, it says on what.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::limiting;
+use super::respond;
+use super::split::{self, By, Trial};
+use crate::base::limits::EXPLAINED_ROUTES_MAX;
+use crate::config::snapshot::{
+    Action, AppliedRate, Destination, HashOn, PathRewrite, Route, Snapshot, Split, UpstreamHost,
+};
+use crate::http::http1::parse::{HeadLimits, Parsed, parse_request};
+use crate::http::message::{HeaderSlots, Method, RequestHead, Target};
+use crate::http::rewrite::normalise_path;
+use crate::policy::rate_limit::{KeyPart, Mode, OnExcess, Rule};
+use crate::policy::route::{Explanation, Reason, RouteKey, Verdict};
+use crate::policy::shed::Class;
+
+/// A request as somebody writes it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Question {
+    /// `GET http://host/path?query`; without a method it is GET, without scheme and host only the path is known.
+    pub request: String,
+    /// `Name: value` each.
+    pub headers: Vec<String>,
+    /// The client's address. Absent: 127.0.0.1.
+    pub source: Option<String>,
+    /// The name in the TLS handshake. Absent: the host of an `https` URL.
+    pub server_name: Option<String>,
+}
+
+/// What there is to look into.
+#[derive(Debug, Clone, Copy)]
+pub struct World<'w> {
+    /// What is configured.
+    pub snapshot: &'w Snapshot,
+    /// By route, as workers have them; empty where nothing runs.
+    pub trials: &'w [Option<Arc<Trial>>],
+    /// The node's buckets, where something runs and limits are configured.
+    pub limiting: Option<&'w limiting::Shared>,
+    /// On the workers' clock.
+    pub now_ns: u64,
+}
+
+/// The explanation, in lines.
+///
+/// # Errors
+/// What is wrong with the question. A request that the proxy would refuse is none: that is the answer.
+pub fn text(world: &World<'_>, question: &Question) -> Result<String, String> {
+    let asked = Asked::read(question)?;
+    let limits = &world.snapshot.limits;
+    let limits = HeadLimits {
+        header_bytes: limits.header_bytes_max,
+        header_count: limits.header_count_max,
+        uri_bytes: limits.uri_bytes_max,
+    };
+    let mut slots = HeaderSlots::new();
+    let head = match parse_request(&asked.bytes, &mut slots, &limits) {
+        Ok(Parsed::Complete(head)) => head,
+        Ok(Parsed::Partial) => return Err("the request is not complete".to_owned()),
+        Err(error) => return Ok(format!("refused: {} ({})\n", error.reason(), error.status())),
+    };
+    let mut scratch = Vec::new();
+    let path = match head.target {
+        Target::Origin { .. } | Target::Absolute { .. } => {
+            match normalise_path(head.target.path(), &mut scratch) {
+                Ok(path) => path,
+                Err(error) => return Ok(format!("refused: {} (400)\n", error.reason())),
+            }
+        }
+        Target::Authority { .. } | Target::Asterisk => head.target.path(),
+    };
+    let key = RouteKey {
+        host: head.host,
+        path,
+        method: head.method_text,
+        query: head.target.query(),
+        source: Some(asked.source),
+        server_name: asked.server_name.as_deref(),
+    };
+    let explanation = world.snapshot.route_table.explain(&key, &head);
+    let mut out = String::new();
+    let plain = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    line(&mut out, "request", format_args!("{} {}{}", plain(head.method_text), plain(head.host), plain(head.target_text)));
+    if path != head.target.path() {
+        line(&mut out, "path", format_args!("normalised to {}", plain(path)));
+    }
+    line(&mut out, "client", format_args!("{}", asked.source));
+    let Some(index) = explanation.winner else {
+        line(&mut out, "route", format_args!("none: 404 no_route"));
+        candidates(world.snapshot, &explanation, &mut out);
+        return Ok(out);
+    };
+    let route = &world.snapshot.routes[index];
+    let how = explanation.specificity.as_ref().map(|s| format!(" ({s})")).unwrap_or_default();
+    line(&mut out, "route", format_args!("{}{how}", route.name));
+    let told = Told { world, asked: &asked, head: &head, path, index, route };
+    told.policies(&mut out);
+    candidates(world.snapshot, &explanation, &mut out);
+    Ok(out)
+}
+
+/// A question that makes sense.
+struct Asked {
+    /// The head as it would come.
+    bytes: Vec<u8>,
+    source: IpAddr,
+    server_name: Option<String>,
+    secure: bool,
+}
+
+impl Asked {
+    fn read(question: &Question) -> Result<Self, String> {
+        let text = question.request.trim();
+        let (method, url) = match text.split_once(' ') {
+            Some((method, url)) => (method, url.trim()),
+            None => ("GET", text),
+        };
+        if url.is_empty() {
+            return Err("expected a request such as `GET http://host/path`".to_owned());
+        }
+        let (secure, rest) = match (url.strip_prefix("http://"), url.strip_prefix("https://")) {
+            (Some(rest), _) => (false, Some(rest)),
+            (_, Some(rest)) => (true, Some(rest)),
+            _ => (false, None),
+        };
+        let (authority, target) = match rest {
+            Some(rest) => match rest.find(['/', '?']) {
+                Some(at) if rest[at..].starts_with('/') => (rest[..at].to_owned(), rest[at..].to_owned()),
+                Some(at) => (rest[..at].to_owned(), format!("/{}", &rest[at..])),
+                None => (rest.to_owned(), "/".to_owned()),
+            },
+            None if method == "CONNECT" => (url.to_owned(), url.to_owned()),
+            None if !url.starts_with('/') && url != "*" => {
+                return Err(format!("`{url}`: expected `http://host/path`, or a path"));
+            }
+            None => (String::new(), url.to_owned()),
+        };
+        let has_host = question.headers.iter().any(|header| {
+            header.split_once(':').is_some_and(|(name, _)| name.trim().eq_ignore_ascii_case("host"))
+        });
+        let mut head = format!("{method} {target} HTTP/1.1\r\n");
+        if !has_host {
+            let _ = write!(head, "Host: {authority}\r\n");
+        }
+        for header in &question.headers {
+            let Some((name, value)) = header.split_once(':') else {
+                return Err(format!("`{header}`: expected `Name: value`"));
+            };
+            let _ = write!(head, "{}: {}\r\n", name.trim(), value.trim());
+        }
+        head.push_str("\r\n");
+        let source = match &question.source {
+            None => IpAddr::from([127, 0, 0, 1]),
+            Some(text) => text.parse().map_err(|_| format!("`{text}` is no IP address"))?,
+        };
+        let host = authority.rsplit_once(':').map_or(authority.as_str(), |(host, _)| host);
+        let server_name = question.server_name.clone().or_else(|| (secure && !host.is_empty()).then(|| host.to_owned()));
+        Ok(Self { bytes: head.into_bytes(), source, server_name, secure })
+    }
+}
+
+/// A request and the route that it takes.
+struct Told<'t> {
+    world: &'t World<'t>,
+    asked: &'t Asked,
+    head: &'t RequestHead<'t, 't>,
+    path: &'t [u8],
+    index: usize,
+    route: &'t Route,
+}
+
+impl Told<'_> {
+    /// In the order of the request path.
+    fn policies(&self, out: &mut String) {
+        let (head, route) = (self.head, self.route);
+        if head.method == Method::Trace {
+            return line(out, "refused", format_args!("trace_refused (405): TRACE is never forwarded"));
+        }
+        if head.method == Method::Connect && !route.connect {
+            return line(out, "refused", format_args!("connect_refused (405): the route has no `connect: true`"));
+        }
+        if route.body_bytes_max != u64::MAX {
+            line(out, "body", format_args!("up to {} bytes, else 413 body_too_large", route.body_bytes_max));
+        }
+        for index in &route.in_flight {
+            let limit = &self.world.snapshot.rate_limits.in_flight[*index];
+            let key = self.key(&limit.key);
+            line(out, "in-flight limit", format_args!("{}: {} at once for {key}, else 429 in_flight_limited", limit.name, limit.max));
+        }
+        for applied in &route.rates {
+            self.rate(applied, out);
+        }
+        self.fault(out);
+        match &route.action {
+            Action::Respond(respond) => line(out, "answer", format_args!("{}, our own", respond.status)),
+            Action::Redirect(redirect) => {
+                match respond::location(&redirect.target, head, self.path, self.asked.secure) {
+                    Some(location) => {
+                        let location = String::from_utf8_lossy(&location).into_owned();
+                        line(out, "answer", format_args!("{} to {location}", redirect.status));
+                    }
+                    None => line(out, "refused", format_args!("no_host (400)")),
+                }
+            }
+            Action::Upstream(destination) => self.forward(*destination, out),
+            Action::Split(split) => self.divide(split, out),
+        }
+    }
+
+    fn key(&self, parts: &[KeyPart]) -> String {
+        if parts.is_empty() {
+            return "all requests together".to_owned();
+        }
+        let place = limiting::Place { listener: b"(any listener)", route: self.route.name.as_bytes() };
+        let request = limiting::Request { head: self.head, path: self.path, client: Some(self.asked.source), route: self.index };
+        limiting::key(&place, &request, parts, |found| {
+            let texts = parts.iter().zip(found).map(|(part, value)| match part {
+                KeyPart::ClientAddress => self.asked.source.to_string(),
+                _ => format!("`{}`", String::from_utf8_lossy(value)),
+            });
+            texts.collect::<Vec<_>>().join(", ")
+        })
+    }
+
+    fn rate(&self, applied: &AppliedRate, out: &mut String) {
+        let limit = &self.world.snapshot.rate_limits.rates[applied.limit];
+        let rule = &limit.rule;
+        let (count, window_ms) = rule.rate.quota();
+        let excess = match rule.on_excess {
+            OnExcess::Reject => "else 429 rate_limited".to_owned(),
+            OnExcess::Delay { wait_ms_max } => format!("else it waits up to {wait_ms_max} ms, or 429 rate_limited"),
+        };
+        let cost = match &limit.cost_from_response {
+            Some(name) => format!("what the response's `{name}` says"),
+            None => applied.cost.to_string(),
+        };
+        let shadow = if rule.mode == Mode::Shadow { ", only counted" } else { "" };
+        let key = self.key(&rule.key);
+        let burst = rule.rate.burst();
+        let state = self.tokens(rule).map(|tokens| format!("; {tokens} left now")).unwrap_or_default();
+        line(
+            out,
+            "rate limit",
+            format_args!("{}: {count} in {window_ms} ms, burst {burst}, for {key}; takes {cost}, {excess}{shadow}{state}", rule.name),
+        );
+    }
+
+    /// What the node's bucket holds, if every part of its key is known here.
+    fn tokens(&self, rule: &Rule) -> Option<i64> {
+        let shared = self.world.limiting?;
+        if rule.key.contains(&KeyPart::Listener) {
+            return None;
+        }
+        let place = limiting::Place { listener: b"", route: self.route.name.as_bytes() };
+        let request = limiting::Request { head: self.head, path: self.path, client: Some(self.asked.source), route: self.index };
+        let id = shared.hasher.rule(&rule.name);
+        let hash = limiting::key(&place, &request, &rule.key, |parts| shared.hasher.key(id, parts));
+        let state = shared.node.state(&rule.rate, hash, self.world.now_ns);
+        Some(state.tokens.saturating_add(i64::from(state.held)))
+    }
+
+    fn fault(&self, out: &mut String) {
+        let Some(fault) = &self.route.fault else { return };
+        if !fault.matches.agrees(self.head.target.query(), self.head) {
+            return line(out, "fault", format_args!("none: its header fields don't agree"));
+        }
+        if let Some((duration, chance)) = fault.delay {
+            line(out, "fault", format_args!("waits {duration:?}, {} % of the requests", chance.percent()));
+        }
+        if let Some((status, chance)) = fault.abort {
+            line(out, "fault", format_args!("{status} fault_injected, {} % of the requests", chance.percent()));
+        }
+    }
+
+    fn divide(&self, split: &Split, out: &mut String) {
+        let trial = self.world.trials.get(self.index).and_then(Option::as_ref);
+        let share_bp = split.canary.as_ref().map(|canary| {
+            trial.map_or_else(|| canary.settings.steps.first().copied().unwrap_or(0), |trial| trial.share_bp())
+        });
+        if let (Some(canary), Some(share_bp)) = (&split.canary, share_bp) {
+            let state = if trial.is_some() { "now" } else { "to begin with" };
+            let name = &split.arms[canary.arm].name;
+            line(out, "canary", format_args!("{name}: {} % of the requests {state}", f64::from(share_bp) / 100.0));
+        }
+        let chosen = split::arm(split, share_bp, self.head, Some(self.asked.source), || 0);
+        match chosen {
+            Some((arm, by @ (By::Match | By::Hash))) => {
+                let why = match (by, &split.hash_on) {
+                    (By::Match, _) => "by its own match".to_owned(),
+                    (_, Some(HashOn::Header(name))) => format!("by the hash of the header `{name}`"),
+                    (_, Some(HashOn::Cookie(name))) => format!("by the hash of the cookie `{name}`"),
+                    _ => "by the hash of the client's address".to_owned(),
+                };
+                line(out, "arm", format_args!("{} ({why})", split.arms[arm].name));
+                self.forward(split.arms[arm].destination, out);
+            }
+            Some((_, By::Draw)) => {
+                let names: Vec<&str> = split.arms.iter().map(|arm| &*arm.name).collect();
+                line(out, "arm", format_args!("drawn at random by the shares of {}", names.join(", ")));
+                for arm in &split.arms {
+                    self.forward(arm.destination, out);
+                }
+            }
+            None => line(out, "refused", format_args!("no_arm (503): all shares are nothing")),
+        }
+    }
+
+    fn forward(&self, destination: Destination, out: &mut String) {
+        let (route, snapshot) = (self.route, self.world.snapshot);
+        let upstream = &snapshot.upstreams[destination.upstream];
+        let class = match route.class {
+            Class::High => "high",
+            Class::Normal => "normal",
+            Class::Low => "low",
+        };
+        line(out, "priority", format_args!("{class}; shed with 503 when its worker is too busy"));
+        let subset = destination.subset.map(|_| ", a subset").unwrap_or_default();
+        let count = upstream.endpoints.len();
+        let plural = if count == 1 { "" } else { "s" };
+        line(out, "upstream", format_args!("{} ({count} endpoint{plural}{subset})", upstream.name));
+        if upstream.breaker.is_some() {
+            line(out, "breaker", format_args!("while it rejects: 503"));
+        }
+        match route.rewrite_path.apply(self.path) {
+            None => return line(out, "refused", format_args!("rewrite_made_no_path (400)")),
+            Some(path) if !matches!(route.rewrite_path, PathRewrite::Keep) => {
+                line(out, "rewrite", format_args!("path {}", String::from_utf8_lossy(&path)));
+            }
+            Some(_) => {}
+        }
+        match (&route.rewrite_host, &upstream.host) {
+            (Some(host), _) | (None, UpstreamHost::Literal(host)) => line(out, "rewrite", format_args!("host {host}")),
+            (None, UpstreamHost::Endpoint) => line(out, "rewrite", format_args!("host of the endpoint")),
+            (None, UpstreamHost::Client) => {}
+        }
+        let limit = |duration: Option<std::time::Duration>| duration.map_or("off".to_owned(), |d| format!("{d:?}"));
+        let (request, response_head) = (limit(route.timeouts.request), limit(destination.response_head));
+        line(out, "timeouts", format_args!("request {request}, response head {response_head}"));
+        let attempts = route.retry.attempts_max;
+        line(out, "attempts", format_args!("up to {attempts}, where it is safe or configured"));
+        for mirror in &route.mirrors {
+            let name = &snapshot.upstreams[mirror.upstream].name;
+            let percent = mirror.chance.percent();
+            line(out, "mirror", format_args!("{name}: {percent} % of the requests, bodies up to {} bytes", mirror.body_bytes_max));
+        }
+    }
+}
+
+/// Every other route, the interesting ones first: what agreed in host and path.
+fn candidates(snapshot: &Snapshot, explanation: &Explanation, out: &mut String) {
+    let rank = |verdict: &Verdict| match verdict {
+        Verdict::Chosen => 0,
+        Verdict::Outranked { .. } => 1,
+        Verdict::Rejected(Reason::Path(_)) => 3,
+        Verdict::Rejected(Reason::Host(_)) => 4,
+        Verdict::Rejected(_) => 2,
+    };
+    let mut order: Vec<usize> = (0..explanation.verdicts.len()).collect();
+    order.sort_by_key(|route| rank(&explanation.verdicts[*route]));
+    order.retain(|route| explanation.verdicts[*route] != Verdict::Chosen);
+    if order.is_empty() {
+        return;
+    }
+    out.push_str("other routes\n");
+    for route in order.iter().take(EXPLAINED_ROUTES_MAX) {
+        let _ = writeln!(out, "  {}: {}", snapshot.routes[*route].name, explanation.verdicts[*route]);
+    }
+    if order.len() > EXPLAINED_ROUTES_MAX {
+        let _ = writeln!(out, "  and {} more that agree no better", order.len() - EXPLAINED_ROUTES_MAX);
+    }
+}
+
+fn line(out: &mut String, name: &str, text: std::fmt::Arguments<'_>) {
+    let _ = writeln!(out, "{name:<16}{text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Question, World, text};
+    use crate::config::check_text;
+
+    const CONFIG: &str = "
+version: 1
+listeners: [{ name: web, address: '127.0.0.1:0' }]
+rate_limits: { rates: [{ name: each, rate: 10/s, key: [client_address] }] }
+upstreams:
+  - { name: blue, endpoints: ['127.0.0.1:1'] }
+  - { name: green, endpoints: ['127.0.0.1:2'] }
+routes:
+  - { name: all, upstream: blue }
+  - name: users
+    match: { hosts: [api.test], path: { template: '/users/{id}' }, headers: [{ name: x-key, present: true }] }
+    rewrite: { path_template: '/v2/{id}' }
+    rate_limits: [each]
+    split:
+      hash_on: { cookie: uid }
+      arms: [{ upstream: blue, match: { headers: [{ name: x-arm, exact: blue }] } }, { upstream: green }]
+  - { name: admin, match: { hosts: [admin.test] }, respond: { status: 403 } }
+  - { name: old, match: { hosts: [api.test], path: { prefix: /old } }, redirect: { status: 301, path: /new } }
+";
+
+    fn explained(request: &str, headers: &[&str]) -> Result<String, String> {
+        let checked = check_text(CONFIG.as_bytes(), "test", 1).expect("valid");
+        let world = World { snapshot: &checked.snapshot, trials: &[], limiting: None, now_ns: 0 };
+        let headers = headers.iter().map(ToString::to_string).collect();
+        text(&world, &Question { request: request.to_owned(), headers, ..Question::default() })
+    }
+
+    /// Words of each line that must be there, in this order.
+    #[track_caller]
+    fn check(request: &str, headers: &[&str], expected: &[&str]) {
+        let text = explained(request, headers).expect("a good question");
+        let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let mut lines = text.lines().map(words);
+        for expected in expected {
+            assert!(lines.any(|line| line.contains(expected)), "{expected} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn tells_the_route_the_policies_and_the_others() {
+        check(
+            "GET http://api.test/users/../users/7?x=1",
+            &["X-Key: k", "X-Arm: blue"],
+            &[
+                "request GET api.test/users/../users/7?x=1",
+                "path normalised to /users/7",
+                "route users (host exact, path template of 1 literal, 1 variable, 1 header)",
+                "rate limit each: 10 in 1000 ms, burst 10, for 127.0.0.1; takes 1, else 429 rate_limited",
+                "arm blue (by its own match)",
+                "upstream blue (1 endpoint)",
+                "rewrite path /v2/7",
+                "all: agrees, but the chosen route wins by a more specific host",
+                "old: its path prefix",
+                "admin: its host admin.test does not match",
+            ],
+        );
+        check("http://api.test/users/7", &[], &["route all", "users: the header `x-key` is missing"]);
+        check("GET http://api.test/users/7", &["X-Key: k", "Cookie: uid=1"], &["by the hash of the cookie `uid`"]);
+        check("GET http://api.test/users/7", &["X-Key: k"], &["drawn at random by the shares of blue, green"]);
+        check("GET http://admin.test", &[], &["answer 403, our own"]);
+        check("GET http://api.test/old/a?b=c", &[], &["answer 301 to http://api.test/new?b=c"]);
+        check("TRACE http://x.test/", &[], &["refused trace_refused (405)"]);
+    }
+
+    #[test]
+    fn what_the_proxy_refuses_is_an_answer_and_what_makes_no_sense_an_error() {
+        check("GET http://api.test/%zz", &[], &["refused: "]);
+        check("GET http://api.test/", &["Transfer-Encoding: gzip"], &["refused: "]);
+        for (request, headers) in [("", &[][..]), ("GET ", &[]), ("GET http://a/", &["no colon"])] {
+            assert!(explained(request, headers).is_err(), "{request}");
+        }
+        let checked = check_text(CONFIG.as_bytes(), "test", 1).expect("valid");
+        let world = World { snapshot: &checked.snapshot, trials: &[], limiting: None, now_ns: 0 };
+        let question = Question { request: "/".into(), source: Some("here".into()), ..Question::default() };
+        assert_eq!(text(&world, &question), Err("`here` is no IP address".to_owned()));
+    }
+}

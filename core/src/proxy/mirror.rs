@@ -1,0 +1,348 @@
+//! Mirrors: copies of requests for upstreams whose answers nobody sees.
+//!
+//! The client never waits for one. A copy's head is encoded when the request's own is; its body is gathered as it passes
+//! ([`Gather`]), up to a bound; when the whole request has been read, the copy is handed to a task of its own. That has a
+//! time-out, and there are only so many of them: what a slow mirror costs is bounded, and what is not copied is counted
+//! with its reason. Copies are not tried again. The mirror's own guards and health apply to them.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::attempt::{kept, on_behalf};
+use super::core::{Bound, Core};
+use super::connection::Downstream;
+use super::pump::{End, PumpError, Pumping};
+use super::shape;
+use super::upstream::{Endpoint, Lease, Need, Upstream, Want};
+use crate::base::deadline::Deadline;
+use crate::config::snapshot::Mirror;
+use crate::http::flow::{Batch, Flow};
+use crate::http::framing::BodyLength;
+use crate::http::http1::parse::{HeadLimits, Parsed, parse_response};
+use crate::http::message::{HeaderSlots, Method};
+use crate::net::driver::spawn;
+use crate::net::platform::{Connected, Platform};
+use crate::net::proxied::OnBehalf;
+use crate::policy::outlier::Outcome;
+use crate::telemetry::metrics::Counter;
+
+/// Of an answer that nobody reads. Beyond it the connection is closed.
+const ANSWER_BYTES_MAX: u64 = 1 << 20;
+
+/// The copies of one request that are to be sent.
+#[derive(Debug)]
+pub(super) struct Copies<S> {
+    heads: RefCell<Vec<Copy<S>>>,
+    method: Method,
+    /// Of the request's body, as its client framed it.
+    body: BodyLength,
+    /// The largest that any of them takes.
+    body_bytes_max: usize,
+}
+
+#[derive(Debug)]
+struct Copy<S> {
+    mirror: Mirror,
+    upstream: Rc<Upstream<S>>,
+    endpoint: Rc<Endpoint<S>>,
+    head: Vec<u8>,
+    /// For the PROXY header.
+    client: OnBehalf,
+    connect_timeout: Duration,
+}
+
+/// A place among the copies under way to an upstream.
+struct Place<S>(Rc<Upstream<S>>);
+
+impl<S> Drop for Place<S> {
+    fn drop(&mut self) {
+        self.0.mirrors.set(self.0.mirrors.get() - 1);
+    }
+}
+
+/// Draws who gets a copy, and encodes their heads.
+pub(super) fn copies<P: Platform>(
+    conn: &Downstream<P>,
+    bound: &Bound<P::Stream>,
+    request: &shape::Request<'_, '_, '_>,
+) -> Option<Box<Copies<P::Stream>>> {
+    let core = &conn.core;
+    let mut heads = Vec::new();
+    let mut body_bytes_max = 0;
+    for mirror in &bound.snapshot.routes[request.route].mirrors {
+        if !mirror.chance.hits(core.platform.random()) {
+            continue;
+        }
+        if matches!(request.head.body, BodyLength::Length(bytes) if bytes > mirror.body_bytes_max as u64) {
+            core.metrics.refused("mirror_body_too_large");
+            continue;
+        }
+        let upstream = &bound.upstreams[mirror.upstream];
+        if upstream.mirrors.get() >= mirror.in_flight_max {
+            core.metrics.refused("mirror_busy");
+            continue;
+        }
+        let want = Want { group: 0, key: None, sticky: None, avoid: &[] };
+        let Ok(endpoint) = upstream.choose(&want, core.now_ms(), || core.platform.random()) else {
+            core.metrics.refused("mirror_unavailable");
+            continue;
+        };
+        let request = shape::Request { upstream: mirror.upstream, ..*request };
+        let mut head = Vec::with_capacity(512);
+        if shape::encode(conn, bound, &request, Some(&endpoint), shape::For::Mirror, &mut head).is_err() {
+            continue;
+        }
+        body_bytes_max = body_bytes_max.max(mirror.body_bytes_max);
+        heads.push(Copy {
+            mirror: *mirror,
+            upstream: Rc::clone(upstream),
+            client: on_behalf(conn, &endpoint),
+            endpoint,
+            head,
+            connect_timeout: bound.snapshot.upstreams[mirror.upstream].timeouts.connect,
+        });
+    }
+    (!heads.is_empty()).then(|| {
+        Box::new(Copies {
+            heads: RefCell::new(heads),
+            method: request.head.method,
+            body: request.head.body,
+            body_bytes_max,
+        })
+    })
+}
+
+impl<S> Copies<S> {
+    /// What gathers the body as it passes, for copies that are still to be sent.
+    pub(super) fn gather(&self) -> Option<Gather> {
+        let waiting = !self.heads.borrow().is_empty();
+        waiting.then(|| Gather { bytes: RefCell::default(), bytes_max: self.body_bytes_max, missed: Cell::new(false) })
+    }
+}
+
+/// A request's body as its client framed it, gathered up to a bound.
+#[derive(Debug)]
+pub(super) struct Gather {
+    bytes: RefCell<Vec<u8>>,
+    bytes_max: usize,
+    missed: Cell<bool>,
+}
+
+impl Gather {
+    /// Bytes of the body leave the buffer. Beyond the bound all is forgotten.
+    pub(super) fn push(&self, body: &[u8]) {
+        if self.missed.get() {
+            return;
+        }
+        let mut bytes = self.bytes.borrow_mut();
+        if bytes.len() + body.len() > self.bytes_max + FRAMING_BYTES {
+            self.missed.set(true);
+            *bytes = Vec::new();
+        } else {
+            bytes.extend_from_slice(body);
+        }
+    }
+
+    /// It wants to see every byte.
+    pub(super) fn is_gathering(&self) -> bool {
+        !self.missed.get()
+    }
+
+    /// All of it, if it was not too much.
+    fn take(&self) -> Option<Vec<u8>> {
+        (!self.missed.get()).then(|| self.bytes.take())
+    }
+}
+
+/// What chunked framing may add to a body of the largest size.
+const FRAMING_BYTES: usize = 4 * 1024;
+
+/// Sends the copies of a request whose body is at hand whole. Of another nothing is done yet.
+pub(super) fn send_whole<P: Platform>(core: &Rc<Core<P>>, copies: &Copies<P::Stream>, at_hand: &[u8]) {
+    let whole = match copies.body {
+        BodyLength::Length(bytes) => bytes <= at_hand.len() as u64,
+        BodyLength::None => true,
+        BodyLength::Chunked | BodyLength::UntilClose => frame(copies.body, at_hand, &mut Vec::new()).is_some(),
+    };
+    if whole {
+        send(core, copies, Some(at_hand));
+    }
+}
+
+/// The whole request has passed: sends the copies that are left.
+pub(super) fn send_gathered<P: Platform>(core: &Rc<Core<P>>, copies: &Copies<P::Stream>, gather: &Gather) {
+    send(core, copies, gather.take().as_deref());
+}
+
+/// `body` is in the client's framing.
+fn send<P: Platform>(core: &Rc<Core<P>>, copies: &Copies<P::Stream>, body: Option<&[u8]>) {
+    for mut copy in copies.heads.take() {
+        let content = body.and_then(|body| frame(copies.body, body, &mut copy.head));
+        if content.is_none_or(|content| content > copy.mirror.body_bytes_max as u64) {
+            core.metrics.refused("mirror_body_too_large");
+            continue;
+        }
+        if copy.upstream.mirrors.get() >= copy.mirror.in_flight_max {
+            core.metrics.refused("mirror_busy");
+            continue;
+        }
+        copy.upstream.mirrors.set(copy.upstream.mirrors.get() + 1);
+        let place = Place(Rc::clone(&copy.upstream));
+        core.metrics.count(Counter::Mirrored);
+        let (core, method) = (Rc::clone(core), copies.method);
+        spawn(async move {
+            if let Err(reason) = deliver(&core, copy, method).await {
+                core.metrics.refused(reason);
+            }
+            drop(place);
+        });
+    }
+}
+
+/// Appends a body in the framing that the copy's head speaks of. The content's length; `None` if the body is not whole.
+fn frame(length: BodyLength, body: &[u8], out: &mut Vec<u8>) -> Option<u64> {
+    let mut flow = Flow::new(length, length);
+    let (mut rest, mut batch) = (body, Batch::default());
+    while !flow.is_ended() {
+        flow.step(rest, &mut batch).ok()?;
+        batch.copy(rest, out);
+        if batch.consumed == 0 && !flow.is_ended() {
+            return None;
+        }
+        rest = &rest[batch.consumed..];
+    }
+    Some(flow.content_bytes())
+}
+
+/// Sends a copy, reads its answer to the end, and keeps the connection if it is clean.
+async fn deliver<P: Platform>(
+    core: &Rc<Core<P>>,
+    copy: Copy<P::Stream>,
+    method: Method,
+) -> Result<(), &'static str> {
+    let deadline = core.deadlines.deadline();
+    let now_ns = core.tick_ns();
+    deadline.cap(now_ns / 1_000_000, copy.mirror.timeout);
+    let pass = copy.upstream.admit(now_ns).map_err(|_| "mirror_unavailable")?;
+    let (mut lease, found) = kept(core, pass, &copy.endpoint, Need::Looked);
+    if !found {
+        connect(core, &deadline, &copy, &mut lease).await?;
+    }
+    let spliced = Cell::new(0);
+    let pumping = Pumping {
+        platform: &core.platform,
+        pipes: &core.pipes,
+        deadline: &deadline,
+        idle: copy.mirror.timeout,
+        content_max: u64::MAX,
+        spliced: &spliced,
+    };
+    let wrote = pumping.write_all(lease.stream(), &mut [std::io::IoSlice::new(&copy.head)], &mut 0).await;
+    let status = match wrote {
+        Ok(()) => answer(core, &pumping, &lease, method).await,
+        Err(error) => Err(error),
+    };
+    let now_ns = core.tick_ns();
+    let learn = |outcome, status| {
+        if let Some(applied) = lease.learn(outcome, status, now_ns, || core.platform.random()) {
+            core.health_changed(applied);
+        }
+    };
+    match status {
+        Ok((status, clean)) => {
+            learn(Outcome::of_status(status), Some(status));
+            if clean {
+                lease.keep(now_ns / 1_000_000);
+            }
+            Ok(())
+        }
+        Err(PumpError::Elapsed(_)) => {
+            learn(Outcome::Timeout, None);
+            Err("mirror_timeout")
+        }
+        Err(_) => {
+            learn(Outcome::Reset, None);
+            Err("mirror_failed")
+        }
+    }
+}
+
+async fn connect<P: Platform>(
+    core: &Core<P>,
+    deadline: &Deadline,
+    copy: &Copy<P::Stream>,
+    lease: &mut Lease<P::Stream>,
+) -> Result<(), &'static str> {
+    core.metrics.count(Counter::UpstreamConnects);
+    deadline.arm(core.now_ms(), copy.connect_timeout);
+    let endpoint = &copy.endpoint;
+    let connected =
+        deadline.bound(core.platform.connect(&endpoint.address, &endpoint.dial, &copy.client)).await;
+    let now_ns = core.tick_ns();
+    if let Ok(Ok(connected)) = connected {
+        if matches!(connected, Connected::Session(_)) {
+            core.metrics.count(Counter::UpstreamHttp2Connects);
+        }
+        if lease.connected(connected, now_ns / 1_000_000) {
+            return Ok(());
+        }
+    }
+    core.metrics.count(Counter::UpstreamConnectErrors);
+    if let Some(applied) = lease.learn(Outcome::ConnectFailure, None, now_ns, || core.platform.random()) {
+        core.health_changed(applied);
+    }
+    Err("mirror_failed")
+}
+
+/// Reads the answer away. Its status, and whether the connection may carry another request.
+async fn answer<P: Platform>(
+    core: &Core<P>,
+    pumping: &Pumping<'_, P>,
+    lease: &Lease<P::Stream>,
+    method: Method,
+) -> Result<(u16, bool), PumpError> {
+    let stream = lease.stream();
+    // Taken when the first byte is there: a mirror that never answers costs no buffer.
+    pumping.wait_readable(stream).await?;
+    let mut buffer = core.buffers.take_for_response();
+    let (status, length, keep_alive) = loop {
+        let mut slots = HeaderSlots::new();
+        match parse_response(buffer.filled(), &mut slots, method, &HeadLimits::default()) {
+            Ok(Parsed::Complete(head)) => {
+                let (status, body, keep_alive, bytes) = (head.status, head.body, head.keep_alive, head.head_bytes);
+                buffer.consume(bytes);
+                if !status.is_informational() {
+                    break (status.0, body, keep_alive);
+                }
+            }
+            Ok(Parsed::Partial) => {
+                buffer.compact();
+                if buffer.is_full() {
+                    return Err(PumpError::TooLarge);
+                }
+                if pumping.read(stream, &mut buffer).await? == 0 {
+                    return Err(PumpError::Broken(End::Source));
+                }
+            }
+            Err(_) => return Err(PumpError::Broken(End::Source)),
+        }
+    };
+    let mut flow = Flow::new(length, length);
+    let mut batch = Batch::default();
+    while !flow.is_ended() {
+        flow.step(buffer.filled(), &mut batch).map_err(PumpError::Malformed)?;
+        buffer.consume(batch.consumed);
+        if flow.content_bytes() > ANSWER_BYTES_MAX {
+            return Ok((status, false));
+        }
+        if flow.is_ended() || (batch.consumed > 0 && !buffer.is_empty()) {
+            continue;
+        }
+        buffer.compact();
+        if pumping.read(stream, &mut buffer).await? == 0 {
+            return Ok((status, false));
+        }
+    }
+    Ok((status, keep_alive && length != BodyLength::UntilClose && buffer.is_empty()))
+}

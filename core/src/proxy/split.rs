@@ -1,0 +1,150 @@
+//! Which arm of a split a request takes, and how the arms of a canary fare.
+//!
+//! Shares are `policy::split`'s arithmetic; what a canary's share is the control thread decides. A [`Trial`] is what passes
+//! between the two: workers write what they see, each in its own cells, and read one word.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::connection::Downstream;
+use super::core::Bound;
+use super::record::Record;
+use super::request::with_hashed;
+use crate::config::snapshot::{Action, Destination, Split};
+use crate::http::message::RequestHead;
+use crate::net::platform::Platform;
+use crate::policy::canary::{ArmCells, Outcome, Tally};
+use crate::policy::split::{Override, Point};
+
+/// A canary under trial, for all workers of this process. State: it outlives reloads.
+#[derive(Debug)]
+pub struct Trial {
+    /// The canary's share of the requests, in basis points.
+    share_bp: AtomicU32,
+    /// For each worker.
+    cells: Box<[Cells]>,
+}
+
+#[derive(Debug, Default)]
+struct Cells {
+    baseline: ArmCells,
+    canary: ArmCells,
+}
+
+impl Trial {
+    /// With a share to begin with.
+    pub fn new(workers: usize, share_bp: u32) -> Self {
+        Self {
+            share_bp: AtomicU32::new(share_bp),
+            cells: (0..workers).map(|_| Cells::default()).collect(),
+        }
+    }
+
+    /// What has been decided.
+    pub fn set_share(&self, share_bp: u32) {
+        self.share_bp.store(share_bp, Ordering::Relaxed);
+    }
+
+    /// The canary's share now.
+    pub fn share_bp(&self) -> u32 {
+        self.share_bp.load(Ordering::Relaxed)
+    }
+
+    /// All that the baseline and the canary have done, over all workers.
+    pub fn read(&self) -> (Tally, Tally) {
+        let (mut baseline, mut canary) = (Tally::default(), Tally::default());
+        for cells in &self.cells {
+            baseline.plus(&cells.baseline.read());
+            canary.plus(&cells.canary.read());
+        }
+        (baseline, canary)
+    }
+}
+
+/// Why a request takes its arm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// The arm's own match.
+    Match,
+    /// A hash of the request.
+    Hash,
+    /// At random.
+    Draw,
+}
+
+/// The arm that a request takes. `None`: all shares are nothing.
+pub(super) fn arm(
+    split: &Split,
+    share_bp: Option<u32>,
+    head: &RequestHead<'_, '_>,
+    client: Option<IpAddr>,
+    draw: impl FnOnce() -> u64,
+) -> Option<(usize, By)> {
+    let agrees = |arm: &crate::config::snapshot::Arm| {
+        arm.matches.as_ref().is_some_and(|rule| rule.agrees(head.target.query(), head))
+    };
+    if let Some(arm) = split.arms.iter().position(agrees) {
+        return Some((arm, By::Match));
+    }
+    let hashed = split.hash_on.as_ref().and_then(|on| with_hashed(on, head, client, |key| split.shares.point(key)));
+    let (point, by) = hashed.map_or_else(|| (Point::drawn(draw()), By::Draw), |point| (point, By::Hash));
+    let set = split.canary.as_ref().zip(share_bp).map(|(canary, share_bp)| Override { arm: canary.arm, share_bp });
+    split.shares.arm(point, set).map(|arm| (arm, by))
+}
+
+/// The destination of a route's arm.
+pub(super) fn destination(action: &Action, arm: Option<u16>) -> Option<&Destination> {
+    match (action, arm) {
+        (Action::Upstream(destination), _) => Some(destination),
+        (Action::Split(split), Some(arm)) => split.arms.get(usize::from(arm)).map(|arm| &arm.destination),
+        _ => None,
+    }
+}
+
+/// Where a request goes whose route has upstreams.
+pub(super) fn choose<P: Platform>(
+    conn: &Downstream<P>,
+    bound: &Bound<P::Stream>,
+    route: usize,
+    head: &RequestHead<'_, '_>,
+    client: Option<IpAddr>,
+    record: &mut Record,
+) -> Option<Destination> {
+    let split = match &bound.snapshot.routes[route].action {
+        Action::Upstream(destination) => return Some(*destination),
+        Action::Split(split) => split,
+        Action::Respond(_) | Action::Redirect(_) => return None,
+    };
+    let share_bp = bound.trials[route].as_ref().map(|trial| trial.share_bp());
+    let (arm, _) = arm(split, share_bp, head, client, || conn.core.platform.random())?;
+    record.arm = u16::try_from(arm).ok();
+    if let Some(draft) = &mut record.draft {
+        draft.arm = Some(Arc::clone(&split.arms[arm].name));
+    }
+    Some(split.arms[arm].destination)
+}
+
+/// An exchange is over: counts it to its arm, and to the trial that the arm is in.
+pub(super) fn learn<S>(worker: usize, bound: &Bound<S>, route: usize, record: &Record) {
+    let Some(arm) = record.arm.map(usize::from) else { return };
+    if let Some(counts) = bound.arms[route].get(arm) {
+        counts.count(record.status);
+    }
+    let (Some(trial), Action::Split(split)) = (&bound.trials[route], &bound.snapshot.routes[route].action) else {
+        return;
+    };
+    let (Some(canary), Some(cells)) = (&split.canary, trial.cells.get(worker)) else { return };
+    let cells = match arm {
+        arm if arm == canary.arm => &cells.canary,
+        arm if arm == canary.baseline => &cells.baseline,
+        _ => return,
+    };
+    let failed = record.status >= 500 || record.cut_upstream || record.grpc_failed;
+    // Who left before an answer came says nothing of it, but that it took this long.
+    if record.answered_ns == 0 && !failed {
+        return;
+    }
+    let us = record.answered_ns.saturating_sub(record.started_ns) / 1_000;
+    cells.record(if failed { Outcome::Error } else { Outcome::Success }, us);
+}
