@@ -6,10 +6,11 @@ use std::thread::JoinHandle;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::control::order::Order;
-pub use crate::control::order::{Overrides, ReloadError, Running, Source as ConfigSource, StartError};
+pub use crate::control::order::{
+    Overrides, Question, ReloadError, Running, Source as ConfigSource, StartError, World, explain,
+};
 use crate::control::plane;
 pub use crate::control::prepare::check;
-pub use crate::proxy::explain::{Question, World, text as explain};
 use crate::net::listener::BindAddress;
 
 /// Orders that may wait for the control thread.

@@ -19,6 +19,9 @@ const PLACES: &[&str] = &[
     "upstream(",
     "const STALE: &str = ",
     "const GONE: &str = ",
+    "const MIRROR_FAILED: &str = ",
+    "const MIRROR_TIMEOUT: &str = ",
+    "Incoming::Refused(",
     "const OVERLOAD_REQUESTS: &str = ",
     "const OVERLOAD_MEMORY: &str = ",
 ];

@@ -217,7 +217,8 @@ fn explain(path: &Path, question: &Question) -> ExitCode {
 
 /// The configuration in a file. What is wrong with it, and what is doubtful, has been said.
 fn read(path: &Path) -> Result<Snapshot, ExitCode> {
-    let text = fs::read(path).map_err(|error| fail(format_args!("can't read {}: {error}", path.display())))?;
+    let text =
+        fs::read(path).map_err(|error| fail(format_args!("can't read {}: {error}", path.display())))?;
     let (snapshot, warnings) = ringway::server::check(&text, &path.display().to_string()).map_err(fail)?;
     for report in warnings {
         eprintln!("{report}");

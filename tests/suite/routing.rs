@@ -191,4 +191,56 @@ for_each_driver! {
         let last = origin.requests().pop().expect("a request");
         assert_eq!(last.field("x-forwarded-for"), Some("::1"), "the peer's address, without brackets");
     }
+
+    /// Templates and their variables, cookies, gRPC calls, and the client's address.
+    fn by_all_else(driver) {
+        let (origins, proxy) = start(driver, &["template", "exact", "cookie", "call", "service", "inside"],
+            "- { name: template, match: { path: { template: '/users/{id}/files/{rest=**}' } }, rewrite: { path_template: '/f/{rest}/{id}' }, upstream: template }\n\
+             - { name: exact, match: { path: { exact: /users/me/files } }, upstream: exact }\n\
+             - { name: cookie, match: { cookies: [{ name: beta, exact: '1' }] }, upstream: cookie }\n\
+             - { name: call, match: { grpc: { service: shop.Orders, method: Place } }, upstream: call }\n\
+             - { name: service, match: { grpc: { service: shop.Orders } }, upstream: service }\n\
+             - { name: inside, match: { path: { prefix: /inside }, source_addresses: [127.0.0.0/8] }, upstream: inside }\n\
+             - { name: outside, match: { path: { prefix: /outside }, source_addresses: [10.0.0.0/8] }, upstream: inside }");
+        let grpc = "Content-Type: application/grpc+proto\r\n";
+        check(&proxy, &[
+            ("GET", "t", "/users/7/files/a/b?q", "", "template"),
+            ("GET", "t", "/users/me/files", "", "exact"),
+            ("GET", "t", "/users/me/files/x", "", "template"),
+            ("GET", "t", "/users//files/x", "", "-"),
+            ("GET", "t", "/", "Cookie: a=b; beta=1\r\n", "cookie"),
+            ("GET", "t", "/", "Cookie: beta=2\r\n", "-"),
+            ("POST", "t", "/shop.Orders/Place", grpc, "call"),
+            ("POST", "t", "/shop.Orders/Cancel", grpc, "service"),
+            ("POST", "t", "/shop.Orders/Place", "Content-Type: text/plain\r\n", "-"),
+            ("GET", "t", "/inside", "", "inside"),
+            ("GET", "t", "/outside", "", "-"),
+        ]);
+        let sent: Vec<_> = origins[0].requests().iter().map(|request| request.target().to_owned()).collect();
+        assert_eq!(sent, ["/f/a/b/7?q", "/f/x/me"]);
+    }
+
+    /// What admin explains is what the proxy does.
+    fn explained(driver) {
+        let (_origins, proxy) = start(driver, &["users", "all"],
+            "- { name: users, match: { hosts: [api.test], path: { prefix: /users }, headers: [{ name: x-key, present: true }] }, upstream: users }\n\
+             - { name: all, upstream: all }");
+        for (request, header, route, other) in [
+            ("GET+http://api.test/users/7", "&header=X-Key:+k", "users", "all: agrees, but the chosen route wins by a more specific host"),
+            ("GET+http://api.test/users/7", "", "all", "users: the header `x-key` is missing"),
+            ("GET+http://other.test/users", "&header=X-Key:+k", "all", "users: its host api.test does not match"),
+        ] {
+            let text = proxy.admin(&format!("/explain?request={request}{header}")).expect(200).text();
+            let chosen = text.lines().find_map(|line| line.strip_prefix("route")).expect("a route").trim();
+            assert!(chosen.starts_with(&format!("{route} ")), "{text}");
+            assert!(text.contains(other), "{text}");
+            let (target, host) = ("/users/7", if request.contains("other") { "other.test" } else { "api.test" });
+            let lines = if header.is_empty() { "" } else { "X-Key: k\r\n" };
+            let answered = ask(&proxy, "GET", host, target, lines).text();
+            assert_eq!(answered, route, "{text}");
+        }
+        for bad in ["/explain", "/explain?request=", "/explain?nothing=1", "/explain?request=/&source=here"] {
+            proxy.admin(bad).expect(400);
+        }
+    }
 }

@@ -5,7 +5,7 @@ use ringway_tests::client::{Client, chunked, get};
 use ringway_tests::config::Config;
 use ringway_tests::folder::Folder;
 use ringway_tests::for_each_driver;
-use ringway_tests::origin::{BodyKind, Origin, scripted};
+use ringway_tests::origin::{BodyKind, Origin, named, scripted};
 use ringway_tests::payload::Payload;
 use ringway_tests::problem::problem;
 use ringway_tests::proxy::{Driver, Proxy};
@@ -157,6 +157,24 @@ for_each_driver! {
         assert!(shaken(&client).leaf == first_rsa);
         let error = any.try_connect(proxy.address(), "127.0.0.1").unwrap_err().to_string();
         assert!(error.contains("not valid for name"), "{error}");
+    }
+
+    /// By the name in the handshake, whatever the Host says.
+    fn routes_by_server_name(driver) {
+        let (first, other) = (Origin::with(named("first")), Origin::with(named("other")));
+        let folder = Folder::new(&format!("tls-routes-{}", driver.name()));
+        let authority = Authority::new();
+        let leaf = Leaf { names: &["first.example.org", "localhost"], ..Leaf::default() };
+        authority.issue_to(&folder, "leaf", &leaf);
+        let routes = "- { name: first, match: { server_names: [first.example.org] }, upstream: first }\n\
+                      - { name: other, upstream: origin }";
+        let config = Config::to(&other).and_upstream("first", &first).routes(routes);
+        let proxy = Proxy::start(driver, &config.listener(&listener_tls(folder.path(), &["leaf"], "")));
+        let any = Dialer::plain(&authority);
+        for (name, expected) in [("first.example.org", "first"), ("localhost", "other")] {
+            let mut client = any.connect(proxy.address(), name);
+            assert_eq!(client.ask("GET / HTTP/1.1\r\nHost: whatever\r\n\r\n").expect(200).text(), expected, "{name}");
+        }
     }
 
     fn origins_are_told_that_it_was_https(driver) {

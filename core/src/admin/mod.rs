@@ -122,7 +122,8 @@ async fn answer(
         }
         // A page in somebody's browser may send a POST here, but not without saying where it comes from.
         (&Method::POST, "/drain" | "/rate-limits/reset" | "/canaries/restart")
-            if request.headers().contains_key(ORIGIN) => {
+            if request.headers().contains_key(ORIGIN) =>
+        {
             reply(StatusCode::FORBIDDEN, TEXT, "not from a browser\n")
         }
         (&Method::POST, "/drain") => match orders.send(Order::Drain).await {

@@ -617,7 +617,11 @@ impl Compiler<'_> {
             }
             Action::Split(_) if !route.subset.is_empty() => {
                 self.errors
-                    .add(ProblemKind::Conflict, &item.field("subset"), "the arms of a split have their own `subset`")
+                    .add(
+                        ProblemKind::Conflict,
+                        &item.field("subset"),
+                        "the arms of a split have their own `subset`",
+                    )
                     .on_key()
                     .with(&item.field("split"));
             }
@@ -703,7 +707,8 @@ impl Compiler<'_> {
             return self.split(&item.field("split"), route, split, destinations);
         }
         let name = route.upstream.as_deref()?;
-        self.destination(&item.field("upstream"), name, &route.subset, route, destinations).map(Action::Upstream)
+        self.destination(&item.field("upstream"), name, &route.subset, route, destinations)
+            .map(Action::Upstream)
     }
 
     /// Settings that would be silently without effect on a route that answers by itself.

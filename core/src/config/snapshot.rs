@@ -20,8 +20,8 @@ use crate::policy::balance::sticky::Cookie;
 use crate::policy::balance::subset::Labels;
 use crate::policy::balance::tiers::Distance;
 use crate::policy::balance::{self, ewma, hash};
-use crate::policy::rate_limit::{KeyPart, Rule};
 use crate::policy::chance::Chance;
+use crate::policy::rate_limit::{KeyPart, Rule};
 use crate::policy::route::{FieldRule, RouteTable, Template, TemplateRewrite};
 use crate::policy::{breaker, canary, concurrency, health, outlier, retry, shed, split};
 

@@ -9,8 +9,8 @@ use proptest::prelude::{Just, Strategy, any, prop, prop_assert_eq, prop_oneof, p
 
 use super::raw::{self, Io, RawConfig, Workers};
 use super::snapshot::{
-    Action, EndpointAddress, ListenAddress, LogTarget, PathRewrite, RedirectTarget, Route, Scheme,
-    Snapshot, UpstreamHost,
+    Action, EndpointAddress, ListenAddress, LogTarget, PathRewrite, RedirectTarget, Route, Scheme, Snapshot,
+    UpstreamHost,
 };
 use super::{ProblemKind, Report, check_text, compile, load, schema};
 use crate::base::limits;

@@ -87,7 +87,9 @@ impl Canaries {
 
     /// Begins a canary anew. False: there is none of this route.
     pub(super) fn restart(&mut self, route: &str, unix_ms: u64) -> bool {
-        let Some((name, kept)) = self.kept.iter_mut().find(|(name, _)| ***name == *route) else { return false };
+        let Some((name, kept)) = self.kept.iter_mut().find(|(name, _)| ***name == *route) else {
+            return false;
+        };
         kept.decider.restart();
         kept.trial.set_share(kept.decider.share_bp());
         let line = json!({

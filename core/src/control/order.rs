@@ -9,7 +9,7 @@ use super::limits::{Asked, Deed};
 use crate::config::{RawConfig, Report};
 use crate::net::driver::{Driver, IoMode};
 use crate::net::listener::BindAddress;
-pub use crate::proxy::explain::Question;
+pub use crate::proxy::explain::{Question, World, text as explain};
 
 /// Where a configuration comes from.
 #[derive(Debug)]

@@ -87,7 +87,11 @@ pub fn text(world: &World<'_>, question: &Question) -> Result<String, String> {
     let explanation = world.snapshot.route_table.explain(&key, &head);
     let mut out = String::new();
     let plain = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    line(&mut out, "request", format_args!("{} {}{}", plain(head.method_text), plain(head.host), plain(head.target_text)));
+    line(
+        &mut out,
+        "request",
+        format_args!("{} {}{}", plain(head.method_text), plain(head.host), plain(head.target_text)),
+    );
     if path != head.target.path() {
         line(&mut out, "path", format_args!("normalised to {}", plain(path)));
     }
@@ -161,7 +165,8 @@ impl Asked {
             Some(text) => text.parse().map_err(|_| format!("`{text}` is no IP address"))?,
         };
         let host = authority.rsplit_once(':').map_or(authority.as_str(), |(host, _)| host);
-        let server_name = question.server_name.clone().or_else(|| (secure && !host.is_empty()).then(|| host.to_owned()));
+        let server_name =
+            question.server_name.clone().or_else(|| (secure && !host.is_empty()).then(|| host.to_owned()));
         Ok(Self { bytes: head.into_bytes(), source, server_name, secure })
     }
 }
@@ -184,7 +189,11 @@ impl Told<'_> {
             return line(out, "refused", format_args!("trace_refused (405): TRACE is never forwarded"));
         }
         if head.method == Method::Connect && !route.connect {
-            return line(out, "refused", format_args!("connect_refused (405): the route has no `connect: true`"));
+            return line(
+                out,
+                "refused",
+                format_args!("connect_refused (405): the route has no `connect: true`"),
+            );
         }
         if route.body_bytes_max != u64::MAX {
             line(out, "body", format_args!("up to {} bytes, else 413 body_too_large", route.body_bytes_max));
@@ -192,7 +201,11 @@ impl Told<'_> {
         for index in &route.in_flight {
             let limit = &self.world.snapshot.rate_limits.in_flight[*index];
             let key = self.key(&limit.key);
-            line(out, "in-flight limit", format_args!("{}: {} at once for {key}, else 429 in_flight_limited", limit.name, limit.max));
+            line(
+                out,
+                "in-flight limit",
+                format_args!("{}: {} at once for {key}, else 429 in_flight_limited", limit.name, limit.max),
+            );
         }
         for applied in &route.rates {
             self.rate(applied, out);
@@ -219,7 +232,12 @@ impl Told<'_> {
             return "all requests together".to_owned();
         }
         let place = limiting::Place { listener: b"(any listener)", route: self.route.name.as_bytes() };
-        let request = limiting::Request { head: self.head, path: self.path, client: Some(self.asked.source), route: self.index };
+        let request = limiting::Request {
+            head: self.head,
+            path: self.path,
+            client: Some(self.asked.source),
+            route: self.index,
+        };
         limiting::key(&place, &request, parts, |found| {
             let texts = parts.iter().zip(found).map(|(part, value)| match part {
                 KeyPart::ClientAddress => self.asked.source.to_string(),
@@ -235,7 +253,9 @@ impl Told<'_> {
         let (count, window_ms) = rule.rate.quota();
         let excess = match rule.on_excess {
             OnExcess::Reject => "else 429 rate_limited".to_owned(),
-            OnExcess::Delay { wait_ms_max } => format!("else it waits up to {wait_ms_max} ms, or 429 rate_limited"),
+            OnExcess::Delay { wait_ms_max } => {
+                format!("else it waits up to {wait_ms_max} ms, or 429 rate_limited")
+            }
         };
         let cost = match &limit.cost_from_response {
             Some(name) => format!("what the response's `{name}` says"),
@@ -248,7 +268,10 @@ impl Told<'_> {
         line(
             out,
             "rate limit",
-            format_args!("{}: {count} in {window_ms} ms, burst {burst}, for {key}; takes {cost}, {excess}{shadow}{state}", rule.name),
+            format_args!(
+                "{}: {count} in {window_ms} ms, burst {burst}, for {key}; takes {cost}, {excess}{shadow}{state}",
+                rule.name
+            ),
         );
     }
 
@@ -259,7 +282,12 @@ impl Told<'_> {
             return None;
         }
         let place = limiting::Place { listener: b"", route: self.route.name.as_bytes() };
-        let request = limiting::Request { head: self.head, path: self.path, client: Some(self.asked.source), route: self.index };
+        let request = limiting::Request {
+            head: self.head,
+            path: self.path,
+            client: Some(self.asked.source),
+            route: self.index,
+        };
         let id = shared.hasher.rule(&rule.name);
         let hash = limiting::key(&place, &request, &rule.key, |parts| shared.hasher.key(id, parts));
         let state = shared.node.state(&rule.rate, hash, self.world.now_ns);
@@ -275,19 +303,28 @@ impl Told<'_> {
             line(out, "fault", format_args!("waits {duration:?}, {} % of the requests", chance.percent()));
         }
         if let Some((status, chance)) = fault.abort {
-            line(out, "fault", format_args!("{status} fault_injected, {} % of the requests", chance.percent()));
+            line(
+                out,
+                "fault",
+                format_args!("{status} fault_injected, {} % of the requests", chance.percent()),
+            );
         }
     }
 
     fn divide(&self, split: &Split, out: &mut String) {
         let trial = self.world.trials.get(self.index).and_then(Option::as_ref);
         let share_bp = split.canary.as_ref().map(|canary| {
-            trial.map_or_else(|| canary.settings.steps.first().copied().unwrap_or(0), |trial| trial.share_bp())
+            trial
+                .map_or_else(|| canary.settings.steps.first().copied().unwrap_or(0), |trial| trial.share_bp())
         });
         if let (Some(canary), Some(share_bp)) = (&split.canary, share_bp) {
             let state = if trial.is_some() { "now" } else { "to begin with" };
             let name = &split.arms[canary.arm].name;
-            line(out, "canary", format_args!("{name}: {} % of the requests {state}", f64::from(share_bp) / 100.0));
+            line(
+                out,
+                "canary",
+                format_args!("{name}: {} % of the requests {state}", f64::from(share_bp) / 100.0),
+            );
         }
         let chosen = split::arm(split, share_bp, self.head, Some(self.asked.source), || 0);
         match chosen {
@@ -336,11 +373,14 @@ impl Told<'_> {
             Some(_) => {}
         }
         match (&route.rewrite_host, &upstream.host) {
-            (Some(host), _) | (None, UpstreamHost::Literal(host)) => line(out, "rewrite", format_args!("host {host}")),
+            (Some(host), _) | (None, UpstreamHost::Literal(host)) => {
+                line(out, "rewrite", format_args!("host {host}"))
+            }
             (None, UpstreamHost::Endpoint) => line(out, "rewrite", format_args!("host of the endpoint")),
             (None, UpstreamHost::Client) => {}
         }
-        let limit = |duration: Option<std::time::Duration>| duration.map_or("off".to_owned(), |d| format!("{d:?}"));
+        let limit =
+            |duration: Option<std::time::Duration>| duration.map_or("off".to_owned(), |d| format!("{d:?}"));
         let (request, response_head) = (limit(route.timeouts.request), limit(destination.response_head));
         line(out, "timeouts", format_args!("request {request}, response head {response_head}"));
         let attempts = route.retry.attempts_max;
@@ -348,7 +388,14 @@ impl Told<'_> {
         for mirror in &route.mirrors {
             let name = &snapshot.upstreams[mirror.upstream].name;
             let percent = mirror.chance.percent();
-            line(out, "mirror", format_args!("{name}: {percent} % of the requests, bodies up to {} bytes", mirror.body_bytes_max));
+            line(
+                out,
+                "mirror",
+                format_args!(
+                    "{name}: {percent} % of the requests, bodies up to {} bytes",
+                    mirror.body_bytes_max
+                ),
+            );
         }
     }
 }
@@ -443,8 +490,16 @@ routes:
             ],
         );
         check("http://api.test/users/7", &[], &["route all", "users: the header `x-key` is missing"]);
-        check("GET http://api.test/users/7", &["X-Key: k", "Cookie: uid=1"], &["by the hash of the cookie `uid`"]);
-        check("GET http://api.test/users/7", &["X-Key: k"], &["drawn at random by the shares of blue, green"]);
+        check(
+            "GET http://api.test/users/7",
+            &["X-Key: k", "Cookie: uid=1"],
+            &["by the hash of the cookie `uid`"],
+        );
+        check(
+            "GET http://api.test/users/7",
+            &["X-Key: k"],
+            &["drawn at random by the shares of blue, green"],
+        );
         check("GET http://admin.test", &[], &["answer 403, our own"]);
         check("GET http://api.test/old/a?b=c", &[], &["answer 301 to http://api.test/new?b=c"]);
         check("TRACE http://x.test/", &[], &["refused trace_refused (405)"]);

@@ -10,8 +10,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::attempt::{kept, on_behalf};
-use super::core::{Bound, Core};
 use super::connection::Downstream;
+use super::core::{Bound, Core};
 use super::pump::{End, PumpError, Pumping};
 use super::shape;
 use super::upstream::{Endpoint, Lease, Need, Upstream, Want};
@@ -26,6 +26,12 @@ use crate::net::platform::{Connected, Platform};
 use crate::net::proxied::OnBehalf;
 use crate::policy::outlier::Outcome;
 use crate::telemetry::metrics::Counter;
+
+/// No connection, or it broke, or what came was no HTTP.
+const MIRROR_FAILED: &str = "mirror_failed";
+
+/// It took too long.
+const MIRROR_TIMEOUT: &str = "mirror_timeout";
 
 /// Of an answer that nobody reads. Beyond it the connection is closed.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
@@ -117,7 +123,11 @@ impl<S> Copies<S> {
     /// What gathers the body as it passes, for copies that are still to be sent.
     pub(super) fn gather(&self) -> Option<Gather> {
         let waiting = !self.heads.borrow().is_empty();
-        waiting.then(|| Gather { bytes: RefCell::default(), bytes_max: self.body_bytes_max, missed: Cell::new(false) })
+        waiting.then(|| Gather {
+            bytes: RefCell::default(),
+            bytes_max: self.body_bytes_max,
+            missed: Cell::new(false),
+        })
     }
 }
 
@@ -163,7 +173,9 @@ pub(super) fn send_whole<P: Platform>(core: &Rc<Core<P>>, copies: &Copies<P::Str
     let whole = match copies.body {
         BodyLength::Length(bytes) => bytes <= at_hand.len() as u64,
         BodyLength::None => true,
-        BodyLength::Chunked | BodyLength::UntilClose => frame(copies.body, at_hand, &mut Vec::new()).is_some(),
+        BodyLength::Chunked | BodyLength::UntilClose => {
+            frame(copies.body, at_hand, &mut Vec::new()).is_some()
+        }
     };
     if whole {
         send(core, copies, Some(at_hand));
@@ -259,11 +271,11 @@ async fn deliver<P: Platform>(
         }
         Err(PumpError::Elapsed(_)) => {
             learn(Outcome::Timeout, None);
-            Err("mirror_timeout")
+            Err(MIRROR_TIMEOUT)
         }
         Err(_) => {
             learn(Outcome::Reset, None);
-            Err("mirror_failed")
+            Err(MIRROR_FAILED)
         }
     }
 }
@@ -292,7 +304,7 @@ async fn connect<P: Platform>(
     if let Some(applied) = lease.learn(Outcome::ConnectFailure, None, now_ns, || core.platform.random()) {
         core.health_changed(applied);
     }
-    Err("mirror_failed")
+    Err(MIRROR_FAILED)
 }
 
 /// Reads the answer away. Its status, and whether the connection may carry another request.
@@ -310,7 +322,8 @@ async fn answer<P: Platform>(
         let mut slots = HeaderSlots::new();
         match parse_response(buffer.filled(), &mut slots, method, &HeadLimits::default()) {
             Ok(Parsed::Complete(head)) => {
-                let (status, body, keep_alive, bytes) = (head.status, head.body, head.keep_alive, head.head_bytes);
+                let (status, body, keep_alive, bytes) =
+                    (head.status, head.body, head.keep_alive, head.head_bytes);
                 buffer.consume(bytes);
                 if !status.is_informational() {
                     break (status.0, body, keep_alive);

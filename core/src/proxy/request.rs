@@ -394,11 +394,8 @@ fn decide<P: Platform>(
             };
             let group = destination.subset.map_or(0, |subset| subset + 1);
             let affinity = &snapshot.upstreams[destination.upstream];
-            let key = affinity
-                .balance
-                .hash
-                .as_ref()
-                .and_then(|hash| with_hashed(&hash.on, &head, client, Key::of));
+            let key =
+                affinity.balance.hash.as_ref().and_then(|hash| with_hashed(&hash.on, &head, client, Key::of));
             let sticky = affinity.sticky.as_ref().and_then(|cookie| {
                 cookie.tags(head.fields.values("cookie")).find_map(|tag| state.tagged(tag))
             });
@@ -429,7 +426,8 @@ fn decide<P: Platform>(
                 return refuse(fault);
             }
             let alone = offered.is_some() || web.is_some() || head.method == Method::Connect;
-            let copies = if route.mirrors.is_empty() || alone { None } else { mirror::copies(conn, bound, &request) };
+            let copies =
+                if route.mirrors.is_empty() || alone { None } else { mirror::copies(conn, bound, &request) };
             Some(Decision::Forward(Plan {
                 route: index,
                 upstream: Rc::clone(state),

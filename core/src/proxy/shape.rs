@@ -115,9 +115,7 @@ pub(super) fn encode<P: Platform>(
         (Some(host), _) | (None, UpstreamHost::Literal(host)) => Some(host.as_bytes()),
         (None, UpstreamHost::Endpoint) => endpoint.map(|e| e.authority.as_bytes()),
         // HTTP/1.0 needs no Host, but what we send is HTTP/1.1, which does: the origin is told its own name.
-        (None, UpstreamHost::Client) if head.host.is_empty() => {
-            endpoint.map(|e| e.authority.as_bytes())
-        }
+        (None, UpstreamHost::Client) if head.host.is_empty() => endpoint.map(|e| e.authority.as_bytes()),
         (None, UpstreamHost::Client) => None,
     };
     let client_text = client.filter(|ip| Some(*ip) != conn.peer.ip()).map(|ip| ip.to_string());
@@ -128,11 +126,8 @@ pub(super) fn encode<P: Platform>(
         wire: conn.wire,
     };
     let mut lines = Vec::new();
-    let shaped = if route.grpc_web {
-        grpc_web::shape_request(head, &route.request_headers, &mut lines)
-    } else {
-        None
-    };
+    let shaped =
+        if route.grpc_web { grpc_web::shape_request(head, &route.request_headers, &mut lines) } else { None };
     let mut expect = ExpectRelay::Forward;
     if purpose == For::Mirror {
         lines.extend_from_slice(MIRROR_LINE);

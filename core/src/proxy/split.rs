@@ -35,10 +35,7 @@ struct Cells {
 impl Trial {
     /// With a share to begin with.
     pub fn new(workers: usize, share_bp: u32) -> Self {
-        Self {
-            share_bp: AtomicU32::new(share_bp),
-            cells: (0..workers).map(|_| Cells::default()).collect(),
-        }
+        Self { share_bp: AtomicU32::new(share_bp), cells: (0..workers).map(|_| Cells::default()).collect() }
     }
 
     /// What has been decided.
@@ -87,9 +84,11 @@ pub(super) fn arm(
     if let Some(arm) = split.arms.iter().position(agrees) {
         return Some((arm, By::Match));
     }
-    let hashed = split.hash_on.as_ref().and_then(|on| with_hashed(on, head, client, |key| split.shares.point(key)));
+    let hashed =
+        split.hash_on.as_ref().and_then(|on| with_hashed(on, head, client, |key| split.shares.point(key)));
     let (point, by) = hashed.map_or_else(|| (Point::drawn(draw()), By::Draw), |point| (point, By::Hash));
-    let set = split.canary.as_ref().zip(share_bp).map(|(canary, share_bp)| Override { arm: canary.arm, share_bp });
+    let set =
+        split.canary.as_ref().zip(share_bp).map(|(canary, share_bp)| Override { arm: canary.arm, share_bp });
     split.shares.arm(point, set).map(|arm| (arm, by))
 }
 
@@ -131,7 +130,8 @@ pub(super) fn learn<S>(worker: usize, bound: &Bound<S>, route: usize, record: &R
     if let Some(counts) = bound.arms[route].get(arm) {
         counts.count(record.status);
     }
-    let (Some(trial), Action::Split(split)) = (&bound.trials[route], &bound.snapshot.routes[route].action) else {
+    let (Some(trial), Action::Split(split)) = (&bound.trials[route], &bound.snapshot.routes[route].action)
+    else {
         return;
     };
     let (Some(canary), Some(cells)) = (&split.canary, trial.cells.get(worker)) else { return };

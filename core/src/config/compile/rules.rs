@@ -33,18 +33,15 @@ impl Compiler<'_> {
         let mut headers = self.fields(&at.field("headers"), &matches.headers, FieldPlace::Header);
         let query = self.fields(&at.field("query"), &matches.query, FieldPlace::Query);
         let cookies = self.fields(&at.field("cookies"), &matches.cookies, FieldPlace::Cookie);
-        let sources = self.sources(
-            &at.field("source_addresses"),
-            matches.source_addresses.as_deref().unwrap_or_default(),
-        );
+        let sources = self
+            .sources(&at.field("source_addresses"), matches.source_addresses.as_deref().unwrap_or_default());
         let server_names =
             self.hosts(&at.field("server_names"), matches.server_names.as_deref().unwrap_or_default());
         let path = match &matches.grpc {
             Some(grpc) => self.grpc(at, grpc, matches, &mut headers),
             None => path,
         };
-        let rule =
-            RouteRule { hosts, path: path?, methods, headers, query, cookies, sources, server_names };
+        let rule = RouteRule { hosts, path: path?, methods, headers, query, cookies, sources, server_names };
         (self.errors.count() == errors_before).then_some(rule)
     }
 
@@ -177,7 +174,12 @@ impl Compiler<'_> {
         methods
     }
 
-    pub(super) fn fields(&mut self, list: &At<'_>, fields: &[raw::FieldMatch], place: FieldPlace) -> Vec<FieldPattern> {
+    pub(super) fn fields(
+        &mut self,
+        list: &At<'_>,
+        fields: &[raw::FieldMatch],
+        place: FieldPlace,
+    ) -> Vec<FieldPattern> {
         let mut seen: HashMap<String, usize> = HashMap::new();
         let mut patterns = Vec::with_capacity(fields.len());
         for (index, field) in fields.iter().enumerate() {

@@ -38,7 +38,8 @@ impl<'r> Compiler<'r> {
             known: HashMap::new(),
             subsets: raw.upstreams.iter().map(|_| Vec::new()).collect(),
         };
-        let of_routes = raw.routes.iter().filter_map(|route| Some((route.upstream.as_deref()?, &route.subset)));
+        let of_routes =
+            raw.routes.iter().filter_map(|route| Some((route.upstream.as_deref()?, &route.subset)));
         let arms = raw.routes.iter().filter_map(|route| route.split.as_ref()).flat_map(|split| &split.arms);
         let of_arms = arms.map(|arm| (arm.upstream.as_str(), &arm.subset));
         for (name, subset) in of_routes.chain(of_arms).filter(|(_, subset)| !subset.is_empty()) {
@@ -139,14 +140,20 @@ impl<'r> Compiler<'r> {
             Some(active) => u32::from(active == index),
             None => raw.arms[index].weight.unwrap_or(1),
         };
-        let total: u64 = (0..raw.arms.len()).filter(|i| Some(*i) != tried).map(|i| u64::from(weight(i))).sum();
+        let total: u64 =
+            (0..raw.arms.len()).filter(|i| Some(*i) != tried).map(|i| u64::from(weight(i))).sum();
         if total == 0 && !(tried.is_some() && raw.arms.len() == 1) {
             self.errors
-                .add(ProblemKind::BadValue, &list, "the weights add up to nothing: no request could go anywhere")
+                .add(
+                    ProblemKind::BadValue,
+                    &list,
+                    "the weights add up to nothing: no request could go anywhere",
+                )
                 .hint("give at least one arm a weight above 0");
         }
         let hash_on = raw.hash_on.as_ref().and_then(|hash| self.hash_on(&at.field("hash_on"), hash));
-        let shares = split::Split::new(&route.name, names.iter().copied().zip((0..).map(weight)).take(names.len()));
+        let shares =
+            split::Split::new(&route.name, names.iter().copied().zip((0..).map(weight)).take(names.len()));
         let arms: Option<Box<[Arm]>> = arms.into_iter().collect();
         Some(Action::Split(Box::new(Split { arms: arms?, shares, hash_on, canary })))
     }
@@ -212,7 +219,8 @@ impl<'r> Compiler<'r> {
             }
             rule
         });
-        let destination = self.destination(&item.field("upstream"), &raw.upstream, &raw.subset, route, all)?;
+        let destination =
+            self.destination(&item.field("upstream"), &raw.upstream, &raw.subset, route, all)?;
         if !raw.subset.is_empty() && !self.selects_any(destination.upstream, &raw.subset) {
             let message = format_args!(
                 "the arm `{name}` has no endpoints: none of `{}` has these labels",
@@ -269,7 +277,8 @@ impl<'r> Compiler<'r> {
             upstream.map(|upstream| format!("{:?} {:?}", upstream.endpoints, arms[index].subset))
         };
         let identity = fnv1a(
-            format!("{route} {} {:?} {} {}", names[arm], endpoints(arm), names[baseline], raw.version).as_bytes(),
+            format!("{route} {} {:?} {} {}", names[arm], endpoints(arm), names[baseline], raw.version)
+                .as_bytes(),
         );
         let settings = canary::Settings {
             identity,
@@ -305,7 +314,12 @@ impl<'r> Compiler<'r> {
         steps
     }
 
-    pub(super) fn mirrors(&mut self, item: &At<'_>, route: &raw::Route, all: &Destinations<'_>) -> Box<[Mirror]> {
+    pub(super) fn mirrors(
+        &mut self,
+        item: &At<'_>,
+        route: &raw::Route,
+        all: &Destinations<'_>,
+    ) -> Box<[Mirror]> {
         let list = item.field("mirrors");
         self.count(&list, "mirrors", route.mirrors.len(), limits::MIRRORS_PER_ROUTE_MAX);
         let mirrors = route.mirrors.iter().enumerate().filter_map(|(index, raw)| {
@@ -341,13 +355,16 @@ impl<'r> Compiler<'r> {
             let delay = at.field("delay");
             self.bad_value(&delay.field("duration"), "at most 10m");
         }
-        let everybody = raw.headers.is_empty()
-            && (raw.abort.as_ref().is_some_and(|abort| abort.percent >= 100.0));
+        let everybody =
+            raw.headers.is_empty() && (raw.abort.as_ref().is_some_and(|abort| abort.percent >= 100.0));
         if everybody {
             self.warnings.add(ProblemKind::Suspicious, &at, "every request of this route is made to fail");
         }
         Some(Box::new(FaultInjection {
-            delay: raw.delay.as_ref().map(|delay| (delay.duration.as_std(), Chance::from_percent(delay.percent))),
+            delay: raw
+                .delay
+                .as_ref()
+                .map(|delay| (delay.duration.as_std(), Chance::from_percent(delay.percent))),
             abort: raw.abort.as_ref().map(|abort| (abort.status, Chance::from_percent(abort.percent))),
             matches: FieldRule {
                 headers: self.fields(&at.field("headers"), &raw.headers, FieldPlace::Header).into(),

@@ -177,8 +177,7 @@ impl Compiler<'_> {
             }
             (None, None, None, Some(regex)) => self.regex_rewrite(&at.field("path_regex"), regex),
             _ => {
-                let message = 
-                    "at most one of `path_prefix`, `path`, `path_template` and `path_regex` rewrites the path";
+                let message = "at most one of `path_prefix`, `path`, `path_template` and `path_regex` rewrites the path";
                 self.errors.add(ProblemKind::Conflict, at, message);
                 PathRewrite::Keep
             }

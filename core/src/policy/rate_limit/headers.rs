@@ -100,8 +100,7 @@ mod tests {
 
     #[test]
     fn what_is_left_and_rounding() {
-        for (left, full_in_s, expected) in
-            [(0, 1, "\"a\";r=0;t=1"), (u32::MAX, 3, "\"a\";r=4294967295;t=3")]
+        for (left, full_in_s, expected) in [(0, 1, "\"a\";r=0;t=1"), (u32::MAX, 3, "\"a\";r=4294967295;t=3")]
         {
             let mut out = Vec::new();
             remaining(&rule("a", 1, 1_000), left, full_in_s, &mut out);

@@ -1,0 +1,154 @@
+//! Canaries that the proxy decides about by itself, seen from outside: a bad one is taken back, a good one promoted, and
+//! the log says why. The statistics have simulations of their own (policy::canary).
+
+use ringway_tests::client::{Client, post};
+use ringway_tests::config::Config;
+use ringway_tests::folder::Folder;
+use ringway_tests::for_each_driver;
+use ringway_tests::load::{Load, OnClose};
+use ringway_tests::origin::{Exchange, Origin, Outcome, named};
+use ringway_tests::proxy::Proxy;
+use ringway_tests::wait::eventually_within;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+const PATIENCE: Duration = Duration::from_secs(45);
+
+fn config(stable: &Origin, canary: &Origin, settings: &str, log: &Folder) -> Config {
+    Config::to(stable)
+        .and_upstream("stable", stable)
+        .and_upstream("canary", canary)
+        .top(&format!("decision_log: {{ path: {} }}", log.join("decisions.json").display()))
+        .routes(&format!(
+            "- name: shop\n  split:\n    arms: [{{ upstream: stable }}, {{ upstream: canary }}]\n    \
+             canary: {{ arm: canary, interval: 1s, confirm: 2{settings} }}"
+        ))
+}
+
+/// Fails one request in so many.
+fn failing(one_in: u64) -> impl Fn(&mut Exchange<'_>) -> Outcome + Send + Sync + 'static {
+    let count = AtomicU64::new(0);
+    move |exchange| {
+        exchange.read_body()?;
+        let fails = count.fetch_add(1, Ordering::Relaxed) % one_in == 0;
+        exchange.reply(if fails { 500 } else { 200 }, &[], "canary")
+    }
+}
+
+/// Answers after so long.
+fn taking(ms: u64) -> impl Fn(&mut Exchange<'_>) -> Outcome + Send + Sync + 'static {
+    move |exchange| {
+        exchange.read_body()?;
+        thread::park_timeout(Duration::from_millis(ms));
+        exchange.reply(200, &[], "ok")
+    }
+}
+
+/// The page of the route's canary.
+fn page(proxy: &Proxy) -> serde_json::Value {
+    let shown: serde_json::Value =
+        serde_json::from_slice(&proxy.admin("/canaries").expect(200).body).expect("JSON");
+    shown["canaries"][0].clone()
+}
+
+#[track_caller]
+fn await_phase(proxy: &Proxy, wanted: &str) -> serde_json::Value {
+    let mut last = page(proxy);
+    eventually_within(PATIENCE, &format!("the canary to be {wanted}"), || {
+        last = page(proxy);
+        let phase = last["phase"].as_str().expect("a phase").to_owned();
+        assert!(phase == wanted || phase == "trying", "{last:#}");
+        (phase == wanted).then_some(())
+    });
+    last
+}
+
+/// Reasons in the decision log, oldest first; each line with all that a reader needs.
+fn logged(log: &Folder) -> Vec<String> {
+    let text = std::fs::read_to_string(log.join("decisions.json")).expect("the decision log");
+    let lines =
+        text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("a line of JSON"));
+    lines
+        .map(|line| {
+            assert_eq!((&line["route"], &line["canary"]), (&"shop".into(), &"canary".into()), "{line}");
+            assert!(line["unix_ms"].as_u64().is_some_and(|ms| ms > 1_700_000_000_000), "{line}");
+            assert!(!line["why"].as_str().expect("why").is_empty(), "{line}");
+            line["reason"].as_str().expect("a reason").to_owned()
+        })
+        .collect()
+}
+
+for_each_driver! {
+    /// 5 % errors, where 1 % more than the old version's are allowed: back to nothing, and few clients have seen one.
+    fn a_failing_one_is_taken_back(driver) within 90 {
+        let log = Folder::new(&format!("canary-failing-{}", driver.name()));
+        let (stable, canary) = (Origin::with(named("stable")), Origin::with(failing(20)));
+        let config = config(&stable, &canary, ", steps: [10, 50, 100]", &log).workers(2);
+        let proxy = Proxy::start(driver, &config);
+        let load = Load::start(proxy.address(), 4, "/", OnClose::Reconnect);
+        let page = await_phase(&proxy, "rolled_back");
+        assert_eq!(page["share_percent"], 0.0, "{page:#}");
+        assert!(page["canary"]["errors"].as_u64().expect("errors") > 0, "{page:#}");
+        let before = canary.request_count();
+        load.await_answers(500);
+        assert!(canary.request_count() <= before + 8, "what was under way, and no more");
+        let tally = load.stop();
+        let share = tally.failures.len() as f64 / tally.answered as f64;
+        assert!(share <= 0.01, "{} of {} failed", tally.failures.len(), tally.answered);
+        let reasons = logged(&log);
+        assert_eq!((reasons.first().map(String::as_str), reasons.last().map(String::as_str)), (Some("started"), Some("rolled_back")));
+        assert!(!reasons.contains(&"advanced".to_owned()), "{reasons:?}");
+        // It stays so over a reload, until somebody says otherwise.
+        proxy.reload(&config);
+        assert_eq!(page_phase(&proxy), "rolled_back");
+        let mut admin = Client::connect(proxy.admin_address());
+        admin.ask(&post("/canaries/restart?route=nobody", "")).expect(404);
+        admin.ask(&post("/canaries/restart?route=shop", "")).expect(200);
+        assert_eq!(page_phase(&proxy), "trying");
+        assert_eq!(page_share(&proxy), 10.0);
+    }
+
+    /// As good as the old one: by its steps to everything.
+    fn a_good_one_is_promoted(driver) within 90 {
+        let log = Folder::new(&format!("canary-good-{}", driver.name()));
+        let (stable, canary) = (Origin::with(named("stable")), Origin::with(named("canary")));
+        let settings = ", steps: [10, 50, 100], latency: { times_max: 4, floor: 50ms }";
+        let config = config(&stable, &canary, settings, &log).workers(2);
+        let proxy = Proxy::start(driver, &config);
+        let load = Load::start(proxy.address(), 4, "/", OnClose::Reconnect);
+        let page = await_phase(&proxy, "promoted");
+        assert_eq!(page["share_percent"], 100.0);
+        let before = stable.request_count();
+        load.await_answers(500);
+        assert!(stable.request_count() <= before + 8, "the old one gets nothing any more");
+        let tally = load.stop();
+        assert_eq!(tally.failures, Vec::<String>::new());
+        let reasons = logged(&log);
+        let steps: Vec<&str> = reasons.iter().map(String::as_str).filter(|reason| *reason != "judged").collect();
+        assert_eq!(steps, ["started", "advanced", "promoted"], "{reasons:?}");
+        let shown = page["decisions"].as_array().expect("decisions").len();
+        assert_eq!(shown, reasons.len(), "the page shows what the log holds");
+    }
+
+    /// A p99 four times as long, without a single error.
+    fn a_slow_one_is_taken_back(driver) within 90 {
+        let log = Folder::new(&format!("canary-slow-{}", driver.name()));
+        let (stable, canary) = (Origin::with(taking(10)), Origin::with(taking(40)));
+        let settings = ", steps: [30, 100], latency: { times_max: 1.5, floor: 5ms }";
+        let proxy = Proxy::start(driver, &config(&stable, &canary, settings, &log));
+        let load = Load::start(proxy.address(), 16, "/", OnClose::Reconnect);
+        let page = await_phase(&proxy, "rolled_back");
+        assert_eq!(page["canary"]["errors"], 0, "{page:#}");
+        assert_eq!(load.stop().failures, Vec::<String>::new());
+        assert_eq!(logged(&log).last().map(String::as_str), Some("rolled_back"));
+    }
+}
+
+fn page_phase(proxy: &Proxy) -> String {
+    page(proxy)["phase"].as_str().expect("a phase").to_owned()
+}
+
+fn page_share(proxy: &Proxy) -> f64 {
+    page(proxy)["share_percent"].as_f64().expect("a share")
+}
