@@ -7,7 +7,7 @@ mod shadows;
 
 use std::net::IpAddr;
 
-use proptest::prelude::{any, prop, proptest};
+use proptest::prelude::{ProptestConfig, Strategy, any, prop, prop_assert_eq, proptest};
 
 use super::{
     FieldPattern, HostPattern, PathPattern, RequestView, RouteKey, RouteRule, RouteTable, Template,
@@ -246,7 +246,54 @@ fn regexes_that_are_refused() {
     }
 }
 
+/// Few letters, so that patterns and texts meet.
+fn any_pattern() -> impl Strategy<Value = String> {
+    let pieces = vec![
+        "a",
+        "b",
+        "/",
+        ".",
+        "[ab]",
+        "[^a]",
+        "a*",
+        "b+",
+        "(?:ab)?",
+        ".*",
+        ".*?",
+        "(?:a|b/)*",
+        "a{2,3}",
+        "^",
+        "$",
+        r"\b",
+        r"\B",
+        "(?m)",
+        "(?i)",
+        "|",
+        "(?:)",
+        "\n",
+    ];
+    prop::collection::vec(prop::sample::select(pieces), 0..8).prop_map(|pieces| pieces.concat())
+}
+
 proptest! {
+    #![proptest_config(ProptestConfig { cases: 3_000, ..ProptestConfig::default() })]
+
+    /// Against the engine that the tables replace.
+    #[test]
+    fn a_whole_regex_is_the_anchored_regex(
+        pattern in any_pattern(),
+        texts in prop::collection::vec("[abA/\n]{0,8}", 1..16),
+    ) {
+        let anchored = regex::bytes::RegexBuilder::new(&format!(r"\A(?:{pattern})\z")).unicode(false).build();
+        let whole = WholeRegex::compile(&pattern);
+        prop_assert_eq!(whole.is_ok(), anchored.is_ok(), "{}", pattern);
+        if let (Ok(whole), Ok(anchored)) = (whole, anchored) {
+            for text in texts.iter().map(String::as_bytes) {
+                prop_assert_eq!(whole.is_match(text), anchored.is_match(text), "{:?} {:?}", pattern, text);
+            }
+        }
+    }
+
     #[test]
     fn random_bytes_do_not_panic(
         host in prop::collection::vec(any::<u8>(), 0..300),
