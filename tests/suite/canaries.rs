@@ -1,5 +1,5 @@
 //! Canaries that the proxy decides about by itself, seen from outside: a bad one is taken back, a good one promoted, and
-//! the log says why. The statistics have simulations of their own (policy::canary).
+//! the log says why. The statistics have simulations of their own (`policy::canary`).
 
 use ringway_tests::client::{Client, post};
 use ringway_tests::config::Config;
@@ -31,7 +31,7 @@ fn failing(one_in: u64) -> impl Fn(&mut Exchange<'_>) -> Outcome + Send + Sync +
     let count = AtomicU64::new(0);
     move |exchange| {
         exchange.read_body()?;
-        let fails = count.fetch_add(1, Ordering::Relaxed) % one_in == 0;
+        let fails = count.fetch_add(1, Ordering::Relaxed).is_multiple_of(one_in);
         exchange.reply(if fails { 500 } else { 200 }, &[], "canary")
     }
 }

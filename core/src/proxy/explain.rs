@@ -374,7 +374,7 @@ impl Told<'_> {
         }
         match (&route.rewrite_host, &upstream.host) {
             (Some(host), _) | (None, UpstreamHost::Literal(host)) => {
-                line(out, "rewrite", format_args!("host {host}"))
+                line(out, "rewrite", format_args!("host {host}"));
             }
             (None, UpstreamHost::Endpoint) => line(out, "rewrite", format_args!("host of the endpoint")),
             (None, UpstreamHost::Client) => {}

@@ -313,7 +313,9 @@ fn admit_by_rates<P: Platform, const N: usize>(
             let seconds = retry_after_ns.unwrap_or(u64::MAX).div_ceil(1_000_000_000).max(1);
             record.retry_after_s = u32::try_from(seconds).unwrap_or(u32::MAX);
             if bound.snapshot.rate_limits.headers {
-                append_lines(bound, told, record.limit_lines.get_or_insert_default());
+                let mut lines = Vec::new();
+                append_lines(bound, told, &mut lines);
+                record.limit_lines = lines.into();
             }
             return Err(Fault::policy("rate_limited", 429));
         }

@@ -44,9 +44,8 @@ pub(super) struct Record {
     pub(super) retry_refused: Option<&'static str>,
     /// What Retry-After says with a 503, in seconds.
     pub(super) retry_after_s: u32,
-    /// Field lines that tell of the limit that refused it. On the heap, since few requests have them and each has a place for
-    /// them in its task.
-    pub(super) limit_lines: Option<Box<Vec<u8>>>,
+    /// Field lines that tell of the limit that refused it.
+    pub(super) limit_lines: Box<[u8]>,
     /// A final response head is on its way: no other can be sent any more.
     pub(super) response_started: bool,
     /// The whole request, as far as it was read, is still in the buffer.
@@ -77,7 +76,7 @@ impl Record {
             sent_before: 0,
             retry_refused: None,
             retry_after_s: 1,
-            limit_lines: None,
+            limit_lines: Box::default(),
             response_started: false,
             intact: true,
             draft: None,

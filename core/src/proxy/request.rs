@@ -136,7 +136,6 @@ impl<'e, P: Platform> Exchange<'e, P> {
 }
 
 /// What a head says must happen.
-#[expect(clippy::large_enum_variant)] // One lives at a time; a box would be an allocation for each request.
 enum Decision<S> {
     /// Refuse it.
     Refuse { fault: Fault, asker: Asker, head_bytes: usize, body: BodyLength, keep_alive: bool },
@@ -365,9 +364,8 @@ fn decide<P: Platform>(
             }
         }
         Action::Upstream(_) | Action::Split(_) => {
-            let destination = match split::choose(conn, bound, index, &head, client, record) {
-                Some(destination) => destination,
-                None => return refuse(Fault::policy("no_arm", 503)),
+            let Some(destination) = split::choose(conn, bound, index, &head, client, record) else {
+                return refuse(Fault::policy("no_arm", 503));
             };
             let state = &bound.upstreams[destination.upstream];
             let now_ms = record.started_ns / 1_000_000;

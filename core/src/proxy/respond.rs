@@ -86,7 +86,7 @@ pub(super) fn problem(
         let _ = write!(extra, "Retry-After: {}\r\n", record.retry_after_s);
     }
     let mut extra = extra.into_bytes();
-    extra.extend_from_slice(record.limit_lines.as_deref().map_or(&[], Vec::as_slice));
+    extra.extend_from_slice(&record.limit_lines);
     extra.extend_from_slice(common.fields);
     if let Some(grpc) = asker.grpc {
         let response = TrailersOnly {
