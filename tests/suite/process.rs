@@ -267,3 +267,34 @@ fn the_schema_is_json() {
         }
     });
 }
+
+/// `explain` says what the proxy would do, on the output; what makes no sense of the question, as any failure.
+#[test]
+fn explain_answers_questions() {
+    watched("explain", BUILD_SECONDS_MAX, || {
+        let folder = Folder::new("explain");
+        let path = folder.write(
+            "ringway.yaml",
+            "version: 1\nlisteners: [{ name: a, address: '127.0.0.1:0' }]\n\
+             routes:\n- { name: keyed, match: { headers: [{ name: x-key, present: true }] }, respond: { status: 204 } }\n\
+             - { name: rest, redirect: { status: 308, scheme: https } }\n",
+        );
+        let explain = |arguments: &[&str]| {
+            let first = ["explain", "--config", path.to_str().expect("a path")];
+            Process::edge(first.iter().chain(arguments)).finish()
+        };
+        let keyed = explain(&["GET http://test/a", "-H", "X-Key: 1"]);
+        assert!(keyed.status.success(), "{keyed:?}");
+        assert!(keyed.stdout.contains("answer          204, our own"), "{}", keyed.stdout);
+        assert!(
+            keyed.stdout.contains("rest: agrees, but the chosen route wins by more headers"),
+            "{}",
+            keyed.stdout
+        );
+        let rest = explain(&["http://test:81/a?b"]);
+        assert!(rest.stdout.contains("308 to https://test/a?b"), "{}", rest.stdout);
+        assert!(rest.stdout.contains("keyed: the header `x-key` is missing"), "{}", rest.stdout);
+        failed(&explain(&["test"]), &["`test`", "http://host/path"]);
+        failed(&explain(&["/", "--source", "here"]), &["`here` is no IP address"]);
+    });
+}

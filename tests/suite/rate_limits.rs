@@ -189,6 +189,53 @@ for_each_driver! {
         assert_eq!(statuses, [200, 200, 200, 429, 429], "4, 8 and 12 of 10: then it is in debt");
     }
 
+    /// An attacker with a new key for each request, far more of them than in a burst of anybody's: memory stays what it
+    /// was, and an honest client gets neither more nor less than its due.
+    fn a_flood_of_keys(driver) within 90 {
+        const KEYS: usize = 120_000;
+        const RATE: f64 = 200.0;
+        const BURST: f64 = 50.0;
+        let origin = Origin::start();
+        let config = Config::to(&origin)
+            .workers(2)
+            .listener("requests_per_connection_max: 0")
+            .top("rate_limits: { rates: [{ name: limit, rate: 200/s, burst: 50, key: [{ header: x-key }] }], keys_max: 200000 }")
+            .routes("- { name: own, rate_limits: [limit], respond: { status: 204 } }");
+        let proxy = Proxy::start(driver, &config);
+        let memory = || {
+            let page: serde_json::Value = serde_json::from_str(&proxy.admin("/rate-limits").expect(200).text()).unwrap();
+            page["memory_bytes"].as_u64().expect("bytes")
+        };
+        let before = memory();
+        let address = proxy.address();
+        let over = Arc::new(AtomicBool::new(false));
+        let flood = std::thread::spawn({
+            let over = Arc::clone(&over);
+            move || {
+                let mut client = Client::connect(address);
+                for batch in 0..KEYS / 100 {
+                    let ask = |i| format!("GET / HTTP/1.1\r\nHost: test\r\nX-Key: {}\r\n\r\n", batch * 100 + i);
+                    client.send((0..100).map(ask).collect::<String>());
+                    for _ in 0..100 {
+                        client.response("GET").expect(204);
+                    }
+                }
+                over.store(true, Ordering::Relaxed);
+            }
+        });
+        let mut honest = Client::connect(address);
+        let begun = Instant::now();
+        let mut admitted = 0_u32;
+        while !over.load(Ordering::Relaxed) || begun.elapsed() < Duration::from_secs(2) {
+            let response = honest.ask("GET / HTTP/1.1\r\nHost: test\r\nX-Key: honest\r\n\r\n");
+            admitted += u32::from(response.status == 204);
+        }
+        let due = BURST + RATE * begun.elapsed().as_secs_f64();
+        flood.join().expect("the flood does not panic");
+        assert!(f64::from(admitted) <= due && f64::from(admitted) >= due * 0.99 - 1.0, "{admitted} of {due}");
+        assert_eq!(memory(), before);
+    }
+
     /// What was counted survives a reload, and an operator can see it and fill it again.
     fn reloads_and_the_admin(driver) {
         let origin = Origin::start();

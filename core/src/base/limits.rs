@@ -273,3 +273,6 @@ pub const MIRROR_BODY_BYTES_MAX: usize = 1 << 20;
 
 /// Routes that an explanation names besides the one that a request takes, the closest first.
 pub const EXPLAINED_ROUTES_MAX: usize = 100;
+
+/// Source networks, and server names, of one route: it has a variant for each pair of their ranks.
+pub const ROUTE_SOURCES_MAX: usize = 64;

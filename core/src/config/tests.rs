@@ -16,6 +16,8 @@ use super::{ProblemKind, Report, check_text, compile, load, schema};
 use crate::base::limits;
 use crate::policy::route::{RequestView, RouteKey};
 
+mod traffic;
+
 const HEAD: &str = "\
 version: 1
 listeners:

@@ -35,6 +35,8 @@ impl Compiler<'_> {
         let cookies = self.fields(&at.field("cookies"), &matches.cookies, FieldPlace::Cookie);
         let sources = self
             .sources(&at.field("source_addresses"), matches.source_addresses.as_deref().unwrap_or_default());
+        let names = matches.server_names.as_ref().map_or(0, Vec::len);
+        self.count(&at.field("server_names"), "server names", names, limits::ROUTE_SOURCES_MAX);
         let server_names =
             self.hosts(&at.field("server_names"), matches.server_names.as_deref().unwrap_or_default());
         let path = match &matches.grpc {
@@ -141,6 +143,7 @@ impl Compiler<'_> {
     }
 
     fn sources(&mut self, list: &At<'_>, texts: &[String]) -> Vec<Network> {
+        self.count(list, "addresses", texts.len(), limits::ROUTE_SOURCES_MAX);
         let mut sources: Vec<Network> = Vec::with_capacity(texts.len());
         for (index, text) in texts.iter().enumerate() {
             let at = list.index(index);
