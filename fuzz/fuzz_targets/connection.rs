@@ -240,6 +240,7 @@ fn install() -> Install {
         tls_clients: vec![None],
         tls_servers: vec![None],
         listeners: vec![Some(0)],
+        trials: vec![None],
         limiting: None,
     }
 }

@@ -61,6 +61,14 @@ for_each_driver! {
         }
     }
 
+    /// An answer that is not passed on does not cost its connection, if it is in hand whole.
+    fn connections_survive_a_retry(driver) {
+        let origin = Origin::with(failing(503, 3));
+        let proxy = Proxy::start(driver, &Config::to(&origin).route("retry: { attempts: 4, backoff: 1ms, backoff_max: 1ms }"));
+        assert_eq!(proxy.get("/").expect(200).text(), "GET /");
+        assert_eq!((origin.request_count(), origin.accepted()), (4, 1));
+    }
+
     /// Without settings, an answer is an answer.
     fn nothing_is_tried_again_unasked(driver) {
         let origin = Origin::with(failing(503, 1));

@@ -31,6 +31,8 @@ pub(super) struct Again<S> {
     pub(super) elsewhere: bool,
     /// Its place among the retries under way, held for as long as it takes.
     pub(super) place: Option<Retrying<S>>,
+    /// The answer that is not relayed has been read whole, so its connection may carry another request.
+    pub(super) clean: bool,
 }
 
 /// A retry under way, as the upstream's budget counts it.
@@ -160,6 +162,7 @@ impl<P: Platform> Exchange<'_, P> {
                     after_ms,
                     elsewhere: place == Place::Elsewhere,
                     place: counted.then(|| Retrying::new(&self.plan.upstream)),
+                    clean: false,
                 })
             }
             Verdict::Stop(refusal) => {

@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
+use super::again::Again;
 use super::attempt::{Failed, closed_before_response, elapsed};
 use super::connection::After;
 use super::grpc_web;
@@ -86,7 +87,15 @@ pub(super) async fn respond<P: Platform>(
 ) -> Result<Ended<P::Stream>, Failed<P::Stream>> {
     let Exchange { conn, .. } = exchange;
     let phase = Phase { sent: Cell::new(true), continued: Cell::new(true) };
-    let relayed = receive(exchange, &lease, &phase, pumping, replay, record, out).await?;
+    let relayed = match receive(exchange, &lease, &phase, pumping, replay, record, out).await {
+        Ok(relayed) => relayed,
+        Err(failed) => {
+            if matches!(&failed, Failed::Again(again) if again.clean) {
+                lease.keep(conn.core.now_ms());
+            }
+            return Err(failed);
+        }
+    };
     if let Some(upstream_bytes) = relayed.switched {
         return Ok(Ended::Switched(lease, upstream_bytes));
     }
@@ -385,7 +394,13 @@ fn shape<P: Platform>(
             record.grpc_failed = plan.asker.grpc.is_some() && grpc_failed(&head);
         }
         if let Some(again) = exchange.after_response(&head, record, replay) {
-            return Err(Failed::Again(again));
+            let behind = (filled.len() - head.head_bytes) as u64;
+            let whole = match head.body {
+                BodyLength::None => behind == 0,
+                BodyLength::Length(bytes) => behind == bytes,
+                BodyLength::Chunked | BodyLength::UntilClose => false,
+            };
+            return Err(Failed::Again(Again { clean: whole && head.keep_alive, ..again }));
         }
     }
     let mut lines = Vec::new();
