@@ -144,6 +144,36 @@ for_each_driver! {
         assert!(proxy.metrics().sum("ringway_outlier_ejections_at_cap_total", &[]) > 0.0);
     }
 
+    /// An attempt that another has outrun says nothing of its endpoint: two failures with one such between them are still
+    /// two in a row.
+    fn a_hedge_that_loses_says_nothing(driver) {
+        let poor = Origin::with(|exchange| match exchange.target() {
+            "/slow" => {
+                let _ = exchange.wire.head();
+                Ok(After::Close)
+            }
+            _ => exchange.reply(500, &[], "poor"),
+        });
+        let well = Origin::with(named("well"));
+        let config = Config::to_all(&[&poor, &well])
+            .upstream("outlier_detection: { consecutive_5xx: 2, base_ejection_time: 1m }")
+            .route("hedge: { after: 80ms }");
+        let proxy = Proxy::start(driver, &config);
+        let ejections = || proxy.metrics().sum("ringway_outlier_ejections_total", &[]);
+        let until_it_came = |target| {
+            let before = poor.request_count();
+            while poor.request_count() == before {
+                proxy.get(target);
+            }
+        };
+        until_it_came("/fails");
+        assert_eq!(ejections(), 0.0);
+        until_it_came("/slow");
+        assert_eq!((ejections(), proxy.metrics().sum("ringway_hedges_won_total", &[])), (0.0, 1.0));
+        until_it_came("/fails");
+        assert_eq!(ejections(), 1.0);
+    }
+
     /// All are out, and nobody wanted to hear of panic: a clear answer, at once.
     fn nobody_is_healthy(driver) {
         let bad = Origin::with(|exchange| exchange.reply(500, &[], "bad"));
