@@ -205,8 +205,7 @@ fn explain(path: &Path, question: &Question) -> ExitCode {
         Ok(snapshot) => snapshot,
         Err(code) => return code,
     };
-    let world = World { snapshot: &snapshot, trials: &[], limiting: None, now_ns: 0 };
-    match ringway::server::explain(&world, question) {
+    match ringway::server::explain(&World::at_rest(&snapshot), question) {
         Ok(text) => {
             print!("{text}");
             ExitCode::SUCCESS

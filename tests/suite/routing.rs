@@ -239,6 +239,8 @@ for_each_driver! {
             let answered = ask(&proxy, "GET", host, target, lines).text();
             assert_eq!(answered, route, "{text}");
         }
+        let text = proxy.admin("/explain?request=http://api.test/").expect(200).text();
+        assert!(text.contains(": takes requests"), "the endpoints as they are now: {text}");
         for bad in ["/explain", "/explain?request=", "/explain?nothing=1", "/explain?request=/&source=here"] {
             proxy.admin(bad).expect(400);
         }

@@ -282,13 +282,18 @@ impl Plane {
                         let _ = reply.send(self.shared.canaries.restart(&route, unix_ms()));
                     }
                     Some(Order::Explain(question, reply)) => {
-                        let world = World {
-                            snapshot: &self.install.snapshot,
-                            trials: &self.install.trials,
-                            limiting: self.install.limiting.as_deref(),
-                            now_ns: self.clock.now_ns(),
-                        };
-                        let _ = reply.send(explain::text(&world, &question));
+                        let (install, now_ns) = (Arc::clone(&self.install), self.clock.now_ns());
+                        self.collect(reply, move |samples| {
+                            let world = World {
+                                snapshot: &install.snapshot,
+                                trials: &install.trials,
+                                limiting: install.limiting.as_deref(),
+                                members: &install.upstreams,
+                                samples,
+                                now_ns,
+                            };
+                            explain::text(&world, &question)
+                        });
                     }
                     Some(Order::Config(reply)) => {
                         let _ = reply.send(self.describe());
@@ -628,10 +633,10 @@ impl Plane {
     }
 
     /// Asks every worker for its numbers, and answers when all have come or time is up.
-    fn collect(
+    fn collect<T: Send + 'static>(
         &self,
-        reply: oneshot::Sender<String>,
-        render: impl FnOnce(&[Sample]) -> String + Send + 'static,
+        reply: oneshot::Sender<T>,
+        render: impl FnOnce(&[Sample]) -> T + Send + 'static,
     ) {
         let (sender, receiver) = crossbeam_channel::bounded(self.workers.len());
         for worker in &self.workers {

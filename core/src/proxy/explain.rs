@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::limiting;
 use super::respond;
 use super::split::{self, By, Trial};
+use super::upstream::Members;
 use crate::base::limits::EXPLAINED_ROUTES_MAX;
 use crate::config::snapshot::{
     Action, AppliedRate, Destination, HashOn, PathRewrite, Route, Snapshot, Split, UpstreamHost,
@@ -18,9 +19,11 @@ use crate::config::snapshot::{
 use crate::http::http1::parse::{HeadLimits, Parsed, parse_request};
 use crate::http::message::{HeaderSlots, Method, RequestHead, Target};
 use crate::http::rewrite::normalise_path;
+use crate::policy::health::{self, Traffic};
 use crate::policy::rate_limit::{KeyPart, Mode, OnExcess, Rule};
 use crate::policy::route::{Explanation, Reason, RouteKey, Verdict};
 use crate::policy::shed::Class;
+use crate::telemetry::metrics::Sample;
 
 /// A request as somebody writes it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -44,8 +47,19 @@ pub struct World<'w> {
     pub trials: &'w [Option<Arc<Trial>>],
     /// The node's buckets, where something runs and limits are configured.
     pub limiting: Option<&'w limiting::Shared>,
+    /// By upstream, the endpoints with their health; empty where nothing runs.
+    pub members: &'w [Members],
+    /// The workers' numbers; empty where nothing runs.
+    pub samples: &'w [Sample],
     /// On the workers' clock.
     pub now_ns: u64,
+}
+
+impl<'w> World<'w> {
+    /// Only what is configured.
+    pub fn at_rest(snapshot: &'w Snapshot) -> Self {
+        Self { snapshot, trials: &[], limiting: None, members: &[], samples: &[], now_ns: 0 }
+    }
 }
 
 /// The explanation, in lines.
@@ -311,6 +325,25 @@ impl Told<'_> {
         }
     }
 
+    /// Who takes requests and who does not.
+    fn endpoints(&self, upstream: usize, out: &mut String) {
+        let Some(members) = self.world.members.get(upstream) else { return };
+        for endpoint in members.endpoints.iter().take(ENDPOINTS_SHOWN) {
+            let state = endpoint.standing.state();
+            let what = match (state.verdict, state.traffic) {
+                (health::Verdict::Unhealthy, _) => "left out: its health checks fail",
+                (_, Traffic::Ejected) => "left out: ejected by outlier detection",
+                (_, Traffic::Probing) => "on trial: a request at a time",
+                (health::Verdict::Healthy, Traffic::Admitting) => "takes requests: healthy",
+                (health::Verdict::Unchecked, Traffic::Admitting) => "takes requests",
+            };
+            line(out, "endpoint", format_args!("{}: {what}", endpoint.address));
+        }
+        if members.endpoints.len() > ENDPOINTS_SHOWN {
+            line(out, "endpoint", format_args!("and {} more", members.endpoints.len() - ENDPOINTS_SHOWN));
+        }
+    }
+
     fn divide(&self, split: &Split, out: &mut String) {
         let trial = self.world.trials.get(self.index).and_then(Option::as_ref);
         let share_bp = split.canary.as_ref().map(|canary| {
@@ -362,8 +395,16 @@ impl Told<'_> {
         let count = upstream.endpoints.len();
         let plural = if count == 1 { "" } else { "s" };
         line(out, "upstream", format_args!("{} ({count} endpoint{plural}{subset})", upstream.name));
+        self.endpoints(destination.upstream, out);
         if upstream.breaker.is_some() {
-            line(out, "breaker", format_args!("while it rejects: 503"));
+            let guards = self.world.samples.iter().flat_map(|sample| &sample.guards);
+            let states: Vec<&str> = guards
+                .filter(|guard| guard.upstream == upstream.name)
+                .filter_map(|guard| guard.breaker)
+                .collect();
+            let now =
+                if states.is_empty() { String::new() } else { format!("; workers: {}", states.join(", ")) };
+            line(out, "breaker", format_args!("503 breaker_rejecting while it rejects{now}"));
         }
         match route.rewrite_path.apply(self.path) {
             None => return line(out, "refused", format_args!("rewrite_made_no_path (400)")),
@@ -399,6 +440,9 @@ impl Told<'_> {
         }
     }
 }
+
+/// Endpoints of one upstream that are shown.
+const ENDPOINTS_SHOWN: usize = 16;
 
 /// Every other route, the interesting ones first: what agreed in host and path.
 fn candidates(snapshot: &Snapshot, explanation: &Explanation, out: &mut String) {
@@ -455,7 +499,7 @@ routes:
 
     fn explained(request: &str, headers: &[&str]) -> Result<String, String> {
         let checked = check_text(CONFIG.as_bytes(), "test", 1).expect("valid");
-        let world = World { snapshot: &checked.snapshot, trials: &[], limiting: None, now_ns: 0 };
+        let world = World::at_rest(&checked.snapshot);
         let headers = headers.iter().map(ToString::to_string).collect();
         text(&world, &Question { request: request.to_owned(), headers, ..Question::default() })
     }
@@ -513,7 +557,7 @@ routes:
             assert!(explained(request, headers).is_err(), "{request}");
         }
         let checked = check_text(CONFIG.as_bytes(), "test", 1).expect("valid");
-        let world = World { snapshot: &checked.snapshot, trials: &[], limiting: None, now_ns: 0 };
+        let world = World::at_rest(&checked.snapshot);
         let question = Question { request: "/".into(), source: Some("here".into()), ..Question::default() };
         assert_eq!(text(&world, &question), Err("`here` is no IP address".to_owned()));
     }
