@@ -40,18 +40,20 @@
 //! a reload takes over and a store may hand from one proxy to another.
 
 mod bounds;
+mod judge;
 #[cfg(test)]
 mod simulation_tests;
 mod tally;
 #[cfg(test)]
 mod tests;
 mod why;
+mod window;
 
 pub use tally::{ArmCells, CELLS, Latencies, Outcome, Tally, cell_of, lower_us};
 pub use why::{Decision, Errors as ErrorFigures, Latencies as LatencyFigures, Reason, Share, Span, Why};
+pub use window::{Seen, Window};
 
 use crate::base::limits::CANARY_TICK_MS_MAX;
-use bounds::Prior;
 
 /// The whole, of which shares are parts: a share of 1 is one basis point.
 pub const WHOLE_BP: u32 = 10_000;
@@ -188,29 +190,6 @@ pub enum Phase {
     Promoted,
     /// The canary has nothing.
     RolledBack,
-}
-
-/// What one arm did in a window.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Seen {
-    pub tally: Tally,
-    /// Blocks of some seconds in which it had requests.
-    pub blocks: u32,
-    /// The sum of each block's errors² / requests, of which the scatter is made.
-    pub squares: f64,
-    /// Requests and errors before the block that is under way.
-    pub before: (u64, u64),
-}
-
-/// What both arms did in the same time.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Window {
-    /// Which of the step's of its kind, from 0.
-    pub number: u32,
-    /// How long it has been open.
-    pub open_ms: u64,
-    pub baseline: Seen,
-    pub canary: Seen,
 }
 
 /// All that a decider knows, but for its settings and the counters it last saw. Times are lengths, so that a process whose
@@ -378,111 +357,6 @@ impl Decider {
         }
     }
 
-    /// What the windows say, with the figures of the one that says it.
-    fn look(&self) -> (Verdict, Why) {
-        let mut why = self.figures(&self.saved.long);
-        for window in [&self.saved.long, &self.saved.recent] {
-            let alpha = self.doubt_bad(window);
-            let (errors, latency) = self.compare(window, alpha, Scatter::Ignored);
-            if let Some(fault) = self.fault(errors.as_ref(), latency.as_ref()) {
-                why = self.figures(window);
-                (why.errors, why.latency) = (errors, latency);
-                why.confidence = 1.0 - alpha * self.bounds();
-                return (Verdict::Bad(fault), why);
-            }
-        }
-        // One that is bad by some rule must seem good by that one: two bounds, whatever the number of rules.
-        let doubt = self.settings.false_promotion_max * spent(&self.saved.long);
-        let judge = |doubt: f64| {
-            let (errors, latency) = self.compare(&self.saved.long, doubt / 2.0, Scatter::Counted);
-            (self.verdict(errors.as_ref(), latency.as_ref()), errors, latency)
-        };
-        let (mut verdict, errors, latency) = judge(doubt);
-        let was_good = self.saved.verdict == Verdict::Good && self.saved.good_in_a_row > 0;
-        if was_good && verdict != Verdict::Good && judge((doubt * GOOD_STAYS).min(0.5)).0 == Verdict::Good {
-            verdict = Verdict::Good;
-        }
-        (why.errors, why.latency, why.confidence) = (errors, latency, 1.0 - doubt);
-        (verdict, why)
-    }
-
-    /// Good or unclear.
-    fn verdict(&self, errors: Option<&why::Errors>, latency: Option<&why::Latencies>) -> Verdict {
-        let (settings, window) = (&self.settings, &self.saved.long);
-        if window.canary.tally.requests < settings.requests_min {
-            return Verdict::Unclear(Lack::Requests);
-        }
-        let few_errors = settings.errors.zip(errors).is_none_or(|(rule, found)| {
-            found.canary.high <= rule.share_max.min(found.baseline.low + rule.above_baseline_max)
-        });
-        let fast = settings
-            .latency
-            .zip(latency)
-            .is_none_or(|(rule, found)| found.canary.high_us <= rule.allowed_us(found.baseline.low_us));
-        let both_fail =
-            settings.errors.zip(errors).is_some_and(|(rule, found)| found.baseline.low > rule.share_max);
-        let in_time = window.open_ms >= settings.interval_ms / 2 && !self.saved.good_lost;
-        if few_errors && fast && in_time {
-            Verdict::Good
-        } else if window.baseline.tally.requests == 0 {
-            Verdict::Unclear(Lack::BaselineRequests)
-        } else if both_fail {
-            Verdict::Unclear(Lack::BothFail)
-        } else {
-            Verdict::Unclear(Lack::Evidence)
-        }
-    }
-
-    /// What is clearly bad.
-    fn fault(&self, errors: Option<&why::Errors>, latency: Option<&why::Latencies>) -> Option<Fault> {
-        if let Some((rule, found)) = self.settings.errors.zip(errors) {
-            if found.canary.low > rule.share_max && found.baseline.low <= rule.share_max {
-                return Some(Fault::ErrorShare);
-            }
-            if found.canary.low > found.baseline.high + rule.above_baseline_max {
-                return Some(Fault::ErrorsAboveBaseline);
-            }
-        }
-        let (rule, found) = self.settings.latency.zip(latency)?;
-        (found.canary.low_us > rule.allowed_us(found.baseline.high_us)).then_some(Fault::Latency)
-    }
-
-    /// The figures of both arms, each bound with a doubt of `alpha`.
-    fn compare(
-        &self,
-        window: &Window,
-        alpha: f64,
-        scatter: Scatter,
-    ) -> (Option<why::Errors>, Option<why::Latencies>) {
-        let errors = self.settings.errors.map(|rule| {
-            let canary = window.canary.errors(alpha, scatter);
-            let baseline = window.baseline.errors(alpha, scatter);
-            let allowed = rule.share_max.min(baseline.seen + rule.above_baseline_max);
-            why::Errors { canary, baseline, allowed }
-        });
-        let latency = self.settings.latency.map(|rule| {
-            let prior = Prior::about(1.0 - rule.quantile);
-            let [canary, baseline] = [&window.canary, &window.baseline].map(|seen| {
-                let (low_us, high_us) = prior.quantile(&seen.tally.latencies, rule.quantile, alpha);
-                Span { low_us, high_us }
-            });
-            why::Latencies { quantile: rule.quantile, canary, baseline }
-        });
-        (errors, latency)
-    }
-
-    /// What one bound may be wrong by when it says bad.
-    fn doubt_bad(&self, window: &Window) -> f64 {
-        let step = self.settings.false_rollback_max / self.settings.steps.len().max(1) as f64;
-        step / 2.0 * spent(window) / self.bounds()
-    }
-
-    /// How many bounds a window is judged by: of each rule, for each arm.
-    fn bounds(&self) -> f64 {
-        let rules = u32::from(self.settings.errors.is_some()) + u32::from(self.settings.latency.is_some());
-        f64::from(2 * rules.max(1))
-    }
-
     fn figures(&self, window: &Window) -> Why {
         let (settings, saved) = (&self.settings, &self.saved);
         let share_bp = self.share_bp();
@@ -528,38 +402,6 @@ impl Decider {
     }
 }
 
-/// How much more doubt a good verdict bears than it took to become one.
-const GOOD_STAYS: f64 = 8.0;
-
-/// The least length of a block of [`Seen`], in milliseconds.
-const BLOCK_MS: u64 = 10_000;
-
-/// The part of a step's doubt that a window may use.
-fn spent(window: &Window) -> f64 {
-    let number = f64::from(window.number);
-    1.0 / ((number + 1.0) * (number + 2.0))
-}
-
-impl Window {
-    fn add(&mut self, passed_ms: u64, more: Option<&(Tally, Tally)>) {
-        let block_ends = self.open_ms / BLOCK_MS != self.open_ms.saturating_add(passed_ms) / BLOCK_MS;
-        self.open_ms = self.open_ms.saturating_add(passed_ms);
-        if let Some((baseline, canary)) = more {
-            self.baseline.tally.plus(baseline);
-            self.canary.tally.plus(canary);
-        }
-        if block_ends {
-            self.baseline.end_block();
-            self.canary.end_block();
-        }
-    }
-
-    /// Begins the next.
-    fn turn(&mut self) {
-        *self = Self { number: self.number.saturating_add(1), ..Self::default() };
-    }
-}
-
 impl Saved {
     fn fresh(settings: &Settings) -> Self {
         Self {
@@ -582,52 +424,5 @@ fn phase_at(step: Option<u32>) -> Phase {
     match step {
         Some(share_bp) if share_bp < WHOLE_BP => Phase::Trying { share_bp },
         _ => Phase::Promoted,
-    }
-}
-
-impl Latency {
-    /// What the canary's quantile may be if the baseline's is this; `u64::MAX` if there is no bound of that either.
-    fn allowed_us(&self, baseline_us: u64) -> u64 {
-        let times = (baseline_us as f64 * self.times_max) as u64;
-        times.max(baseline_us.saturating_add(self.floor_us))
-    }
-}
-
-/// Whether errors that scatter more than chance make bounds wider.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Scatter {
-    Counted,
-    Ignored,
-}
-
-impl Seen {
-    fn end_block(&mut self) {
-        let requests = self.tally.requests.saturating_sub(self.before.0);
-        let errors = self.tally.errors.saturating_sub(self.before.1);
-        if requests > 0 {
-            self.blocks = self.blocks.saturating_add(1);
-            self.squares += (errors as f64).powi(2) / requests as f64;
-            self.before = (self.tally.requests, self.tally.errors);
-        }
-    }
-
-    /// The share of errors, with bounds.
-    fn errors(&self, alpha: f64, scatter: Scatter) -> Share {
-        let (errors, requests) = (self.tally.errors as f64, self.tally.requests as f64);
-        let dispersion = if scatter == Scatter::Counted { self.dispersion() } else { 1.0 };
-        let (low, high) = Prior::ERRORS.share(errors / dispersion, requests / dispersion, alpha);
-        Share { seen: errors / requests.max(1.0), low, high }
-    }
-
-    /// Pearson's chi-square of the blocks' error shares by its degrees of freedom: how many times more they scatter than
-    /// those of independent requests would. At least 1, and 1 as long as there are few.
-    fn dispersion(&self) -> f64 {
-        let (requests, errors) = (self.before.0 as f64, self.before.1 as f64);
-        let share = errors / requests.max(1.0);
-        let variance = share * (1.0 - share);
-        if self.blocks < 5 || variance <= 0.0 {
-            return 1.0;
-        }
-        ((self.squares - share * errors) / variance / f64::from(self.blocks - 1)).max(1.0)
     }
 }
