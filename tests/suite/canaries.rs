@@ -89,6 +89,9 @@ for_each_driver! {
         let load = Load::start(proxy.address(), 4, "/", OnClose::Reconnect);
         let page = await_phase(&proxy, "rolled_back");
         assert_eq!(page["share_percent"], 0.0, "{page:#}");
+        let metrics = proxy.metrics();
+        assert_eq!(metrics.one("ringway_canary_share_ratio", &[("route", "shop")]), Some(0.0));
+        assert_eq!(metrics.one("ringway_canary_phase", &[("route", "shop"), ("phase", "rolled_back")]), Some(1.0));
         assert!(page["canary"]["errors"].as_u64().expect("errors") > 0, "{page:#}");
         let before = canary.request_count();
         load.await_answers(500);

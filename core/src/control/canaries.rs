@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::config::snapshot::{Action, Canary, LogTarget, Snapshot, Split};
 use crate::policy::canary::{Decider, Decision, Phase, Tally};
 use crate::proxy::split::Trial;
+use crate::telemetry::metrics::CanaryInfo;
 use crate::telemetry::{access_log, journal};
 
 /// Between two looks.
@@ -123,6 +124,16 @@ impl Canaries {
         };
         let page = json!({ "canaries": self.kept.iter().map(of).collect::<Vec<_>>() });
         format!("{page:#}\n")
+    }
+
+    /// For the metrics.
+    pub(super) fn infos(&self) -> Vec<CanaryInfo> {
+        let info = |(route, kept): (&Arc<str>, &Kept)| CanaryInfo {
+            route: Arc::clone(route),
+            share_bp: kept.decider.share_bp(),
+            phase: phase(kept.decider.saved().phase),
+        };
+        self.kept.iter().map(info).collect()
     }
 
     fn write(&self, lines: &[Value]) {

@@ -667,6 +667,7 @@ impl Plane {
             resident_bytes: resident_bytes(),
             workers_silent: 0,
             endpoints: upstreams::infos(&self.known()),
+            canaries: self.shared.canaries.infos(),
             certificates: self.tls.certificates(),
             tls_reloads_refused: self.tls_reloads_refused,
         }

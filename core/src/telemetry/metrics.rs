@@ -316,6 +316,19 @@ pub struct ProcessInfo {
     pub tls_reloads_refused: u64,
     /// All endpoints' health.
     pub endpoints: Vec<EndpointInfo>,
+    /// All canaries.
+    pub canaries: Vec<CanaryInfo>,
+}
+
+/// One canary, as the control thread has decided.
+#[derive(Debug, Clone)]
+pub struct CanaryInfo {
+    /// The route's name.
+    pub route: Arc<str>,
+    /// Its part of the requests, in basis points.
+    pub share_bp: u32,
+    /// `trying`, `promoted` or `rolled_back`.
+    pub phase: &'static str,
 }
 
 /// One endpoint's health on this node.
@@ -623,6 +636,22 @@ fn this_process(out: &mut String, process: &ProcessInfo) {
     head(out, "ringway_snapshot_info", "The configuration in force.", "gauge");
     let (version, hash) = (process.snapshot_version, &process.snapshot_hash);
     let _ = writeln!(out, "ringway_snapshot_info{{version=\"{version}\",hash=\"{hash}\"}} 1");
+    if !process.canaries.is_empty() {
+        let name = "ringway_canary_share_ratio";
+        head(out, name, "A canary's part of its route's requests, as decided.", "gauge");
+        for canary in &process.canaries {
+            let share = f64::from(canary.share_bp) / 10_000.0;
+            let _ = writeln!(out, "{name}{{route=\"{}\"}} {share}", label(&canary.route));
+        }
+        let name = "ringway_canary_phase";
+        head(out, name, "1 for the phase that a canary is in.", "gauge");
+        for canary in &process.canaries {
+            for phase in ["trying", "promoted", "rolled_back"] {
+                let n = u8::from(phase == canary.phase);
+                let _ = writeln!(out, "{name}{{route=\"{}\",phase=\"{phase}\"}} {n}", label(&canary.route));
+            }
+        }
+    }
     if !process.certificates.is_empty() {
         let name = "ringway_tls_certificate_not_after_seconds";
         head(out, name, "Until when a listener's certificate is valid, in seconds since 1970.", "gauge");
