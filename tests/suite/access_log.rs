@@ -34,6 +34,21 @@ fn lines(folder: &Folder, count: usize) -> Vec<Value> {
 }
 
 for_each_driver! {
+    /// Which arm of its route's split took a request; a route without arms names none.
+    fn arms_are_named(driver) {
+        let folder = Folder::new(&format!("log-arms-{}", driver.name()));
+        let origin = Origin::start();
+        let log = format!("access_log: {{ mode: all, path: \"{}\" }}", folder.join("access.log").display());
+        let routes = "- { name: plain, match: { path: { prefix: /plain } }, upstream: origin }\n\
+                      - { name: split, split: { active: new, arms: [{ upstream: origin }, { upstream: origin, name: new }] } }";
+        let proxy = Proxy::start(driver, &Config::to(&origin).top(&log).routes(routes));
+        proxy.get("/").expect(200);
+        proxy.get("/plain").expect(200);
+        let lines = lines(&folder, 2);
+        assert_eq!((&lines[0]["route"], &lines[0]["arm"]), (&"split".into(), &"new".into()));
+        assert_eq!((&lines[1]["route"], &lines[1]["arm"]), (&"plain".into(), &Value::Null));
+    }
+
     fn all_of_them(driver) {
         let folder = Folder::new(&format!("log-all-{}", driver.name()));
         let origin = Origin::start();
