@@ -106,6 +106,13 @@ for_each_driver! {
         }
         let count = |arms: &[String]| arms.iter().filter(|arm| *arm == "green").count();
         assert!(count(&grown) > count(&before) + 50, "{} after {}", count(&grown), count(&before));
+        // Who says nothing is drawn anew each time, and so is who says it with an empty value.
+        for field in ["", "X-User:\r\n"] {
+            let mut client = proxy.connect();
+            let mut ask = || client.ask(&format!("GET / HTTP/1.1\r\nHost: test\r\n{field}\r\n")).expect(200).text();
+            let drawn: Vec<String> = (0..100).map(|_| ask()).collect();
+            assert!((10..60).contains(&count(&drawn)), "{field:?}: {} of 100", count(&drawn));
+        }
     }
 
     /// Testers by header, others by cookie or parameter; the first arm that agrees takes them, whatever the weights.

@@ -84,8 +84,9 @@ pub(super) fn arm(
     if let Some(arm) = split.arms.iter().position(agrees) {
         return Some((arm, By::Match));
     }
-    let hashed =
-        split.hash_on.as_ref().and_then(|on| with_hashed(on, head, client, |key| split.shares.point(key)));
+    // An empty value tells nobody from another: all who send one would take the same arm.
+    let point = |key: &[u8]| (!key.is_empty()).then(|| split.shares.point(key));
+    let hashed = split.hash_on.as_ref().and_then(|on| with_hashed(on, head, client, point)).flatten();
     let (point, by) = hashed.map_or_else(|| (Point::drawn(draw()), By::Draw), |point| (point, By::Hash));
     let set =
         split.canary.as_ref().zip(share_bp).map(|(canary, share_bp)| Override { arm: canary.arm, share_bp });
