@@ -58,6 +58,25 @@ for_each_driver! {
         assert!(mirror.accepted() <= 2, "copies share connections: {}", mirror.accepted());
     }
 
+    /// A mirror that leads back to where the request came from copies nothing again.
+    fn no_circles(driver) {
+        let origin = Origin::start();
+        let proxy = Proxy::start(driver, &Config::to(&origin));
+        let circle = Config::to(&origin).to_string().replace(
+            "routes:\n  - name: all",
+            &format!(
+                "  - {{ name: itself, endpoints: ['{}'] }}\nroutes:\n  - name: all\n    mirrors: [{{ upstream: itself }}]",
+                proxy.address()
+            ),
+        );
+        proxy.server().reload(&circle).expect("accepted");
+        proxy.metrics();
+        proxy.get("/once").expect(200);
+        proxy.await_metric("ringway_refused_total", &[("reason", "mirror_of_a_copy")], |n| n == 1.0);
+        assert_eq!(origin.request_count(), 2, "the request and its copy");
+        assert_eq!(proxy.metrics().sum("ringway_mirrored_total", &[]), 1.0);
+    }
+
     fn of_http2_as_well(driver) {
         let (origin, mirror) = (Origin::start(), Origin::with(named("m")));
         let proxy = Proxy::start(driver, &mirrored(&origin, &mirror, ""));

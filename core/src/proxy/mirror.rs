@@ -36,6 +36,9 @@ const MIRROR_TIMEOUT: &str = "mirror_timeout";
 /// Of an answer that nobody reads. Beyond it the connection is closed.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
 
+/// What says that a request is a copy; see [`shape`].
+const MIRROR_FIELD: &str = "ringway-mirror";
+
 /// The copies of one request that are to be sent.
 #[derive(Debug)]
 pub(super) struct Copies<S> {
@@ -74,6 +77,11 @@ pub(super) fn copies<P: Platform>(
     request: &shape::Request<'_, '_, '_>,
 ) -> Option<Box<Copies<P::Stream>>> {
     let core = &conn.core;
+    if request.head.header(MIRROR_FIELD).is_some() {
+        // A mirror that leads back here, by whatever ways, would copy its copies for ever.
+        core.metrics.refused("mirror_of_a_copy");
+        return None;
+    }
     let mut heads = Vec::new();
     let mut body_bytes_max = 0;
     for mirror in &bound.snapshot.routes[request.route].mirrors {
