@@ -17,8 +17,8 @@ use crate::config::snapshot::{
     Action, AppliedRate, Destination, HashOn, PathRewrite, Route, Snapshot, Split, UpstreamHost,
 };
 use crate::http::http1::parse::{HeadLimits, Parsed, parse_request};
-use crate::http::message::{HeaderSlots, Method, RequestHead, Target};
-use crate::http::rewrite::normalise_path;
+use crate::http::message::{HeaderSlots, Method, RequestHead};
+use crate::http::rewrite::routed_path;
 use crate::policy::health::{self, Traffic};
 use crate::policy::rate_limit::{KeyPart, Mode, OnExcess, Rule};
 use crate::policy::route::{Explanation, Reason, RouteKey, Verdict};
@@ -81,14 +81,9 @@ pub fn text(world: &World<'_>, question: &Question) -> Result<String, String> {
         Err(error) => return Ok(format!("refused: {} ({})\n", error.reason(), error.status())),
     };
     let mut scratch = Vec::new();
-    let path = match head.target {
-        Target::Origin { .. } | Target::Absolute { .. } => {
-            match normalise_path(head.target.path(), &mut scratch) {
-                Ok(path) => path,
-                Err(error) => return Ok(format!("refused: {} (400)\n", error.reason())),
-            }
-        }
-        Target::Authority { .. } | Target::Asterisk => head.target.path(),
+    let path = match routed_path(&head.target, &mut scratch) {
+        Ok(path) => path,
+        Err(error) => return Ok(format!("refused: {} (400)\n", error.reason())),
     };
     let key = RouteKey {
         host: head.host,

@@ -29,8 +29,8 @@ use crate::config::snapshot::{self as configured, Action, Destination, HashOn, R
 use crate::http::framing::BodyLength;
 use crate::http::http1::encode::Persistence;
 use crate::http::http1::parse::{Parsed, parse_request};
-use crate::http::message::{HeaderSlots, Method, RequestHead, Target, Version, Wire};
-use crate::http::rewrite::{client_address, normalise_path};
+use crate::http::message::{HeaderSlots, Method, RequestHead, Version, Wire};
+use crate::http::rewrite::{client_address, routed_path};
 use crate::net::platform::Platform;
 use crate::net::stream::Transport;
 use crate::policy::balance::hash::Key;
@@ -287,14 +287,9 @@ fn decide<P: Platform>(
     }
     // 2 strip and normalise
     let mut scratch = Vec::new();
-    let path = match head.target {
-        Target::Origin { .. } | Target::Absolute { .. } => {
-            match normalise_path(head.target.path(), &mut scratch) {
-                Ok(path) => path,
-                Err(error) => return refuse(Fault::downstream(error.reason(), 400)),
-            }
-        }
-        Target::Authority { .. } | Target::Asterisk => head.target.path(),
+    let path = match routed_path(&head.target, &mut scratch) {
+        Ok(path) => path,
+        Err(error) => return refuse(Fault::downstream(error.reason(), 400)),
     };
     // 3 match the route
     let key = RouteKey {

@@ -15,7 +15,7 @@ use crate::http::framing::BodyLength;
 use crate::http::http1::encode::{ExpectRelay, Persistence, RequestRewrite, TargetRewrite, encode_request};
 use crate::http::http1::parse::{Parsed, parse_request};
 use crate::http::message::{FieldSet, HeaderSlots, Method, RequestHead, Scheme, Target};
-use crate::http::rewrite::{ForwardingValues, normalise_path};
+use crate::http::rewrite::{ForwardingValues, routed_path};
 use crate::http::upgrade;
 use crate::net::platform::Platform;
 use crate::net::stream::Transport;
@@ -33,12 +33,7 @@ pub(super) fn encode_again<P: Platform>(
         return Err(CHANGED);
     };
     let mut scratch = Vec::new();
-    let path = match head.target {
-        Target::Origin { .. } | Target::Absolute { .. } => {
-            normalise_path(head.target.path(), &mut scratch).map_err(|_| CHANGED)?
-        }
-        Target::Authority { .. } | Target::Asterisk => head.target.path(),
-    };
+    let path = routed_path(&head.target, &mut scratch).map_err(|_| CHANGED)?;
     out.clear();
     let Some(destination) = split::destination(&bound.snapshot.routes[plan.route].action, plan.arm) else {
         return Err(CHANGED);

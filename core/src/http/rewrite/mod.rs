@@ -9,4 +9,4 @@ pub mod path;
 
 pub use fields::{HeaderOps, HeaderOpsError};
 pub use forwarding::{Forwarding, ForwardingValues, client_address};
-pub use path::{PathError, normalise_path};
+pub use path::{PathError, normalise_path, routed_path};

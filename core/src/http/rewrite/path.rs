@@ -7,6 +7,7 @@
 use std::fmt;
 
 use crate::http::grammar::is_unreserved;
+use crate::http::message::Target;
 
 /// Why a path is refused (400).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +63,16 @@ static PATH_CLASS: [u8; 256] = {
     }
     table
 };
+
+/// The path that a request is routed and sent on by: a target's path in its one spelling. A target that has none (`*`, or
+/// that of a CONNECT) stays as it is, and takes only routes that name no path.
+#[inline]
+pub fn routed_path<'a>(target: &Target<'a>, scratch: &'a mut Vec<u8>) -> Result<&'a [u8], PathError> {
+    match target {
+        Target::Origin { .. } | Target::Absolute { .. } => normalise_path(target.path(), scratch),
+        Target::Authority { .. } | Target::Asterisk => Ok(target.path()),
+    }
+}
 
 /// The one spelling of a path (without query), RFC 3986 section 6.2.2: escapes of unreserved characters decoded, the
 /// digits of the others in upper case, dot segments removed, never above the root. Encoded slashes stay encoded, empty
