@@ -58,6 +58,29 @@ for_each_driver! {
         assert!(mirror.accepted() <= 2, "copies share connections: {}", mirror.accepted());
     }
 
+    /// Bodies that are gathered hold their places, so that slow uploads can't pile them up.
+    fn slow_uploads_are_counted(driver) {
+        let (origin, mirror) = (Origin::start(), Origin::with(named("m")));
+        let proxy = Proxy::start(driver, &mirrored(&origin, &mirror, ", in_flight_max: 2"));
+        let begin = "POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 6\r\n\r\nabc";
+        let mut slow: Vec<_> = (0..2)
+            .map(|_| {
+                let mut client = proxy.connect();
+                client.send(begin);
+                client
+            })
+            .collect();
+        origin.await_requests(2);
+        proxy.get("/").expect(200);
+        assert_eq!(not_copied(&proxy, "mirror_busy"), 1.0);
+        for client in &mut slow {
+            client.send("def");
+            client.response("POST").expect(200);
+        }
+        mirror.await_requests(2);
+        proxy.await_metric("ringway_mirrored_total", &[], |count| count == 2.0);
+    }
+
     /// A mirror that leads back to where the request came from copies nothing again.
     fn no_circles(driver) {
         let origin = Origin::start();

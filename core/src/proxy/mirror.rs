@@ -59,10 +59,23 @@ struct Copy<S> {
     /// For the PROXY header.
     client: OnBehalf,
     connect_timeout: Duration,
+    /// Held from the start: a body that is gathered takes memory before its copy is sent.
+    _place: Place<S>,
 }
 
 /// A place among the copies under way to an upstream.
+#[derive(Debug)]
 struct Place<S>(Rc<Upstream<S>>);
+
+impl<S> Place<S> {
+    fn take(upstream: &Rc<Upstream<S>>, max: u32) -> Option<Self> {
+        let taken = upstream.mirrors.get();
+        (taken < max).then(|| {
+            upstream.mirrors.set(taken + 1);
+            Self(Rc::clone(upstream))
+        })
+    }
+}
 
 impl<S> Drop for Place<S> {
     fn drop(&mut self) {
@@ -93,10 +106,10 @@ pub(super) fn copies<P: Platform>(
             continue;
         }
         let upstream = &bound.upstreams[mirror.upstream];
-        if upstream.mirrors.get() >= mirror.in_flight_max {
+        let Some(place) = Place::take(upstream, mirror.in_flight_max) else {
             core.metrics.refused("mirror_busy");
             continue;
-        }
+        };
         let want = Want { group: 0, key: None, sticky: None, avoid: &[] };
         let Ok(endpoint) = upstream.choose(&want, core.now_ms(), || core.platform.random()) else {
             core.metrics.refused("mirror_unavailable");
@@ -115,6 +128,7 @@ pub(super) fn copies<P: Platform>(
             endpoint,
             head,
             connect_timeout: bound.snapshot.upstreams[mirror.upstream].timeouts.connect,
+            _place: place,
         });
     }
     (!heads.is_empty()).then(|| {
@@ -203,19 +217,12 @@ fn send<P: Platform>(core: &Rc<Core<P>>, copies: &Copies<P::Stream>, body: Optio
             core.metrics.refused("mirror_body_too_large");
             continue;
         }
-        if copy.upstream.mirrors.get() >= copy.mirror.in_flight_max {
-            core.metrics.refused("mirror_busy");
-            continue;
-        }
-        copy.upstream.mirrors.set(copy.upstream.mirrors.get() + 1);
-        let place = Place(Rc::clone(&copy.upstream));
         core.metrics.count(Counter::Mirrored);
         let (core, method) = (Rc::clone(core), copies.method);
         spawn(async move {
             if let Err(reason) = deliver(&core, copy, method).await {
                 core.metrics.refused(reason);
             }
-            drop(place);
         });
     }
 }
