@@ -1,15 +1,17 @@
 //! Canaries that the proxy decides about by itself, seen from outside: a bad one is taken back, a good one promoted, and
 //! the log says why. The statistics have simulations of their own (`policy::canary`).
 
-use ringway_tests::client::{Client, post};
+use ringway_tests::client::{Client, get, post};
 use ringway_tests::config::Config;
 use ringway_tests::folder::Folder;
 use ringway_tests::for_each_driver;
 use ringway_tests::load::{Load, OnClose};
-use ringway_tests::origin::{Exchange, Origin, Outcome, named};
+use ringway_tests::origin::{After, Exchange, Origin, Outcome, named};
 use ringway_tests::proxy::Proxy;
 use ringway_tests::wait::eventually_within;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -132,6 +134,57 @@ for_each_driver! {
         assert_eq!(steps, ["started", "advanced", "promoted"], "{reasons:?}");
         let shown = page["decisions"].as_array().expect("decisions").len();
         assert_eq!(shown, reasons.len(), "the page shows what the log holds");
+    }
+
+    /// Nobody of the new version takes requests: refused by us, and a failure all the same.
+    fn one_without_healthy_endpoints_is_taken_back(driver) within 90 {
+        let log = Folder::new(&format!("canary-none-{}", driver.name()));
+        let stable = Origin::with(named("stable"));
+        let closed = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
+        let text = config(&stable, &stable, ", steps: [10, 100]", &log).to_string().replace(
+            &format!("  - name: canary\n    endpoints: [\"{}\"]", stable.address()),
+            &format!(
+                "  - name: canary\n    endpoints: [\"{closed}\"]\n    panic_percent: 0\n    \
+                 health_check: {{ tcp: true, interval: 100ms, unhealthy_threshold: 1 }}"
+            ),
+        );
+        let proxy = Proxy::start_text(driver, &text);
+        proxy.await_metric("ringway_endpoint_healthy", &[("upstream", "canary")], |healthy| healthy == 0.0);
+        let load = Load::start(proxy.address(), 4, "/", OnClose::Reconnect);
+        await_phase(&proxy, "rolled_back");
+        let tally = load.stop();
+        assert!(tally.failures.iter().all(|failure| failure.contains("503")), "{:?}", tally.failures.first());
+        assert_eq!(logged(&log).last().map(String::as_str), Some("rolled_back"));
+    }
+
+    /// It never answers, and its clients don't wait for that: how long they waited tells.
+    fn one_that_clients_give_up_on_is_taken_back(driver) within 90 {
+        let log = Folder::new(&format!("canary-hangs-{}", driver.name()));
+        let stable = Origin::with(named("stable"));
+        let hangs = Origin::with(|exchange| {
+            let _ = exchange.wire.head();
+            Ok(After::Close)
+        });
+        let proxy = Proxy::start(driver, &config(&stable, &hangs, ", steps: [50, 100]", &log));
+        let (address, over) = (proxy.address(), Arc::new(AtomicBool::new(false)));
+        let clients: Vec<_> = (0..4)
+            .map(|_| {
+                let over = Arc::clone(&over);
+                thread::spawn(move || {
+                    while !over.load(Ordering::Relaxed) {
+                        let mut client = Client::connect(address);
+                        client.send(get("/"));
+                        thread::park_timeout(Duration::from_millis(20));
+                    }
+                })
+            })
+            .collect();
+        let page = await_phase(&proxy, "rolled_back");
+        over.store(true, Ordering::Relaxed);
+        for client in clients {
+            client.join().expect("a client does not panic");
+        }
+        assert_eq!(page["canary"]["errors"], 0, "{page:#}");
     }
 
     /// A p99 four times as long, without a single error.

@@ -36,6 +36,9 @@ use crate::net::platform::Platform;
 use crate::net::stream::{Peek, Transport};
 use crate::policy::outlier::Outcome;
 
+/// The client left before its answer came.
+pub(super) const GONE: &str = "client_gone";
+
 /// How an exchange ended.
 pub(super) enum Ended<S: Transport> {
     /// With a response.
@@ -259,7 +262,7 @@ async fn receive<P: Platform>(
                     searched = 0;
                     if !bytes.is_empty() {
                         let sent = pumping.write_all(&conn.stream, &mut [IoSlice::new(&bytes)], &mut 0).await;
-                        sent.map_err(|_| Fault::downstream("client_gone", 0))?;
+                        sent.map_err(|_| Fault::downstream(GONE, 0))?;
                         // Written to: an interim answer must not be taken for a lack of any.
                         waited.armed = false;
                     }
@@ -321,7 +324,7 @@ impl Wait {
         let client = pin!(gone(&conn.stream));
         match conn.deadline.bound(race(origin, client)).await {
             Ok(First::Left(result)) => ready(result),
-            Ok(First::Right(())) => Err(Fault::downstream("client_gone", 0)),
+            Ok(First::Right(())) => Err(Fault::downstream(GONE, 0)),
             Err(_) => Err(too_slow()),
         }
     }
@@ -574,6 +577,6 @@ fn body_fault<P: Platform>(exchange: Exchange<'_, P>, lease: &Lease<P::Stream>, 
         PumpError::Elapsed(End::Sink) => {
             Fault { retry: Retry::Never, ..elapsed(conn, "client_read_timeout", 0) }
         }
-        PumpError::Broken(End::Sink) | PumpError::TooLarge => Fault::downstream("client_gone", 0),
+        PumpError::Broken(End::Sink) | PumpError::TooLarge => Fault::downstream(GONE, 0),
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::again::Retrying;
 use super::attempt::{elapsed, open};
-use super::exchange::gone;
+use super::exchange::{GONE, gone};
 use super::pump::Pumping;
 use super::record::Record;
 use super::request::Exchange;
@@ -73,7 +73,7 @@ pub(super) async fn first<P: Platform>(
         let either = pin!(race_readable(&lease, &other));
         match conn.deadline.bound(race(either, pin!(gone(&conn.stream)))).await {
             Ok(First::Left(winner)) => winner,
-            Ok(First::Right(())) => return Err(Fault::downstream("client_gone", 0)),
+            Ok(First::Right(())) => return Err(Fault::downstream(GONE, 0)),
             Err(_) => {
                 exchange.failed(&lease, Outcome::Timeout);
                 exchange.failed(&other, Outcome::Timeout);

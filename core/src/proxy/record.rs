@@ -5,6 +5,14 @@ use std::sync::Arc;
 use super::log::Draft;
 use crate::net::connect::Address;
 
+/// The arm that a request takes, as indexes in the snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Taken {
+    pub(super) route: u32,
+    /// Of the route's split.
+    pub(super) arm: u16,
+}
+
 /// One exchange, so far.
 #[derive(Debug)]
 pub(super) struct Record {
@@ -17,7 +25,7 @@ pub(super) struct Record {
     /// How long it waits on purpose.
     pub(super) delay_ms: u32,
     /// Its arm, where its route's requests are divided.
-    pub(super) arm: Option<u16>,
+    pub(super) arm: Option<Taken>,
     /// When the response's head had come, where somebody compares arms by it; else 0.
     pub(super) answered_ns: u64,
     /// The gRPC status says that the server failed.

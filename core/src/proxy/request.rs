@@ -424,7 +424,7 @@ fn decide<P: Platform>(
             Some(Decision::Forward(Plan {
                 route: index,
                 upstream: Rc::clone(state),
-                arm: record.arm,
+                arm: record.arm.map(|taken| taken.arm),
                 endpoint,
                 names_endpoint: shape::names_endpoint(bound, &request),
                 asker,
@@ -589,8 +589,8 @@ pub(super) fn finish<P: Platform>(
     core.metrics.finished(record.status, duration_us);
     if let Some(route) = route {
         bound.routes[route].count(record.status);
-        split::learn(core.index, bound, route, record);
     }
+    split::learn(core.index, bound, record, duration_us);
     if let Some(reason) = record.reason {
         core.metrics.refused(reason);
     }

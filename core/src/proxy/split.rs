@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::connection::Downstream;
 use super::core::Bound;
-use super::record::Record;
+use super::exchange::GONE;
+use super::record::{Record, Taken};
 use super::request::with_hashed;
 use crate::config::snapshot::{Action, Destination, Split};
 use crate::http::message::RequestHead;
@@ -118,16 +119,18 @@ pub(super) fn choose<P: Platform>(
     };
     let share_bp = bound.trials[route].as_ref().map(|trial| trial.share_bp());
     let (arm, _) = arm(split, share_bp, head, client, || conn.core.platform.random())?;
-    record.arm = u16::try_from(arm).ok();
+    record.arm = Some(Taken { route: route as u32, arm: arm as u16 });
     if let Some(draft) = &mut record.draft {
         draft.arm = Some(Arc::clone(&split.arms[arm].name));
     }
     Some(split.arms[arm].destination)
 }
 
-/// An exchange is over: counts it to its arm, and to the trial that the arm is in.
-pub(super) fn learn<S>(worker: usize, bound: &Bound<S>, route: usize, record: &Record) {
-    let Some(arm) = record.arm.map(usize::from) else { return };
+/// An exchange is over after so long: counts it to its arm, and to the trial that the arm is in. Refusals count too: an arm
+/// whose endpoints are all left out, or whose breaker rejects, has failed the client like any other.
+pub(super) fn learn<S>(worker: usize, bound: &Bound<S>, record: &Record, duration_us: u64) {
+    let Some(Taken { route, arm }) = record.arm else { return };
+    let (route, arm) = (route as usize, usize::from(arm));
     if let Some(counts) = bound.arms[route].get(arm) {
         counts.count(record.status);
     }
@@ -141,11 +144,12 @@ pub(super) fn learn<S>(worker: usize, bound: &Bound<S>, route: usize, record: &R
         arm if arm == canary.baseline => &cells.baseline,
         _ => return,
     };
-    let failed = record.status >= 500 || record.cut_upstream || record.grpc_failed;
-    // Who left before an answer came says nothing of it, but that it took this long.
-    if record.answered_ns == 0 && !failed {
-        return;
+    if record.status >= 500 || record.cut_upstream || record.grpc_failed {
+        cells.record(Outcome::Error, 0);
+    } else if record.answered_ns > 0 {
+        cells.record(Outcome::Success, (record.answered_ns - record.started_ns) / 1_000);
+    } else if record.reason == Some(GONE) {
+        // The client lost patience: it would have taken this long at the least. An arm that never answers shows by that.
+        cells.record(Outcome::Success, duration_us);
     }
-    let us = record.answered_ns.saturating_sub(record.started_ns) / 1_000;
-    cells.record(if failed { Outcome::Error } else { Outcome::Success }, us);
 }
