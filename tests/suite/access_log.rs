@@ -5,7 +5,7 @@ use ringway_tests::client::{get, post};
 use ringway_tests::config::Config;
 use ringway_tests::folder::Folder;
 use ringway_tests::for_each_driver;
-use ringway_tests::origin::{Origin, scripted};
+use ringway_tests::origin::{After, Origin, scripted};
 use ringway_tests::problem::problem;
 use ringway_tests::proxy::{Driver, Proxy};
 use ringway_tests::wait::eventually;
@@ -47,6 +47,28 @@ for_each_driver! {
         let lines = lines(&folder, 2);
         assert_eq!((&lines[0]["route"], &lines[0]["arm"]), (&"split".into(), &"new".into()));
         assert_eq!((&lines[1]["route"], &lines[1]["arm"]), (&"plain".into(), &Value::Null));
+    }
+
+    /// What a gRPC call ended with, whether it came in the head or behind messages.
+    fn grpc_calls_say_how_they_ended(driver) {
+        let folder = Folder::new(&format!("log-grpc-{}", driver.name()));
+        let origin = Origin::with(|exchange| {
+            let head = "HTTP/1.1 200 OK\r\nContent-Type: application/grpc\r\n";
+            exchange.write(match exchange.target() {
+                "/users/alone" => format!("{head}grpc-status: 14\r\nContent-Length: 0\r\n\r\n"),
+                _ => format!("{head}Transfer-Encoding: chunked\r\n\r\n5\r\n\0\0\0\0\0\r\n0\r\ngrpc-status: 13\r\n\r\n"),
+            })?;
+            Ok(After::KeepAlive)
+        });
+        let proxy = start(driver, &folder, "all", &origin);
+        let mut client = proxy.connect();
+        for target in ["alone", "behind"] {
+            client.ask(&format!("POST /users/{target} HTTP/1.1\r\nHost: t\r\nContent-Type: application/grpc\r\nContent-Length: 0\r\n\r\n")).expect(200);
+        }
+        client.get("/users/alone").expect(200);
+        let lines = lines(&folder, 3);
+        let statuses: Vec<_> = lines.iter().map(|line| &line["grpc_status"]).collect();
+        assert_eq!(statuses, [&Value::from(14), &13.into(), &Value::Null]);
     }
 
     fn all_of_them(driver) {

@@ -157,6 +157,51 @@ for_each_driver! {
         assert_eq!(logged(&log).last().map(String::as_str), Some("rolled_back"));
     }
 
+    /// Answers that look well by their heads: the calls failed, as their trailers say.
+    fn one_whose_calls_fail_is_taken_back(driver) within 90 {
+        let log = Folder::new(&format!("canary-grpc-{}", driver.name()));
+        let calls = |status: u8| Origin::with(move |exchange| {
+            exchange.write(format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: application/grpc\r\nTransfer-Encoding: chunked\r\n\r\n\
+                 5\r\n\0\0\0\0\0\r\n0\r\ngrpc-status: {status}\r\n\r\n"
+            ))?;
+            Ok(After::KeepAlive)
+        });
+        let (stable, canary) = (calls(0), calls(13));
+        let proxy = Proxy::start(driver, &config(&stable, &canary, ", steps: [30, 100]", &log));
+        let over = Arc::new(AtomicBool::new(false));
+        let caller = {
+            let (address, over) = (proxy.address(), Arc::clone(&over));
+            let call = "POST / HTTP/1.1\r\nHost: t\r\nContent-Type: application/grpc\r\nContent-Length: 0\r\n\r\n";
+            thread::spawn(move || {
+                let mut client = Client::connect(address);
+                while !over.load(Ordering::Relaxed) {
+                    if client.ask(call).expect(200).closes() {
+                        client = Client::connect(address);
+                    }
+                }
+            })
+        };
+        let page = await_phase(&proxy, "rolled_back");
+        over.store(true, Ordering::Relaxed);
+        caller.join().expect("the caller saw no failure");
+        assert_eq!(page["baseline"]["errors"], 0, "{page:#}");
+        assert_eq!(page["canary"]["errors"], page["canary"]["requests"], "{page:#}");
+    }
+
+    /// Clients see nothing of it, since another attempt mends each failure. The canary is a bad one all the same.
+    fn one_that_retries_cover_for_is_taken_back(driver) within 90 {
+        let log = Folder::new(&format!("canary-retried-{}", driver.name()));
+        let (stable, canary) = (Origin::with(named("stable")), Origin::with(failing(5)));
+        let text = config(&stable, &canary, ", steps: [30, 100]", &log)
+            .to_string()
+            .replace("- name: shop\n", "- name: shop\n    retry: { attempts: 3, on: [5xx] }\n");
+        let proxy = Proxy::start_text(driver, &text);
+        let load = Load::start(proxy.address(), 4, "/", OnClose::Reconnect);
+        await_phase(&proxy, "rolled_back");
+        assert_eq!(load.stop().failures, Vec::<String>::new());
+    }
+
     /// It never answers, and its clients don't wait for that: how long they waited tells.
     fn one_that_clients_give_up_on_is_taken_back(driver) within 90 {
         let log = Folder::new(&format!("canary-hangs-{}", driver.name()));

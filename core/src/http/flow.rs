@@ -11,11 +11,12 @@ use std::io::IoSlice;
 use std::ops::Range;
 
 use super::chunked::{
-    ChunkError, ChunkEvent, ChunkedDecoder, LAST_CHUNK, TrailerSlots, encode_chunk_size, encode_trailers,
-    parse_trailers,
+    ChunkError, ChunkEvent, ChunkedDecoder, LAST_CHUNK, TrailerSlots, Trailers, encode_chunk_size,
+    encode_trailers, parse_trailers,
 };
 use super::content::{Content, Part};
 use super::framing::BodyLength;
+use super::grpc::GrpcStatus;
 use super::grpc_web::{self, Encoding, RequestBody};
 
 /// Pieces that one step makes at the most; what is left of the input waits for the next step.
@@ -26,6 +27,7 @@ pub const PIECES_MAX: usize = 16;
 pub struct Flow {
     source: Source,
     sink: Sink,
+    grpc_status: Option<GrpcStatus>,
     content_bytes: u64,
 }
 
@@ -193,14 +195,19 @@ impl Flow {
             BodyLength::UntilClose => Source::UntilClose,
         };
         let sink = if to == BodyLength::Chunked { Sink::Chunked } else { Sink::Plain };
-        Self { source, sink, content_bytes: 0 }
+        Self { source, sink, grpc_status: None, content_bytes: 0 }
     }
 
     /// A body of gRPC-Web that goes as one of gRPC, chunked. Its content counts as the client writes it.
     pub fn from_grpc_web(from: BodyLength, encoding: Encoding) -> Self {
         let turn = Turn::Request(RequestBody::new(encoding));
         let web = GrpcWeb { content: Content::new(from), turn, piece: Vec::new() };
-        Self { source: Source::GrpcWeb(Box::new(web)), sink: Sink::Chunked, content_bytes: 0 }
+        Self {
+            source: Source::GrpcWeb(Box::new(web)),
+            sink: Sink::Chunked,
+            grpc_status: None,
+            content_bytes: 0,
+        }
     }
 
     /// A body of gRPC that goes as one of gRPC-Web: chunked or, to a client that knows no chunks, until close. Its content
@@ -210,7 +217,7 @@ impl Flow {
         let turn = Turn::Response(encoding);
         let web = GrpcWeb { content: Content::new(from), turn, piece: Vec::new() };
         let sink = if to == BodyLength::Chunked { Sink::Chunked } else { Sink::Plain };
-        Self { source: Source::GrpcWeb(Box::new(web)), sink, content_bytes: 0 }
+        Self { source: Source::GrpcWeb(Box::new(web)), sink, grpc_status: None, content_bytes: 0 }
     }
 
     /// All of it has been through.
@@ -221,6 +228,11 @@ impl Flow {
     /// Content bytes that have been through, framing not counted.
     pub fn content_bytes(&self) -> u64 {
         self.content_bytes
+    }
+
+    /// The status that a gRPC call ended with, once its trailers have been through.
+    pub fn grpc_status(&self) -> Option<GrpcStatus> {
+        self.grpc_status
     }
 
     /// How many of the next bytes of the stream may go from socket to socket as they are.
@@ -316,6 +328,7 @@ impl Flow {
                     } else if verbatim {
                         let mut slots = TrailerSlots::new();
                         let trailers = parse_trailers(&input[at..at + bytes], &mut slots)?;
+                        self.grpc_status = grpc_status(&trailers);
                         batch.own(|own| {
                             encode_trailers(&trailers, own);
                         });
@@ -341,7 +354,7 @@ impl Flow {
             match part {
                 None => break None,
                 Some(Part::Data(data)) => self.content_bytes += web.take(data)?,
-                Some(Part::End { trailers }) => break Some(web.end(trailers)?),
+                Some(Part::End { trailers }) => break Some(web.end(trailers, &mut self.grpc_status)?),
             }
         };
         batch.own(|own| self.content_bytes += web.put(self.sink, end.as_deref(), own));
@@ -388,7 +401,7 @@ impl GrpcWeb {
     }
 
     /// The body ends so: with a frame of trailers, if there are any. A request's end here, for gRPC has none.
-    fn end(&mut self, trailers: &[u8]) -> Result<Vec<u8>, FlowError> {
+    fn end(&mut self, trailers: &[u8], status: &mut Option<GrpcStatus>) -> Result<Vec<u8>, FlowError> {
         let mut frame = Vec::new();
         match &self.turn {
             Turn::Request(body) => body.finish().map_err(FlowError::GrpcWeb)?,
@@ -396,6 +409,7 @@ impl GrpcWeb {
             Turn::Response(encoding) => {
                 let mut slots = TrailerSlots::new();
                 let parsed = parse_trailers(trailers, &mut slots).map_err(FlowError::Chunk)?;
+                *status = grpc_status(&parsed);
                 let passing = parsed.fields.headers.iter().enumerate().filter_map(|(index, header)| {
                     (!parsed.forbidden.contains(index)).then_some((header.name.as_bytes(), header.value))
                 });
@@ -436,11 +450,15 @@ impl GrpcWeb {
     }
 }
 
+fn grpc_status(trailers: &Trailers<'_, '_>) -> Option<GrpcStatus> {
+    trailers.fields.values("grpc-status").next().and_then(GrpcStatus::parse)
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::IoSlice;
 
-    use super::{Batch, Flow, FlowError, PIECES_MAX};
+    use super::{Batch, Flow, FlowError, GrpcStatus, PIECES_MAX};
     use crate::http::framing::BodyLength;
     use crate::http::grpc_web::Encoding::{self, Binary, Text};
     use crate::http::grpc_web::{Malformed, RequestBody};
@@ -480,6 +498,33 @@ mod tests {
         }
         held.extend(chunks.flatten());
         Ok((sent, held, flow.content_bytes()))
+    }
+
+    #[test]
+    fn the_status_of_a_grpc_call_is_read_as_it_passes() {
+        use BodyLength::{Chunked, Length, UntilClose};
+        let ends: [(&str, Option<GrpcStatus>); 5] = [
+            ("0\r\nGrpc-Status: 14\r\nGrpc-Message: gone\r\n\r\n", Some(GrpcStatus::Unavailable)),
+            ("0\r\nx: 1\r\ngrpc-status: 0\r\n\r\n", Some(GrpcStatus::Ok)),
+            ("0\r\ngrpc-status: 99\r\n\r\n", None),
+            ("0\r\nx: 1\r\n\r\n", None),
+            ("0\r\n\r\n", None),
+        ];
+        for (end, expected) in ends {
+            let input = format!("2\r\nhi\r\n{end}");
+            for mut flow in [Flow::new(Chunked, Chunked), Flow::to_grpc_web(Chunked, Chunked, Text)] {
+                let (mut batch, mut rest) = (Batch::default(), input.as_bytes());
+                assert_eq!(flow.grpc_status(), None);
+                while !flow.is_ended() {
+                    flow.step(rest, &mut batch).unwrap();
+                    rest = &rest[batch.consumed..];
+                }
+                assert_eq!(flow.grpc_status(), expected, "{end}");
+            }
+        }
+        for from in [Length(2), UntilClose] {
+            assert_eq!(Flow::new(from, from).grpc_status(), None);
+        }
     }
 
     /// From, to, input; sent, left over, content bytes.

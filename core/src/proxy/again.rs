@@ -1,12 +1,12 @@
 //! Whether an exchange is tried again: says to `policy::retry` what happened, keeps what it granted, waits as long as it
 //! says, and sends again what was sent. Also where an attempt's outcome reaches the endpoint's health.
 
-use std::future::pending;
 use std::io::IoSlice;
 use std::rc::Rc;
 use std::time::Duration;
 
 use super::attempt::{self, Failed, STALE};
+use super::exchange;
 use super::pump::Pumping;
 use super::record::Record;
 use super::replay::Replay;
@@ -15,7 +15,7 @@ use super::upstream::{Lease, Pass, Upstream};
 use crate::base::fault::{Blame, Fault, Retry};
 use crate::http::flow::{Batch, Flow, PIECES_MAX};
 use crate::http::framing::BodyLength;
-use crate::http::grpc;
+use crate::http::grpc::GrpcStatus;
 use crate::http::message::ResponseHead;
 use crate::net::platform::Platform;
 use crate::policy::deadline::{Deadline, Left};
@@ -117,9 +117,9 @@ impl<P: Platform> Exchange<'_, P> {
             Failure::Status(status)
         } else if self.plan.asker.grpc.is_some() {
             // A status in the head is the whole answer; one behind messages comes too late.
-            match head.header("grpc-status").and_then(grpc::GrpcStatus::parse).map(grpc::GrpcStatus::code) {
-                None | Some(0) => return None,
-                Some(code) => Failure::Grpc(code),
+            match record.grpc_status {
+                None | Some(GrpcStatus::Ok) => return None,
+                Some(status) => Failure::Grpc(status.code()),
             }
         } else {
             return None;
@@ -158,6 +158,7 @@ impl<P: Platform> Exchange<'_, P> {
             Verdict::Again { after_ms, place, charge } => {
                 record.free_attempts += u32::from(charge == Charge::Free);
                 let counted = charge == Charge::Budget;
+                record.mended |= counted;
                 Some(Again {
                     after_ms,
                     elsewhere: place == Place::Elsewhere,
@@ -173,16 +174,14 @@ impl<P: Platform> Exchange<'_, P> {
         }
     }
 
-    /// Waits before a further attempt.
+    /// Waits before an attempt.
     pub(super) async fn pause(self, after_ms: u64) -> Result<(), Fault> {
         if after_ms == 0 {
             return Ok(());
         }
         let conn = self.conn;
         conn.deadline.cap_attempt(0, Duration::ZERO);
-        conn.deadline.arm(conn.core.tick_ns() / 1_000_000, Duration::from_millis(after_ms));
-        let _ = conn.deadline.bound(pending::<()>()).await;
-        conn.core.tick_ns();
+        exchange::pause(conn, after_ms).await?;
         if conn.core.stopping.is_raised() {
             return Err(Fault::ourselves("stopping", 503));
         }

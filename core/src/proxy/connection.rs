@@ -306,7 +306,7 @@ impl<P: Platform> Downstream<P> {
         record.reason = Some(fault.reason);
         self.started();
         request::log_headless(self, &mut record);
-        request::finish(self, &self.core.bound(), None, &record);
+        request::finish(self, &self.core.bound(), &record);
         After::Linger
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::again::Again;
 use super::attempt::{Failed, closed_before_response, elapsed};
-use super::connection::After;
+use super::connection::{After, Downstream};
 use super::grpc_web;
 use super::limiting;
 use super::mirror;
@@ -30,7 +30,7 @@ use crate::http::grpc::GrpcStatus;
 use crate::http::grpc_web::Encoding;
 use crate::http::http1::encode::{Persistence, ResponseRewrite, encode_response};
 use crate::http::http1::parse::{Parsed, head_end_hint, parse_response};
-use crate::http::message::{HeaderSlots, ResponseHead, Status, Version, Wire};
+use crate::http::message::{HeaderSlots, Status, Version, Wire};
 use crate::http::upgrade::{Switch, switched};
 use crate::net::platform::Platform;
 use crate::net::stream::{Peek, Transport};
@@ -344,11 +344,12 @@ pub(super) async fn gone<S: Transport>(stream: &S) {
     }
 }
 
-/// A gRPC call that was answered with its status alone, and one that speaks against the server. A status that comes
-/// behind messages is not looked at.
-fn grpc_failed(head: &ResponseHead<'_, '_>) -> bool {
-    let status = head.header("grpc-status").and_then(GrpcStatus::parse);
-    status.is_some_and(GrpcStatus::is_servers_fault)
+/// Waits on purpose: as long as it is told, until the worker stops, or until nobody is there to wait for.
+pub(super) async fn pause<P: Platform>(conn: &Downstream<P>, ms: u64) -> Result<(), Fault> {
+    conn.deadline.arm(conn.core.tick_ns() / 1_000_000, Duration::from_millis(ms));
+    let left = conn.deadline.bound(gone(&conn.stream)).await.is_ok();
+    conn.core.tick_ns();
+    if left { Err(Fault::downstream(GONE, 0)) } else { Ok(()) }
 }
 
 enum Head {
@@ -394,7 +395,10 @@ fn shape<P: Platform>(
         exchange.answered(lease, head.status.0);
         if record.arm.is_some() && bound.trials[plan.route].is_some() {
             record.answered_ns = conn.core.tick_ns();
-            record.grpc_failed = plan.asker.grpc.is_some() && grpc_failed(&head);
+        }
+        if plan.asker.grpc.is_some() {
+            // Here it is the whole answer. Behind messages it comes as a trailer.
+            record.grpc_status = head.header("grpc-status").and_then(GrpcStatus::parse);
         }
         if let Some(again) = exchange.after_response(&head, record, replay) {
             let behind = (filled.len() - head.head_bytes) as u64;
@@ -532,6 +536,9 @@ async fn relay_response<P: Platform>(
         pumped.map_err(|error| body_fault(exchange, lease, error))?;
     }
     record.response_bytes = flow.content_bytes();
+    if plan.asker.grpc.is_some() {
+        record.grpc_status = flow.grpc_status().or(record.grpc_status);
+    }
     // Bytes behind the response belong to nobody: such a connection is not kept.
     let reusable = shaped.reusable && shaped.from != BodyLength::UntilClose && buffer.is_empty();
     let after = match (shaped.keep, phase.sent.get()) {

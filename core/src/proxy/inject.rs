@@ -1,13 +1,8 @@
 //! Faults made on purpose: which requests wait or fail, by the route's settings. For tests of those who call; the
 //! upstream hears nothing of an aborted request.
 
-use std::future::pending;
-use std::time::Duration;
-
-use super::connection::Downstream;
 use crate::config::snapshot::FaultInjection;
 use crate::http::message::RequestHead;
-use crate::net::platform::Platform;
 
 /// What becomes of a request.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,11 +28,4 @@ pub(super) fn faults(
         delay_ms: delay.map_or(0, |(duration, _)| duration.as_millis() as u32),
         abort: abort.map(|(status, _)| status),
     }
-}
-
-/// Waits; no longer than until the worker stops.
-pub(super) async fn wait<P: Platform>(conn: &Downstream<P>, delay_ms: u32) {
-    conn.deadline.arm(conn.core.tick_ns() / 1_000_000, Duration::from_millis(delay_ms.into()));
-    let _ = conn.deadline.bound(pending::<()>()).await;
-    conn.core.tick_ns();
 }

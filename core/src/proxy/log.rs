@@ -144,6 +144,9 @@ fn render(draft: &Draft, record: &Record, unix_ms: u64, duration_us: u64) -> Str
         }
     }
     let _ = write!(line, ",\"status\":{},\"duration_us\":{duration_us}", record.status);
+    if let Some(status) = record.grpc_status {
+        let _ = write!(line, ",\"grpc_status\":{}", status.code());
+    }
     let (received, sent) = (record.request_bytes, record.response_bytes);
     let _ = write!(line, ",\"request_body_bytes\":{received},\"response_body_bytes\":{sent}");
     if let Some(route) = &record.route {

@@ -3,15 +3,8 @@
 use std::sync::Arc;
 
 use super::log::Draft;
+use crate::http::grpc::GrpcStatus;
 use crate::net::connect::Address;
-
-/// The arm that a request takes, as indexes in the snapshot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Taken {
-    pub(super) route: u32,
-    /// Of the route's split.
-    pub(super) arm: u16,
-}
 
 /// One exchange, so far.
 #[derive(Debug)]
@@ -24,12 +17,16 @@ pub(super) struct Record {
     pub(super) status: u16,
     /// How long it waits on purpose.
     pub(super) delay_ms: u32,
+    /// The route that it matched, as an index in the snapshot. It counts as the route's also if it is refused then.
+    pub(super) matched: Option<u32>,
     /// Its arm, where its route's requests are divided.
-    pub(super) arm: Option<Taken>,
+    pub(super) arm: Option<u16>,
     /// When the response's head had come, where somebody compares arms by it; else 0.
     pub(super) answered_ns: u64,
-    /// The gRPC status says that the server failed.
-    pub(super) grpc_failed: bool,
+    /// What a gRPC call ended with, as far as an upstream has said it.
+    pub(super) grpc_status: Option<GrpcStatus>,
+    /// An attempt has failed that reached the upstream, and another was made in its place.
+    pub(super) mended: bool,
     /// The origin is at fault that its response was cut.
     pub(super) cut_upstream: bool,
     /// Why it was refused or failed.
@@ -70,9 +67,11 @@ impl Record {
             started_ns,
             status: 0,
             delay_ms: 0,
+            matched: None,
             arm: None,
             answered_ns: 0,
-            grpc_failed: false,
+            grpc_status: None,
+            mended: false,
             cut_upstream: false,
             reason: None,
             request_bytes: 0,

@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::attempt;
 use super::connection::{After, Downstream, Progress};
 use super::core::Bound;
+use super::exchange;
 use super::grpc_web::Call;
 use super::hop::Hop;
 use super::inject;
@@ -140,15 +141,11 @@ enum Decision<S> {
     /// Refuse it.
     Refuse { fault: Fault, asker: Asker, head_bytes: usize, body: BodyLength, keep_alive: bool },
     /// It is answered already: the response is encoded.
-    Answer {
-        route: Option<usize>,
-        status: u16,
-        head_bytes: usize,
-        body: BodyLength,
-        persistence: Persistence,
-    },
+    Answer { status: u16, head_bytes: usize, body: BodyLength, persistence: Persistence },
     /// Send it on: the head for the upstream is encoded.
     Forward(Plan<S>),
+    /// Nobody waits for an answer any more.
+    Abandon(Fault),
 }
 
 /// One exchange, from the bytes in `buffer` on.
@@ -164,22 +161,24 @@ pub(super) async fn serve<P: Platform>(conn: &Downstream<P>, buffer: &mut Buffer
         return Progress::NeedMore;
     };
     conn.started();
-    if record.delay_ms > 0 {
-        Box::pin(inject::wait(conn, record.delay_ms)).await;
-    }
-    let mut route = None;
-    let after = match decision {
+    let waited = match record.delay_ms {
+        0 => Ok(()),
+        ms => Box::pin(exchange::pause(conn, ms.into())).await,
+    };
+    let after = match waited.map_or_else(Decision::Abandon, |()| decision) {
+        Decision::Abandon(fault) => {
+            cut(conn, &mut record, &fault);
+            After::Close
+        }
         Decision::Refuse { fault, asker, head_bytes, body, keep_alive } => {
             refuse(conn, buffer, &mut record, &mut out, &fault, asker, head_bytes, body, keep_alive).await
         }
-        Decision::Answer { route: index, status, head_bytes, body, persistence } => {
-            route = index;
+        Decision::Answer { status, head_bytes, body, persistence } => {
             record.status = status;
             let rest = after_body(buffer, head_bytes, body, persistence == Persistence::KeepAlive);
             if conn.write(&out).await.is_err() { After::Close } else { rest }
         }
         Decision::Forward(plan) => {
-            route = Some(plan.route);
             if let Left::Ms(left) = plan.hop.left(started_ns / 1_000_000) {
                 conn.deadline.cap(started_ns / 1_000_000, Duration::from_millis(left.get()));
             }
@@ -221,7 +220,7 @@ pub(super) async fn serve<P: Platform>(conn: &Downstream<P>, buffer: &mut Buffer
     };
     core.give_head(out);
     // 13 record
-    finish(conn, &bound, route, &record);
+    finish(conn, &bound, &record);
     Progress::Done(after)
 }
 
@@ -272,16 +271,15 @@ fn decide<P: Platform>(
     let persistence = if keep_alive { Persistence::KeepAlive } else { Persistence::Close };
     let date = conn.core.date(record.started_ns);
     let common = conn.common(bound, &date);
-    let answer = |route, status| {
-        Some(Decision::Answer { route, status, head_bytes: head.head_bytes, body: head.body, persistence })
-    };
+    let answer =
+        |status| Some(Decision::Answer { status, head_bytes: head.head_bytes, body: head.body, persistence });
     let redirects = bound.listener(conn.listener).and_then(|l| snapshot.listeners[l.index].redirect_to_https);
     if let Some(port) = redirects {
         if head.method == Method::Connect {
             return refuse(Fault::policy("connect_refused", 405));
         }
         if respond::to_https(port, &head, persistence, &common, out) {
-            return answer(None, 308);
+            return answer(308);
         }
         return refuse(Fault::downstream("no_host", 400));
     }
@@ -304,6 +302,7 @@ fn decide<P: Platform>(
         return refuse(Fault::policy("no_route", 404));
     };
     let route = &snapshot.routes[index];
+    record.matched = Some(index as u32);
     if record.draft.is_some() {
         record.route = Some(std::sync::Arc::clone(&route.name));
     }
@@ -349,11 +348,11 @@ fn decide<P: Platform>(
     match &route.action {
         Action::Respond(respond) => {
             respond::configured(respond, asker, persistence, &common, out);
-            answer(Some(index), respond.status)
+            answer(respond.status)
         }
         Action::Redirect(redirect) => {
             if respond::redirect(redirect, &head, path, persistence, &common, out) {
-                answer(Some(index), redirect.status)
+                answer(redirect.status)
             } else {
                 refuse(Fault::downstream("no_host", 400))
             }
@@ -424,7 +423,7 @@ fn decide<P: Platform>(
             Some(Decision::Forward(Plan {
                 route: index,
                 upstream: Rc::clone(state),
-                arm: record.arm.map(|taken| taken.arm),
+                arm: record.arm,
                 endpoint,
                 names_endpoint: shape::names_endpoint(bound, &request),
                 asker,
@@ -577,18 +576,13 @@ fn after_body(buffer: &mut Buffer, head_bytes: usize, body: BodyLength, keep_ali
 }
 
 /// Counts and logs.
-pub(super) fn finish<P: Platform>(
-    conn: &Downstream<P>,
-    bound: &Bound<P::Stream>,
-    route: Option<usize>,
-    record: &Record,
-) {
+pub(super) fn finish<P: Platform>(conn: &Downstream<P>, bound: &Bound<P::Stream>, record: &Record) {
     let core = &conn.core;
     core.active(-1);
     let duration_us = (core.tick_ns() - record.started_ns) / 1_000;
     core.metrics.finished(record.status, duration_us);
-    if let Some(route) = route {
-        bound.routes[route].count(record.status);
+    if let Some(route) = record.matched {
+        bound.routes[route as usize].count(record.status);
     }
     split::learn(core.index, bound, record, duration_us);
     if let Some(reason) = record.reason {

@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::connection::Downstream;
 use super::core::Bound;
 use super::exchange::GONE;
-use super::record::{Record, Taken};
+use super::record::Record;
 use super::request::with_hashed;
 use crate::config::snapshot::{Action, Destination, Split};
+use crate::http::grpc::GrpcStatus;
 use crate::http::message::RequestHead;
 use crate::net::platform::Platform;
 use crate::policy::canary::{ArmCells, Outcome, Tally};
@@ -119,7 +120,7 @@ pub(super) fn choose<P: Platform>(
     };
     let share_bp = bound.trials[route].as_ref().map(|trial| trial.share_bp());
     let (arm, _) = arm(split, share_bp, head, client, || conn.core.platform.random())?;
-    record.arm = Some(Taken { route: route as u32, arm: arm as u16 });
+    record.arm = Some(arm as u16);
     if let Some(draft) = &mut record.draft {
         draft.arm = Some(Arc::clone(&split.arms[arm].name));
     }
@@ -127,9 +128,11 @@ pub(super) fn choose<P: Platform>(
 }
 
 /// An exchange is over after so long: counts it to its arm, and to the trial that the arm is in. Refusals count too: an arm
-/// whose endpoints are all left out, or whose breaker rejects, has failed the client like any other.
+/// whose endpoints are all left out, or whose breaker rejects, has failed the client like any other. So does what a retry
+/// has mended: arms are compared by what they do, and behind retries one that fails every third time looks well until
+/// their budget is spent.
 pub(super) fn learn<S>(worker: usize, bound: &Bound<S>, record: &Record, duration_us: u64) {
-    let Some(Taken { route, arm }) = record.arm else { return };
+    let (Some(route), Some(arm)) = (record.matched, record.arm) else { return };
     let (route, arm) = (route as usize, usize::from(arm));
     if let Some(counts) = bound.arms[route].get(arm) {
         counts.count(record.status);
@@ -144,7 +147,8 @@ pub(super) fn learn<S>(worker: usize, bound: &Bound<S>, record: &Record, duratio
         arm if arm == canary.baseline => &cells.baseline,
         _ => return,
     };
-    if record.status >= 500 || record.cut_upstream || record.grpc_failed {
+    let grpc_failed = record.grpc_status.is_some_and(GrpcStatus::is_servers_fault);
+    if record.status >= 500 || record.cut_upstream || grpc_failed || record.mended {
         cells.record(Outcome::Error, 0);
     } else if record.answered_ns > 0 {
         cells.record(Outcome::Success, (record.answered_ns - record.started_ns) / 1_000);
