@@ -19,6 +19,8 @@ const PLACES: &[&str] = &[
     "upstream(",
     "const STALE: &str = ",
     "const GONE: &str = ",
+    "const MIRROR_BODY_TOO_LARGE: &str = ",
+    "const MIRROR_NO_MEMORY: &str = ",
     "const MIRROR_FAILED: &str = ",
     "const MIRROR_TIMEOUT: &str = ",
     "Incoming::Refused(",

@@ -84,6 +84,19 @@ for_each_driver! {
         proxy.await_metric("ringway_mirrored_total", &[], |count| count == 2.0);
     }
 
+    /// Where bodies have no room, there is no copy, and the client's request goes its way.
+    fn bodies_without_room_are_not_copied(driver) {
+        let (origin, mirror) = (Origin::start(), Origin::with(named("m")));
+        let config = mirrored(&origin, &mirror, ", body_bytes: 1MiB").top("limits: { memory_per_worker: 1MiB }");
+        let proxy = Proxy::start(driver, &config);
+        let body = "x".repeat(400_000);
+        proxy.connect().ask(&post("/", &body)).expect(200);
+        assert_eq!(not_copied(&proxy, "mirror_no_memory"), 1.0);
+        proxy.connect().ask(&post("/", &body[..100_000])).expect(200);
+        mirror.await_requests(1);
+        assert_eq!(mirror.await_finished(0).body.len(), 100_000);
+    }
+
     /// A mirror that leads back to where the request came from copies nothing again.
     fn no_circles(driver) {
         let origin = Origin::start();

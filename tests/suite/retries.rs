@@ -213,6 +213,40 @@ for_each_driver! {
         }
     }
 
+    /// However many uploads are kept for another attempt, they have a bound together; what finds no room goes on without.
+    fn bodies_are_kept_within_a_bound(driver) {
+        const BYTES: usize = 150_000;
+        let origin = Origin::with(|exchange| {
+            exchange.read_body()?;
+            let again = exchange.head.field("ringway-attempt").is_some();
+            exchange.reply(if again { 200 } else { 503 }, &[], "")
+        });
+        let config = Config::to(&origin)
+            .top("limits: { memory_per_worker: 1MiB }")
+            .route("retry: { methods: any, body_bytes: 256KiB, backoff: 1ms }");
+        let proxy = Proxy::start(driver, &config);
+        let kept = |wanted: fn(f64) -> bool| proxy.await_metric("ringway_kept_bytes", &[], wanted);
+        let upload = || {
+            let mut client = proxy.connect();
+            client.send(format!("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: {BYTES}\r\n\r\n"));
+            client.send(vec![b'x'; BYTES - 1]);
+            client
+        };
+        let mut first = upload();
+        kept(|bytes| bytes >= (BYTES - 1) as f64);
+        let mut second = upload();
+        proxy.await_metric("ringway_kept_refused_total", &[], |count| count == 1.0);
+        let bytes = kept(|_| true);
+        assert!(bytes <= f64::from(1 << 18), "{bytes}");
+        for (client, status) in [(&mut first, 200), (&mut second, 503)] {
+            client.send("x");
+            assert_eq!(client.response("POST").status, status);
+        }
+        assert_eq!(refused(&proxy, "body_consumed"), 1.0);
+        kept(|bytes| bytes == 0.0);
+        assert_eq!(origin.requests().iter().map(|request| request.body.len()).max(), Some(BYTES));
+    }
+
     /// An origin that asks for patience gets it, or is left alone.
     fn retry_after(driver) {
         for (value, wait, again) in [("1", "2s", true), ("30", "2s", false), ("soon", "2s", false)] {

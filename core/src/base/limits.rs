@@ -276,3 +276,8 @@ pub const EXPLAINED_ROUTES_MAX: usize = 100;
 
 /// Source networks, and server names, of one route: it has a variant for each pair of their ranks.
 pub const ROUTE_SOURCES_MAX: usize = 64;
+// Kept bodies (base/kept).
+
+/// What a worker keeps of bodies for retries and mirrors is at most its memory for buffers by this. Enough for 1,024 retries
+/// of 64 KiB by default, and no more than what an operator expects to be "besides".
+pub const KEPT_MEMORY_DIVISOR: u64 = 4;

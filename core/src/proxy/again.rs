@@ -13,6 +13,7 @@ use super::replay::Replay;
 use super::request::Exchange;
 use super::upstream::{Lease, Pass, Upstream};
 use crate::base::fault::{Blame, Fault, Retry};
+use crate::base::kept::Kept;
 use crate::http::flow::{Batch, Flow, PIECES_MAX};
 use crate::http::framing::BodyLength;
 use crate::http::grpc::GrpcStatus;
@@ -251,7 +252,8 @@ pub(super) async fn resend<P: Platform>(
     out: &[u8],
 ) -> Result<(), Failed<P::Stream>> {
     let mut sent = 0;
-    let bytes = replay.take();
+    let kept = replay.take();
+    let bytes = kept.as_ref().map_or(&b""[..], Kept::as_slice);
     let outcome = async {
         pumping.write_all(lease.stream(), &mut [IoSlice::new(out)], &mut sent).await?;
         let (mut at, mut batch) = (0, Batch::default());
@@ -268,7 +270,7 @@ pub(super) async fn resend<P: Platform>(
         Ok(())
     }
     .await;
-    replay.give_back(bytes);
+    replay.give_back(kept);
     outcome.map_err(|error| Failed::Fault(attempt::not_sent(exchange, lease, error, sent)))
 }
 

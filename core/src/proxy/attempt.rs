@@ -62,7 +62,7 @@ pub(super) async fn forward<P: Platform>(
     if let Some(copies) = &plan.copies {
         mirror::send_whole(core, copies, &buffer.filled()[plan.head_bytes..]);
     }
-    let gather = plan.copies.as_ref().and_then(|copies| copies.gather());
+    let gather = plan.copies.as_ref().and_then(|copies| copies.gather(&core.kept));
     let replay = Replay::new(exchange.replay_bytes_max(), gather);
     let mut avoid: Vec<Rc<Endpoint<P::Stream>>> = Vec::new();
     let mut encoded_for = plan.endpoint.clone();
@@ -339,7 +339,7 @@ async fn once<P: Platform>(
         }
     } else {
         let (head, rest) = buffer.filled().split_at(plan.head_bytes);
-        replay.begin(head, &rest[..consumed]);
+        replay.begin(&conn.core.kept, head, &rest[..consumed]);
         buffer.consume(plan.head_bytes + consumed);
         record.intact = false;
         Box::pin(exchange::duplex(exchange, lease, &pumping, buffer, flow, replay, record, out)).await

@@ -19,6 +19,7 @@ use super::standing::{self, Applied};
 use super::upstream::{self, Lend, Members, Upstream};
 use crate::base::buffer::BufferPool;
 use crate::base::deadline::Deadlines;
+use crate::base::kept::KeptAccount;
 use crate::base::limits::BUFFER_BYTES;
 use crate::base::signal::Signal;
 use crate::config::snapshot::{self, Action, Http2, ProxyProtocol, Snapshot};
@@ -193,6 +194,8 @@ pub struct Core<P: Platform> {
     pub deadlines: Rc<Deadlines>,
     /// I/O buffers.
     pub buffers: Rc<BufferPool>,
+    /// What is kept of bodies beside the buffers.
+    pub kept: Rc<KeptAccount>,
     /// Splice pipes.
     pub pipes: PipePool,
     /// Counters.
@@ -247,6 +250,7 @@ impl<P: Platform> Core<P> {
             platform,
             deadlines: Deadlines::new(),
             buffers: BufferPool::new(install.snapshot.limits.memory_bytes_max),
+            kept: KeptAccount::new(install.snapshot.limits.memory_bytes_max),
             pipes: PipePool::default(),
             metrics: Metrics::new(),
             log,
@@ -358,6 +362,7 @@ impl<P: Platform> Core<P> {
         let listeners =
             install.listeners.iter().map(|index| index.map(|i| bind_listener(install, i))).collect();
         self.buffers.resize(snapshot.limits.memory_bytes_max);
+        self.kept.resize(snapshot.limits.memory_bytes_max);
         *self.bound.borrow_mut() = Rc::new(Bound {
             snapshot: Arc::clone(snapshot),
             upstreams,
@@ -594,6 +599,8 @@ impl<P: Platform> Core<P> {
             requests_active: self.active.get(),
             buffers_taken: self.buffers.taken() as u64,
             buffers_free: self.buffers.free() as u64,
+            kept_bytes: self.kept.bytes() as u64,
+            kept_refusals: self.kept.refusals(),
         };
         for upstream in self.upstreams.borrow().values() {
             for endpoint in upstream.endpoints().iter() {

@@ -16,6 +16,7 @@ use super::pump::{End, PumpError, Pumping};
 use super::shape;
 use super::upstream::{Endpoint, Lease, Need, Upstream, Want};
 use crate::base::deadline::Deadline;
+use crate::base::kept::{Kept, KeptAccount};
 use crate::config::snapshot::Mirror;
 use crate::http::flow::{Batch, Flow};
 use crate::http::framing::BodyLength;
@@ -32,6 +33,12 @@ const MIRROR_FAILED: &str = "mirror_failed";
 
 /// It took too long.
 const MIRROR_TIMEOUT: &str = "mirror_timeout";
+
+/// The body is larger than the mirror takes.
+const MIRROR_BODY_TOO_LARGE: &str = "mirror_body_too_large";
+
+/// The bodies that this worker keeps leave no room for it.
+const MIRROR_NO_MEMORY: &str = "mirror_no_memory";
 
 /// Of an answer that nobody reads. Beyond it the connection is closed.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
@@ -102,7 +109,7 @@ pub(super) fn copies<P: Platform>(
             continue;
         }
         if matches!(request.head.body, BodyLength::Length(bytes) if bytes > mirror.body_bytes_max as u64) {
-            core.metrics.refused("mirror_body_too_large");
+            core.metrics.refused(MIRROR_BODY_TOO_LARGE);
             continue;
         }
         let upstream = &bound.upstreams[mirror.upstream];
@@ -143,12 +150,12 @@ pub(super) fn copies<P: Platform>(
 
 impl<S> Copies<S> {
     /// What gathers the body as it passes, for copies that are still to be sent.
-    pub(super) fn gather(&self) -> Option<Gather> {
+    pub(super) fn gather(&self, account: &Rc<KeptAccount>) -> Option<Gather> {
         let waiting = !self.heads.borrow().is_empty();
         waiting.then(|| Gather {
-            bytes: RefCell::default(),
+            bytes: RefCell::new(Some(Kept::new(account))),
             bytes_max: self.body_bytes_max,
-            missed: Cell::new(false),
+            missed: Cell::new(MIRROR_BODY_TOO_LARGE),
         })
     }
 }
@@ -156,34 +163,29 @@ impl<S> Copies<S> {
 /// A request's body as its client framed it, gathered up to a bound.
 #[derive(Debug)]
 pub(super) struct Gather {
-    bytes: RefCell<Vec<u8>>,
+    /// `None` once it was too much.
+    bytes: RefCell<Option<Kept>>,
     bytes_max: usize,
-    missed: Cell<bool>,
+    /// Why there is no copy, if there is none.
+    missed: Cell<&'static str>,
 }
 
 impl Gather {
-    /// Bytes of the body leave the buffer. Beyond the bound all is forgotten.
+    /// Bytes of the body leave the buffer. Beyond the bound all is forgotten; and where the worker has no room.
     pub(super) fn push(&self, body: &[u8]) {
-        if self.missed.get() {
-            return;
-        }
         let mut bytes = self.bytes.borrow_mut();
-        if bytes.len() + body.len() > self.bytes_max + FRAMING_BYTES {
-            self.missed.set(true);
-            *bytes = Vec::new();
-        } else {
-            bytes.extend_from_slice(body);
+        let Some(kept) = &mut *bytes else { return };
+        if kept.as_slice().len() + body.len() > self.bytes_max + FRAMING_BYTES {
+            *bytes = None;
+        } else if kept.extend(body).is_err() {
+            self.missed.set(MIRROR_NO_MEMORY);
+            *bytes = None;
         }
     }
 
     /// It wants to see every byte.
     pub(super) fn is_gathering(&self) -> bool {
-        !self.missed.get()
-    }
-
-    /// All of it, if it was not too much.
-    fn take(&self) -> Option<Vec<u8>> {
-        (!self.missed.get()).then(|| self.bytes.take())
+        self.bytes.borrow().is_some()
     }
 }
 
@@ -200,22 +202,30 @@ pub(super) fn send_whole<P: Platform>(core: &Rc<Core<P>>, copies: &Copies<P::Str
         }
     };
     if whole {
-        send(core, copies, Some(at_hand));
+        send(core, copies, Ok(at_hand));
     }
 }
 
 /// The whole request has passed: sends the copies that are left.
 pub(super) fn send_gathered<P: Platform>(core: &Rc<Core<P>>, copies: &Copies<P::Stream>, gather: &Gather) {
-    send(core, copies, gather.take().as_deref());
+    let bytes = gather.bytes.take();
+    send(core, copies, bytes.as_ref().map(Kept::as_slice).ok_or(gather.missed.get()));
 }
 
-/// `body` is in the client's framing.
-fn send<P: Platform>(core: &Rc<Core<P>>, copies: &Copies<P::Stream>, body: Option<&[u8]>) {
+/// `body` is in the client's framing; else why it is not at hand.
+fn send<P: Platform>(core: &Rc<Core<P>>, copies: &Copies<P::Stream>, body: Result<&[u8], &'static str>) {
     for mut copy in copies.heads.take() {
-        let content = body.and_then(|body| frame(copies.body, body, &mut copy.head));
-        if content.is_none_or(|content| content > copy.mirror.body_bytes_max as u64) {
-            core.metrics.refused("mirror_body_too_large");
-            continue;
+        let content = body.map(|body| frame(copies.body, body, &mut copy.head));
+        match content {
+            Ok(Some(content)) if content <= copy.mirror.body_bytes_max as u64 => {}
+            Ok(_) => {
+                core.metrics.refused(MIRROR_BODY_TOO_LARGE);
+                continue;
+            }
+            Err(reason) => {
+                core.metrics.refused(reason);
+                continue;
+            }
         }
         core.metrics.count(Counter::Mirrored);
         let (core, method) = (Rc::clone(core), copies.method);

@@ -198,6 +198,10 @@ pub struct Gauges {
     pub buffers_taken: u64,
     /// I/O buffers kept for reuse.
     pub buffers_free: u64,
+    /// Bytes of bodies kept for retries and mirrors.
+    pub kept_bytes: u64,
+    /// How often there was no room for them.
+    pub kept_refusals: u64,
 }
 
 /// One upstream's numbers in one worker.
@@ -453,14 +457,16 @@ fn seconds(us: u64) -> f64 {
 
 fn gauges(out: &mut String, samples: &[Sample]) {
     type Row = (&'static str, &'static str, fn(&Gauges) -> u64);
-    const ROWS: [Row; 4] = [
+    const ROWS: [Row; 6] = [
         ("ringway_downstream_connections", "Downstream connections open.", |g| g.downstream_connections),
         ("ringway_requests_active", "Requests being worked on.", |g| g.requests_active),
         ("ringway_buffers_taken", "I/O buffers of 16 KiB in use.", |g| g.buffers_taken),
         ("ringway_buffers_free", "I/O buffers of 16 KiB kept for reuse.", |g| g.buffers_free),
+        ("ringway_kept_bytes", "Bytes of bodies kept for retries and mirrors.", |g| g.kept_bytes),
+        ("ringway_kept_refused_total", "Bodies not kept for lack of room.", |g| g.kept_refusals),
     ];
     for (name, help, value) in ROWS {
-        head(out, name, help, "gauge");
+        head(out, name, help, if name.ends_with("_total") { "counter" } else { "gauge" });
         for (worker, sample) in samples.iter().enumerate() {
             let _ = writeln!(out, "{name}{{worker=\"{worker}\"}} {}", value(&sample.gauges));
         }
