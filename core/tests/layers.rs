@@ -17,6 +17,7 @@ const CONTROL_CRATES: &[&str] = &[
     "hyper_util",
     "http_body_util",
     "bytes",
+    "serde",
     "serde_json",
     "crossbeam_channel",
     "crossbeam_queue",

@@ -157,6 +157,42 @@ for_each_driver! {
         assert_eq!(logged(&log).last().map(String::as_str), Some("rolled_back"));
     }
 
+    /// What was taken back stays so when the process begins anew, and a file that makes no sense keeps nobody from starting.
+    fn the_state_outlives_the_process(driver) within 90 {
+        let folder = Folder::new(&format!("canary-state-{}", driver.name()));
+        let (stable, canary) = (Origin::with(named("stable")), Origin::with(failing(1)));
+        let state = format!("state_dir: {}", folder.path().display());
+        let config = config(&stable, &canary, ", steps: [50, 100]", &folder).top(&state);
+        let proxy = Proxy::start(driver, &config);
+        let load = Load::start(proxy.address(), 2, "/", OnClose::Reconnect);
+        await_phase(&proxy, "rolled_back");
+        load.stop();
+        drop(proxy);
+        let before = canary.request_count();
+        let proxy = Proxy::start(driver, &config);
+        assert_eq!((page_phase(&proxy), page_share(&proxy)), ("rolled_back".to_owned(), 0.0));
+        for _ in 0..50 {
+            proxy.get("/").expect(200);
+        }
+        assert_eq!(canary.request_count(), before);
+        Client::connect(proxy.admin_address()).ask(&post("/canaries/restart?route=shop", "")).expect(200);
+        drop(proxy);
+        assert_eq!(page_phase(&Proxy::start(driver, &config)), "trying", "what an operator said is kept as well");
+        let file = folder.join("canaries.json");
+        let text = std::fs::read_to_string(&file).expect("the state");
+        std::fs::write(&file, text.replace("trying", "winning")).expect("written");
+        assert_eq!(page_phase(&Proxy::start(driver, &config)), "trying");
+        assert!(folder.join("canaries.json.bad").exists(), "nothing is lost");
+        // A directory that is not there is said at once, and not when there is something to keep.
+        let nowhere = config.to_string().replace(&state, &format!("{state}/none"));
+        let refused = Proxy::start(driver, &config).server().reload(&nowhere).expect_err("refused").to_string();
+        assert!(refused.contains("can't keep state in") && refused.contains("/none"), "{refused}");
+        // Another version is another canary.
+        std::fs::write(&file, text.replace("trying", "rolled_back")).expect("written");
+        let next = config.to_string().replace("arm: canary,", "arm: canary, version: two,");
+        assert_eq!(page_phase(&Proxy::start_text(driver, &next)), "trying");
+    }
+
     /// Answers that look well by their heads: the calls failed, as their trailers say.
     fn one_whose_calls_fail_is_taken_back(driver) within 90 {
         let log = Folder::new(&format!("canary-grpc-{}", driver.name()));

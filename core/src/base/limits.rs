@@ -249,6 +249,9 @@ pub const SPLIT_WEIGHT_MAX: u32 = 1_000_000;
 /// Steps of a canary's roll-out: the error that the whole may make is divided among them.
 pub const CANARY_STEPS_MAX: usize = 32;
 
+/// Of the file that says how far canaries have come: some 100 bytes each.
+pub const CANARY_STATE_BYTES_MAX: u64 = 4 << 20;
+
 /// The longest time, in milliseconds, that one call of a canary's decider takes to have passed since the one before. A
 /// machine that slept or a clock that was set must not carry a canary over its interval.
 pub const CANARY_TICK_MS_MAX: u64 = 5_000;

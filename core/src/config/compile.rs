@@ -78,6 +78,7 @@ impl Compiler<'_> {
         let shedding = self.shedding();
         let access_log = self.access_log();
         let decision_log = self.decision_log();
+        let state_dir = self.state_dir();
         self.warn_of_unused_upstreams();
         self.warn_of_unused_limits();
         if raw.io == raw::Io::Uring {
@@ -109,6 +110,7 @@ impl Compiler<'_> {
             routes: routes?,
             access_log,
             decision_log,
+            state_dir,
             shedding,
             rate_limits,
         })

@@ -49,6 +49,8 @@ pub struct Snapshot {
     pub routes: Vec<Route>,
     pub access_log: AccessLog,
     pub decision_log: Option<LogTarget>,
+    /// Where state is kept that outlives the process.
+    pub state_dir: Option<PathBuf>,
     pub shedding: Shedding,
     pub rate_limits: RateLimits,
 }

@@ -459,6 +459,7 @@ fn each_wrong_meaning() {
         (whole("limits: { header_bytes: §32KiB }"), "32KiB is out of range: 1KiB to 16KiB"),
         (whole("limits: { header_bytes: 4KiB, uri_bytes: §8KiB }"), "1B to 4KiB"),
         (whole("limits: { memory_per_worker: §1KiB }"), "at least 1MiB"),
+        (whole("state_dir: §var/lib"), "`var/lib`: expected an absolute path"),
         (whole("forwarding: { via: §'a b' }"), "a pseudonym"),
         (whole("access_log: { path: §stdot }"), "expected `stdout`, `stderr` or an absolute path"),
         (whole("admin: { address: §localhost:1 }"), "`localhost` is no IP address"),

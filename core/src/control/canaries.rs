@@ -2,17 +2,20 @@
 //! and what it decides workers read with their next request.
 //!
 //! State is kept by the route's name over reloads. Where several proxies share a store one of them is to decide for all;
-//! what it would hand over is [`Saved`](crate::policy::canary::Saved), and what it would add up are tallies. Until then
-//! each decides alone.
+//! what it would hand over is [`Saved`], and what it would add up are tallies. Until then
+//! each decides alone. With `state_dir`, what was decided outlives the process ([`store`]).
+
+pub(super) mod store;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use crate::config::snapshot::{Action, Canary, LogTarget, Snapshot, Split};
-use crate::policy::canary::{Decider, Decision, Phase, Tally};
+use crate::policy::canary::{Decider, Decision, Phase, Saved, Tally};
 use crate::proxy::split::Trial;
 use crate::telemetry::metrics::CanaryInfo;
 use crate::telemetry::{access_log, journal};
@@ -28,6 +31,10 @@ const DECISIONS_SHOWN: usize = 100;
 pub(super) struct Canaries {
     kept: BTreeMap<Arc<str>, Kept>,
     log: Option<LogTarget>,
+    /// Where they are kept over a restart.
+    folder: Option<PathBuf>,
+    /// What the file there says.
+    saved: String,
     looked_ms: u64,
 }
 
@@ -45,6 +52,7 @@ impl Canaries {
     /// begin anew only if what is tried is another.
     pub(super) fn configure(&mut self, snapshot: &Snapshot, workers: usize) -> Vec<Option<Arc<Trial>>> {
         self.log.clone_from(&snapshot.decision_log);
+        let mut found = self.open(snapshot);
         let trials = snapshot.routes.iter().map(|route| {
             let Action::Split(split) = &route.action else { return None };
             let canary = split.canary.as_ref()?;
@@ -53,7 +61,7 @@ impl Canaries {
                 kept.decider.configure(canary.settings.clone());
                 kept.arms = arms;
             } else {
-                let decider = Decider::new(canary.settings.clone(), None);
+                let decider = Decider::new(canary.settings.clone(), found.remove(&*route.name));
                 let trial = Arc::new(Trial::new(workers, decider.share_bp()));
                 let kept = Kept { decider, trial, arms, decisions: VecDeque::new() };
                 self.kept.insert(Arc::clone(&route.name), kept);
@@ -65,7 +73,41 @@ impl Canaries {
         let trials: Vec<_> = trials.collect();
         let stays = |trial: &Arc<Trial>| trials.iter().flatten().any(|t| Arc::ptr_eq(t, trial));
         self.kept.retain(|_, kept| stays(&kept.trial));
+        self.save();
         trials
+    }
+
+    /// Takes over the snapshot's directory for state. What is found there, if it is another than before.
+    fn open(&mut self, snapshot: &Snapshot) -> BTreeMap<String, Saved> {
+        if self.folder == snapshot.state_dir {
+            return BTreeMap::new();
+        }
+        self.folder.clone_from(&snapshot.state_dir);
+        self.saved.clear();
+        let Some(folder) = &self.folder else { return BTreeMap::new() };
+        store::load(folder).unwrap_or_else(|error| {
+            journal::warn(format_args!(
+                "can't read the state of canaries in {}, so they begin anew: {error}",
+                folder.display()
+            ));
+            BTreeMap::new()
+        })
+    }
+
+    /// Writes how far they have come, if that has changed.
+    fn save(&mut self) {
+        let Some(folder) = &self.folder else { return };
+        let text = store::render(self.kept.iter().map(|(route, kept)| (&**route, kept.decider.saved())));
+        if text == self.saved {
+            return;
+        }
+        match store::save(folder, &text) {
+            Ok(()) => self.saved = text,
+            Err(error) => journal::warn(format_args!(
+                "can't save the state of canaries in {}: {error}",
+                folder.display()
+            )),
+        }
     }
 
     /// Looks at all of them, if that is due, and lets workers know what was decided. `unix_ms` is for the log.
@@ -83,7 +125,10 @@ impl Canaries {
             journal::info(format_args!("canary of route `{route}`: {}", decision.why));
             lines.push(line);
         }
-        self.write(&lines);
+        if !lines.is_empty() {
+            self.write(&lines);
+            self.save();
+        }
     }
 
     /// Begins a canary anew. False: there is none of this route.
@@ -104,6 +149,7 @@ impl Canaries {
         kept.keep(line.clone());
         journal::info(format_args!("canary of route `{name}`: begun anew by the admin interface"));
         self.write(&[line]);
+        self.save();
         true
     }
 

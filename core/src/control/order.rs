@@ -68,6 +68,13 @@ pub enum StartError {
         /// Why.
         error: io::Error,
     },
+    /// The directory for state can't be used.
+    StateDir {
+        /// Which.
+        path: String,
+        /// Why.
+        error: io::Error,
+    },
     /// A thread or its runtime could not be made.
     Worker(io::Error),
 }
@@ -97,6 +104,7 @@ impl fmt::Display for StartError {
                 write!(f, "can't resolve the upstream host `{host}`: {error}")
             }
             Self::AccessLog { path, error } => write!(f, "can't open the log {path}: {error}"),
+            Self::StateDir { path, error } => write!(f, "can't keep state in {path}: {error}"),
             Self::Worker(error) => write!(f, "can't start a worker: {error}"),
         }
     }

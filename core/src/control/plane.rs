@@ -13,7 +13,7 @@ use super::dns::{self, Addresses, Name};
 use super::limits;
 use super::order::{Order, Overrides, Readiness, ReloadError, Running, Source, StartError};
 use super::prepare::{
-    First, Listening, Shared, bind_address, check_log, install, listen, load, load_first, load_tls,
+    First, Listening, Shared, bind_address, check_files, install, listen, load, load_first, load_tls,
     log_target, resolve_names, targets,
 };
 use super::prober::Prober;
@@ -158,7 +158,7 @@ async fn start(
         Io::Epoll => IoMode::Epoll,
     });
     let addresses = resolve_names(&snapshot, &Addresses::new()).await?;
-    check_log(&snapshot)?;
+    check_files(&snapshot)?;
     let mut ids = BTreeMap::new();
     let listening = listen(&snapshot, &mut ids, Vec::new(), count)?;
     let admin_bound = match &snapshot.admin {
@@ -477,7 +477,7 @@ impl Plane {
         self.keeper.poll();
         let tls = load_tls(&mut self.keeper, &snapshot, &self.tls, &origin, name)?;
         let addresses = resolve_names(&snapshot, &self.addresses).await?;
-        check_log(&snapshot)?;
+        check_files(&snapshot)?;
         self.warn_of_fixed(&snapshot);
         let mut ids = self.ids.clone();
         // Bind what is new before anything changes; what exists is matched by address and only moved on success.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use super::canaries::Canaries;
+use super::canaries::{Canaries, store};
 use super::dns::{self, Addresses};
 use super::order::{Source, StartError};
 use super::prober;
@@ -135,7 +135,12 @@ pub(super) fn log_target(snapshot: &Snapshot) -> Target {
     }
 }
 
-pub(super) fn check_log(snapshot: &Snapshot) -> Result<(), StartError> {
+/// Whether the files that this process writes can be written.
+pub(super) fn check_files(snapshot: &Snapshot) -> Result<(), StartError> {
+    if let Some(folder) = &snapshot.state_dir {
+        store::probe(folder)
+            .map_err(|error| StartError::StateDir { path: folder.display().to_string(), error })?;
+    }
     let access = match log_target(snapshot) {
         Target::File(path) => Some(path),
         Target::Nowhere | Target::Stdout | Target::Stderr => None,

@@ -403,10 +403,19 @@ impl Decider {
 }
 
 impl Saved {
+    /// Where another process left off: on that step, with empty windows.
+    pub fn resumed(identity: u64, phase: Phase) -> Self {
+        Self { started: true, ..Self::at(identity, phase) }
+    }
+
     fn fresh(settings: &Settings) -> Self {
+        Self::at(settings.identity, phase_at(settings.steps.first().copied()))
+    }
+
+    fn at(identity: u64, phase: Phase) -> Self {
         Self {
-            identity: settings.identity,
-            phase: phase_at(settings.steps.first().copied()),
+            identity,
+            phase,
             started: false,
             step_ms: 0,
             stalled: false,

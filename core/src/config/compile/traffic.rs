@@ -1,6 +1,7 @@
 //! Splits, canaries, mirrors and faults, compiled to what the request path and `policy::canary` take.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::resilience::labels;
@@ -379,5 +380,14 @@ impl<'r> Compiler<'r> {
             "off" => None,
             path => Some(self.log_target(&parent.field("path"), path, "`off`, ")),
         }
+    }
+
+    pub(super) fn state_dir(&mut self) -> Option<PathBuf> {
+        let path = self.raw.state_dir.as_deref()?;
+        if !Path::new(path).is_absolute() || path.contains('\0') {
+            let message = format_args!("`{path}`: expected an absolute path");
+            self.bad_value(&At::Root.field("state_dir"), message);
+        }
+        Some(PathBuf::from(path))
     }
 }

@@ -80,6 +80,9 @@ pub struct RawConfig {
     /// A line for each decision on a canary.
     #[serde(default, skip_serializing_if = "is_default")]
     pub decision_log: DecisionLog,
+    /// A directory for what must outlive the process: how far canaries have come. Absent: they begin anew with each start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_dir: Option<String>,
     /// This process among others: where it stands.
     #[serde(default, skip_serializing_if = "is_default")]
     pub node: Node,
@@ -870,6 +873,7 @@ impl RawConfig {
             }],
             access_log: AccessLog::default(),
             decision_log: DecisionLog::default(),
+            state_dir: None,
             node: Node::default(),
             shedding: Shedding::default(),
             rate_limits: RateLimits::default(),
