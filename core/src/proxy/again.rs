@@ -159,7 +159,7 @@ impl<P: Platform> Exchange<'_, P> {
             Verdict::Again { after_ms, place, charge } => {
                 record.free_attempts += u32::from(charge == Charge::Free);
                 let counted = charge == Charge::Budget;
-                record.mended |= counted;
+                record.mended |= counted && speaks_against(failure, record.grpc_status.take());
                 Some(Again {
                     after_ms,
                     elsewhere: place == Place::Elsewhere,
@@ -222,6 +222,19 @@ impl<P: Platform> Exchange<'_, P> {
     }
 }
 
+/// Whether an attempt's failure, had it been the last, would have been the upstream's and not the caller's.
+fn speaks_against(failure: Failure, grpc_status: Option<GrpcStatus>) -> bool {
+    match failure {
+        Failure::Status(status) => status >= 500,
+        Failure::Grpc(_) => grpc_status.is_some_and(GrpcStatus::is_servers_fault),
+        Failure::Connect
+        | Failure::Refused
+        | Failure::Stale
+        | Failure::ResetBeforeResponse
+        | Failure::PerTryTimeout => true,
+    }
+}
+
 /// What kind of failure a fault is to the retry policy; `None` for what is nobody's attempt's.
 fn failure(fault: &Fault) -> Option<Failure> {
     if fault.blame != Blame::Upstream {
@@ -276,8 +289,21 @@ pub(super) async fn resend<P: Platform>(
 
 #[cfg(test)]
 mod tests {
-    use super::{Failure, failure};
+    use super::{Failure, GrpcStatus, failure, speaks_against};
     use crate::base::fault::{Fault, Retry};
+
+    #[test]
+    fn what_is_tried_again_need_not_be_the_upstreams_fault() {
+        for (failure, grpc_status, expected) in [
+            (Failure::Status(503), None, true),
+            (Failure::Status(429), None, false),
+            (Failure::Grpc(14), Some(GrpcStatus::Unavailable), true),
+            (Failure::Grpc(8), Some(GrpcStatus::ResourceExhausted), false),
+            (Failure::PerTryTimeout, None, true),
+        ] {
+            assert_eq!(speaks_against(failure, grpc_status), expected, "{failure:?}");
+        }
+    }
 
     #[test]
     fn faults_and_failures() {

@@ -25,7 +25,7 @@ pub(super) struct Record {
     pub(super) answered_ns: u64,
     /// What a gRPC call ended with, as far as an upstream has said it.
     pub(super) grpc_status: Option<GrpcStatus>,
-    /// An attempt has failed that reached the upstream, and another was made in its place.
+    /// An attempt that reached the upstream has failed by its fault, and another was made in its place.
     pub(super) mended: bool,
     /// The origin is at fault that its response was cut.
     pub(super) cut_upstream: bool,
