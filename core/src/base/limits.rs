@@ -276,3 +276,8 @@ pub const EXPLAINED_ROUTES_MAX: usize = 100;
 
 /// Source networks, and server names, of one route: it has a variant for each pair of their ranks.
 pub const ROUTE_SOURCES_MAX: usize = 64;
+// Memory of tables that workers share (net/memory).
+
+/// Bytes from which on such a table is in huge pages of 2 MiB: some 460,000 keys of rate limits. That of the default 100,000
+/// keys stays in small pages, of which only those are taken that keys fall on.
+pub const HUGE_TABLE_BYTES_MIN: usize = 8 << 20;
