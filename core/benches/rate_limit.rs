@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use ringway::net::memory;
 use ringway::policy::rate_limit::in_flight::Gate;
 use ringway::policy::rate_limit::{Check, InFlight, KeyHash, KeyHasher, Node, Rate, Rule, Worker};
 
@@ -61,7 +62,7 @@ fn warm(c: &mut Criterion) {
 
 fn many(c: &mut Criterion) {
     let keys: u64 = std::env::var("RINGWAY_KEYS").map_or(10_000_000, |n| n.parse().expect("a number"));
-    let node = Arc::new(Node::new(2, keys as usize * 2));
+    let node = Arc::new(Node::within(2, keys as usize * 2, memory::zeroed));
     let mut worker = Worker::new(Arc::clone(&node), 8_192);
     let rule = rule("many", 1_000, 100);
     let mut now = 1_000_000_000;

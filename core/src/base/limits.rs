@@ -284,3 +284,8 @@ pub const ROUTE_SOURCES_MAX: usize = 64;
 /// What a worker keeps of bodies for retries and mirrors is at most its memory for buffers by this. Enough for 1,024 retries
 /// of 64 KiB by default, and no more than what an operator expects to be "besides".
 pub const KEPT_MEMORY_DIVISOR: u64 = 4;
+// Memory of tables that workers share (net/memory).
+
+/// Bytes from which on such a table is in huge pages of 2 MiB: some 460,000 keys of rate limits. That of the default 100,000
+/// keys stays in small pages, of which only those are taken that keys fall on.
+pub const HUGE_TABLE_BYTES_MIN: usize = 8 << 20;

@@ -1,4 +1,4 @@
-//! Sockets and the runtime under them: the only folder that names monoio or makes system calls.
+//! Sockets, memory and the runtime under them: the only folder that names monoio or makes system calls.
 //!
 //! The engine waits on the ring (or on epoll) for readiness and then reads, writes and splices with direct
 //! non-blocking calls. Measured on this engine's first exchange (docs/performance.md), that costs the same as handing
@@ -11,6 +11,7 @@ pub mod doorbell;
 pub mod driver;
 pub mod h2;
 pub mod listener;
+pub mod memory;
 pub mod pipe;
 pub mod platform;
 pub mod probe;

@@ -14,6 +14,7 @@ use crate::base::fault::Fault;
 use crate::base::limits::{RATE_KEY_TEXT_BYTES_MAX, RATE_LIMITS_PER_REQUEST_MAX};
 use crate::config::snapshot::RateLimits;
 use crate::http::message::RequestHead;
+use crate::net::memory;
 use crate::net::platform::Platform;
 use crate::policy::rate_limit::in_flight::Gate;
 use crate::policy::rate_limit::sketch::Heavy;
@@ -41,11 +42,11 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Takes all the memory that it will ever have: about 38 bytes for each key.
+    /// Takes all the memory that it will ever have, about 38 bytes for each key; none of it is resident before keys come.
     pub fn new(workers: usize, keys_max: usize, seed: [u64; 2]) -> Arc<Self> {
         Arc::new(Self {
-            node: Arc::new(Node::new(workers as u32, keys_max)),
-            in_flight: Arc::new(InFlight::new(keys_max)),
+            node: Arc::new(Node::within(workers as u32, keys_max, memory::zeroed)),
+            in_flight: Arc::new(InFlight::within(keys_max, memory::zeroed)),
             hasher: KeyHasher::new(seed),
             keys_max,
         })

@@ -75,6 +75,11 @@ impl InFlight {
         Self { table: Table::new(keys, 0) }
     }
 
+    /// The same in memory of the caller's: `zeroed` gives so many words, all of them zero, and is called twice.
+    pub fn within(keys: usize, zeroed: impl FnMut(usize) -> Box<[AtomicU64]>) -> Self {
+        Self { table: Table::within(keys, 0, zeroed) }
+    }
+
     /// Bytes that the counts take.
     pub fn bytes(&self) -> usize {
         self.table.bytes()

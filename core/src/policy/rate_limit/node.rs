@@ -1,12 +1,14 @@
 //! The node's buckets, one for each key of each rule, shared by all workers. Runs the lease protocol in the words of a
 //! `Table`. Called by [`super::worker`] when a worker's own tokens don't suffice, and by the admin.
 //!
-//! Memory is fixed when it is made: 128 bytes for seven keys, and one overflow word for fourteen. A bucket that is full
+//! Memory is fixed when it is made, and may be the caller's: 128 bytes for seven keys, and one overflow word for fourteen. A bucket that is full
 //! again is as good as a new one, so its seat may go to another key; no other may. Keys beyond that share buckets, each
 //! admitting what one of them may: whoever has a seat is not touched, whoever has none gets no more than its due.
 //! Size it for twice the keys that are used within one fill time (burst / rate): with half as many again (ten million keys,
 //! fifteen million seats) one key in two hundred found no seat. Far too small a table starves the keys that come late (a
 //! test of ours with twenty times too few seats left them a hundredth of their due), never those that were there before.
+
+use std::sync::atomic::AtomicU64;
 
 use super::KeyHash;
 use super::lease::{Answer, Bucket, Rate, Settlement, Want, nanoseconds, ticks};
@@ -64,7 +66,12 @@ impl Tenancy for Seating {
 impl Node {
     /// For `workers` workers and at least `keys` keys at once.
     pub fn new(workers: u32, keys: usize) -> Self {
-        Self { table: Table::new(keys, keys.div_ceil(14)), workers: workers.max(1) }
+        Self { table: Table::new(keys, overflow(keys)), workers: workers.max(1) }
+    }
+
+    /// The same in memory of the caller's: `zeroed` gives so many words, all of them zero, and is called twice.
+    pub fn within(workers: u32, keys: usize, zeroed: impl FnMut(usize) -> Box<[AtomicU64]>) -> Self {
+        Self { table: Table::within(keys, overflow(keys), zeroed), workers: workers.max(1) }
     }
 
     /// Workers that may hold leases.
@@ -165,6 +172,11 @@ impl Node {
             Seat::New { floor } => (Bucket::full_from(floor), false),
         }
     }
+}
+
+/// Overflow words beside the seats of so many keys.
+fn overflow(keys: usize) -> usize {
+    keys.div_ceil(14)
 }
 
 /// Buckets that share one must be about equally slow: a class spans a factor of 16, from 60 ms to a month.

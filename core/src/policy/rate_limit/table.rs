@@ -25,6 +25,11 @@ use std::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release};
 /// Seats of a set: with the floor and the lock two cache lines.
 pub(super) const SEATS: usize = 7;
 
+/// Words of a set, and the bytes that it is aligned to: two lines that processors fetch together.
+const SET_WORDS: usize = 2 * (SEATS + 1);
+const SET_ALIGN: usize = 128;
+
+/// What a new table is made of.
 const EMPTY: u64 = 0;
 const CLAIMED: u64 = u64::MAX;
 
@@ -70,13 +75,12 @@ impl Word for AtomicU64 {
 }
 
 /// 128 bytes: the keys with their floor in one line, the words with their lock in the next.
-#[repr(align(128))]
-struct Set<W> {
+struct Set<'a, W> {
     /// Every word of this set that was given up was below; every word seated since is not.
-    floor: W,
-    keys: [W; SEATS],
-    lock: W,
-    words: [W; SEATS],
+    floor: &'a W,
+    keys: &'a [W; SEATS],
+    lock: &'a W,
+    words: &'a [W; SEATS],
 }
 
 /// Where a word is.
@@ -111,7 +115,10 @@ pub(super) trait Tenancy {
 
 /// The table.
 pub(super) struct Table<W = AtomicU64> {
-    sets: Box<[Set<W>]>,
+    /// The sets, from `first` on.
+    memory: Box<[W]>,
+    first: usize,
+    sets: usize,
     overflow: Box<[W]>,
     /// Not zero once an overflow word was used: until then new keys need not look.
     overflowed: W,
@@ -119,7 +126,7 @@ pub(super) struct Table<W = AtomicU64> {
 
 impl<W> fmt::Debug for Table<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Table").field("sets", &self.sets.len()).finish_non_exhaustive()
+        f.debug_struct("Table").field("sets", &self.sets).finish_non_exhaustive()
     }
 }
 
@@ -134,20 +141,29 @@ enum Attempt<R> {
 impl<W: Word> Table<W> {
     /// Room for at least `keys` keys, in 128 bytes for seven, and `overflow` overflow words (0 for none).
     pub(super) fn new(keys: usize, overflow: usize) -> Self {
+        Self::within(keys, overflow, |words| (0..words).map(|_| W::new(EMPTY)).collect())
+    }
+
+    /// The same in memory of the caller's: `zeroed` gives so many words, all of them zero, and is called twice. None is
+    /// written before a key comes.
+    pub(super) fn within(keys: usize, overflow: usize, mut zeroed: impl FnMut(usize) -> Box<[W]>) -> Self {
         let sets = keys.div_ceil(SEATS).max(1);
-        let words = || std::array::from_fn(|_| W::new(EMPTY));
+        // Aligned here: std's allocator writes zeros into memory that is to be aligned to more than 16 bytes, although
+        // the system gives it zeroed, and then all of it is resident.
+        let spare = SET_ALIGN / size_of::<u64>() - 1;
+        let memory = zeroed(sets * SET_WORDS + spare);
         Self {
-            sets: (0..sets)
-                .map(|_| Set { floor: W::new(0), keys: words(), lock: W::new(0), words: words() })
-                .collect(),
-            overflow: (0..overflow.next_multiple_of(CLASSES)).map(|_| W::new(EMPTY)).collect(),
+            first: memory.as_ptr().align_offset(SET_ALIGN).min(spare),
+            memory,
+            sets,
+            overflow: zeroed(overflow.next_multiple_of(CLASSES)),
             overflowed: W::new(0),
         }
     }
 
     /// Bytes that it takes.
     pub(super) fn bytes(&self) -> usize {
-        size_of_val(&*self.sets) + size_of_val(&*self.overflow)
+        size_of_val(&*self.memory) + size_of_val(&*self.overflow)
     }
 
     /// Changes the word of `key`, which gets a seat if it has none: `step` says the next word and a result, and may be
@@ -163,7 +179,7 @@ impl<W: Word> Table<W> {
             Attempt::Done(result, seat) => Ok((result, Some(seat))),
             Attempt::Busy => Err(Unseated::Busy),
             Attempt::Absent => {
-                let lock = &self.sets[homes[0]].lock;
+                let Set { lock, .. } = self.set(homes[0]);
                 // Acquire: whoever had the lock before has left the table as it is seen from here on.
                 if !(0..W::SPINS).any(|_| {
                     let got = lock.load(Relaxed) == 0 && lock.exchange(0, 1, Acquire).is_ok();
@@ -191,7 +207,7 @@ impl<W: Word> Table<W> {
 
     /// The word at a seat whose word is known not to vacate it.
     pub(super) fn at(&self, seat: u32) -> &W {
-        &self.sets[seat as usize / SEATS].words[seat as usize % SEATS]
+        &self.set(seat as usize / SEATS).words[seat as usize % SEATS]
     }
 
     /// The word of `key` as it is now: its own, else the shared one.
@@ -208,8 +224,8 @@ impl<W: Word> Table<W> {
 
     /// Calls `visit` with each key that has a seat and its word: a scan of the whole table, for the admin.
     pub(super) fn scan(&self, mut visit: impl FnMut(u64, u64)) {
-        for set in &self.sets {
-            for (key, word) in set.keys.iter().zip(&set.words) {
+        for set in (0..self.sets).map(|home| self.set(home)) {
+            for (key, word) in set.keys.iter().zip(set.words) {
                 let (word, key) = (word.load(Acquire), key.load(Acquire));
                 if word != EMPTY && word != CLAIMED && key != 0 {
                     visit(key, word);
@@ -227,7 +243,7 @@ impl<W: Word> Table<W> {
         let mut spins = 0;
         'again: loop {
             for home in homes {
-                let set = &self.sets[home];
+                let set = self.set(home);
                 // Acquire: a key that was written over an old one brings the raised floor along.
                 let Some(i) = (0..SEATS).find(|&i| set.keys[i].load(Acquire) == key) else { continue };
                 loop {
@@ -276,7 +292,7 @@ impl<W: Word> Table<W> {
         let claimed = empty
             .or_else(|| homes.iter().find_map(|&home| self.claim(home, |set, i| vacate(set, i, tenancy))));
         if let Some((home, i)) = claimed {
-            let set = &self.sets[home];
+            let set = self.set(home);
             let mut floor = self.floor(homes);
             if !self.overflow.is_empty() && self.overflowed.load(Relaxed) != 0 {
                 // Charged for this key only under the lock that is held.
@@ -301,18 +317,27 @@ impl<W: Word> Table<W> {
         }
     }
 
-    fn claim(&self, home: usize, mut one: impl FnMut(&Set<W>, usize) -> bool) -> Option<(usize, usize)> {
-        (0..SEATS).find(|&i| one(&self.sets[home], i)).map(|i| (home, i))
+    fn claim(&self, home: usize, mut one: impl FnMut(&Set<'_, W>, usize) -> bool) -> Option<(usize, usize)> {
+        let set = self.set(home);
+        (0..SEATS).find(|&i| one(&set, i)).map(|i| (home, i))
+    }
+
+    /// One of the sets.
+    #[inline]
+    fn set(&self, home: usize) -> Set<'_, W> {
+        let (lines, _) = self.memory[self.first..].as_chunks::<{ SEATS + 1 }>();
+        let [[floor, keys @ ..], [lock, words @ ..]] = &lines.as_chunks().0[home];
+        Set { floor, keys, lock, words }
     }
 
     /// Above every word that a key of these homes may have had. After the key was found to have no seat: whoever took it
     /// away had raised the floor before.
     fn floor(&self, homes: [usize; 2]) -> u64 {
-        homes.iter().map(|&home| self.sets[home].floor.load(Acquire)).max().unwrap_or(0)
+        homes.iter().map(|&home| self.set(home).floor.load(Acquire)).max().unwrap_or(0)
     }
 
     fn homes(&self, key: u64) -> [usize; 2] {
-        let scale = |hash: u64| ((u128::from(hash) * self.sets.len() as u128) >> 64) as usize;
+        let scale = |hash: u64| ((u128::from(hash) * self.sets as u128) >> 64) as usize;
         // The key is a keyed hash; the second is made of the bits that the first uses least.
         [scale(key), scale(key.rotate_left(32).wrapping_mul(0x9e37_79b9_7f4a_7c15))]
     }
@@ -325,12 +350,12 @@ impl<W: Word> Table<W> {
 }
 
 /// Makes an empty seat ours.
-fn claim_empty<W: Word>(set: &Set<W>, i: usize) -> bool {
+fn claim_empty<W: Word>(set: &Set<'_, W>, i: usize) -> bool {
     set.words[i].load(Relaxed) == EMPTY && set.words[i].exchange(EMPTY, CLAIMED, AcqRel).is_ok()
 }
 
 /// Makes a seat ours whose word may go.
-fn vacate<W: Word>(set: &Set<W>, i: usize, tenancy: &impl Tenancy) -> bool {
+fn vacate<W: Word>(set: &Set<'_, W>, i: usize, tenancy: &impl Tenancy) -> bool {
     let word = set.words[i].load(Acquire);
     if word == CLAIMED || word == EMPTY {
         return false;

@@ -1,9 +1,11 @@
 //! Decisions, one worker or two at a time; the protocol under load is in `simulation_tests` and `loom_tests`.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use super::simulation_tests::Draw;
+use super::table::{SEATS, Table};
 use super::*;
 use crate::base::limits::RATE_LIMITS_PER_REQUEST_MAX;
 
@@ -244,6 +246,26 @@ fn a_reload_keeps_what_was_used() {
         worker.release();
         let admitted = (0..200).filter(|_| admits(&mut worker, &[of(&new, "k", 1)], SECOND)).count();
         assert_eq!(admitted, left, "{before:?} then {after:?}");
+    }
+}
+
+#[test]
+fn a_set_is_two_lines_wherever_its_memory_is() {
+    for keys in [0, 1, 7, 8, 1_000] {
+        let mut asked = Vec::new();
+        let table: Table = Table::within(keys, 3, |words| {
+            asked.push(words);
+            (0..words).map(|_| AtomicU64::new(0)).collect()
+        });
+        let sets = keys.div_ceil(SEATS).max(1);
+        assert_eq!(asked, [sets * 16 + 15, 8], "{keys}");
+        assert_eq!(table.bytes(), asked.iter().sum::<usize>() * 8, "{keys}");
+        for set in 0..sets {
+            let [first, last] = [0, SEATS - 1].map(|i| table.at((set * SEATS + i) as u32));
+            let [first, last] = [first, last].map(|word| std::ptr::from_ref(word).addr() % 128);
+            // Behind the floor, the keys and the lock.
+            assert_eq!([first, last], [9 * 8, 15 * 8], "{keys}");
+        }
     }
 }
 
