@@ -12,12 +12,12 @@
 //! hop repeats only what it sent as a first try, of which there is one.
 //!
 //! The checks, in this order; the first that fails is the [`Refusal`]:
-//! 1. no response has begun;
-//! 2. the body is in hand;
-//! 3. the failure is one of the conditions;
-//! 4. the request is nobody else's retry;
-//! 5. its method may be repeated;
-//! 6. there are tries left;
+//! 1. the failure is one of the conditions;
+//! 2. no response has begun;
+//! 3. the request is nobody else's retry;
+//! 4. its method may be repeated;
+//! 5. there are tries left;
+//! 6. the body is in hand, which is kept only where the checks before it allow another try;
 //! 7. the origin does not ask for more patience than we have;
 //! 8. the wait ends before the deadline;
 //! 9. the budget has a retry.
@@ -31,7 +31,7 @@
 //! again what is idempotent. So the first of a request is sent again at once, whatever the conditions, without taking
 //! a try or touching the budget: it is the first time that the request has a chance to be answered, the load is one
 //! request, and a restarted origin, which makes all kept connections stale at once, would drain a budget that is meant
-//! for failures. Where a part of the request was sent, 4 and 5 hold all the same. A second one can
+//! for failures. Where a part of the request was sent, 3 and 4 hold all the same. A second one can
 //! come where many requests share a connection, which then ends for the sake of another: it takes a try and a retry of
 //! the budget, and is allowed wherever connection failures are.
 //! In the worst case, of an origin that acts upon a request and closes without an answer, this adds one try a hop.
@@ -146,7 +146,7 @@ pub enum Failure {
     PerTryTimeout,
     /// This status came, of which the client has seen nothing yet.
     Status(u16),
-    /// This `grpc-status` came in a response without messages, of which the client has seen nothing yet.
+    /// This `grpc-status` came: in a response without messages, of which the client has seen nothing yet, or behind some.
     Grpc(u8),
 }
 
@@ -230,18 +230,18 @@ pub enum Charge {
 /// Why a request is not sent again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Refusal {
-    /// The client has the beginning of an answer.
-    ResponseStarted,
-    /// A part of the body is gone.
-    BodyConsumed,
     /// The failure is none of the conditions.
     NotConfigured,
+    /// The client has the beginning of an answer.
+    ResponseStarted,
     /// The request is another hop's retry.
     Nested,
     /// The origin may have acted upon it, and its method is not to be repeated.
     Method,
     /// All tries are made.
     Attempts,
+    /// A part of the body is gone.
+    BodyConsumed,
     /// The origin asks for more patience than is allowed.
     RetryAfter,
     /// The time would be over.
@@ -255,12 +255,12 @@ pub enum Refusal {
 impl Refusal {
     /// All of them, in the order of the checks.
     pub const ALL: [Self; 10] = [
-        Self::ResponseStarted,
-        Self::BodyConsumed,
         Self::NotConfigured,
+        Self::ResponseStarted,
         Self::Nested,
         Self::Method,
         Self::Attempts,
+        Self::BodyConsumed,
         Self::RetryAfter,
         Self::Deadline,
         Self::Budget,
@@ -336,12 +336,12 @@ fn allowed(
     now_ms: u64,
     draw: u64,
 ) -> Result<u64, Refusal> {
-    in_hand(attempt)?;
     let free = is_free(failure, attempt);
     let nothing_sent = is_unsent(failure, attempt);
     if !free && !is_configured(settings, failure, nothing_sent) {
         return Err(Refusal::NotConfigured);
     }
+    not_begun(attempt)?;
     // Not for what was refused, either: a hop that refuses for its load would be asked by every hop before it.
     if attempt.arrived_as > 1 && !nothing_sent {
         return Err(Refusal::Nested);
@@ -354,6 +354,7 @@ fn allowed(
     if !free && tries >= settings.attempts_max {
         return Err(Refusal::Attempts);
     }
+    in_hand(attempt)?;
     let patience_ms = match failure {
         Failure::Status(429 | 503) => attempt.retry_after_ms.unwrap_or(0),
         _ => 0,
@@ -370,16 +371,23 @@ fn allowed(
     Ok(after_ms)
 }
 
-/// Checks 1 and 2.
-fn in_hand(attempt: &Attempt) -> Result<(), Refusal> {
-    match (attempt.response, attempt.body) {
-        (Response::Started, _) => Err(Refusal::ResponseStarted),
-        (_, Body::Consumed) => Err(Refusal::BodyConsumed),
-        (_, Body::NothingSent | Body::Replayable) => Ok(()),
+/// Check 2.
+fn not_begun(attempt: &Attempt) -> Result<(), Refusal> {
+    match attempt.response {
+        Response::Started => Err(Refusal::ResponseStarted),
+        Response::NotStarted => Ok(()),
     }
 }
 
-/// Check 3. What was not sent is no worse than a connection that failed, however it came about.
+/// Check 6.
+fn in_hand(attempt: &Attempt) -> Result<(), Refusal> {
+    match attempt.body {
+        Body::Consumed => Err(Refusal::BodyConsumed),
+        Body::NothingSent | Body::Replayable => Ok(()),
+    }
+}
+
+/// Check 1. What was not sent is no worse than a connection that failed, however it came about.
 fn is_configured(settings: &Settings, failure: Failure, nothing_sent: bool) -> bool {
     let conditions = match failure {
         Failure::Connect => Conditions::CONNECT_FAILURE,
@@ -437,6 +445,7 @@ impl Default for Hedge {
 /// head that have a meaning here: 1, 2, 4, 5, 6, 8, 9. Takes a retry from the budget if it is; [`Budget::ended`] is to be
 /// told when that try has ended.
 pub fn hedge(hedge: &Hedge, budget: &mut Budget, attempt: &Attempt, now_ms: u64) -> Result<(), Refusal> {
+    not_begun(attempt)?;
     in_hand(attempt)?;
     if attempt.arrived_as > 1 {
         return Err(Refusal::Nested);

@@ -132,6 +132,15 @@ impl<P: Platform> Exchange<'_, P> {
         self.decide(failure, body, retry_after, record)
     }
 
+    /// A gRPC call has ended behind its head. Its failure comes too late for another attempt, and the record says so.
+    pub(super) fn after_trailers(self, status: GrpcStatus, record: &mut Record) {
+        record.grpc_status = Some(status);
+        if status != GrpcStatus::Ok {
+            let again = self.decide(Failure::Grpc(status.code()), Body::Consumed, None, record);
+            debug_assert!(again.is_none(), "a response has begun");
+        }
+    }
+
     fn decide(
         self,
         failure: Failure,

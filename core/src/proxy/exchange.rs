@@ -537,7 +537,9 @@ async fn relay_response<P: Platform>(
     }
     record.response_bytes = flow.content_bytes();
     if plan.asker.grpc.is_some() {
-        record.grpc_status = flow.grpc_status().or(record.grpc_status);
+        if let Some(status) = flow.grpc_status() {
+            exchange.after_trailers(status, record);
+        }
     }
     // Bytes behind the response belong to nobody: such a connection is not kept.
     let reusable = shaped.reusable && shaped.from != BodyLength::UntilClose && buffer.is_empty();

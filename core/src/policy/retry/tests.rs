@@ -143,18 +143,18 @@ fn refusals_and_their_order() {
     };
     let mut strict = Settings { conditions: Conditions::NONE, ..settings() };
     // Everything is wrong, and is put right one by one.
-    check(&strict, Status(503), attempt, Err(Refusal::ResponseStarted));
-    attempt.response = Response::NotStarted;
-    check(&strict, Status(503), attempt, Err(Refusal::BodyConsumed));
-    attempt.body = Body::Replayable;
     check(&strict, Status(503), attempt, Err(Refusal::NotConfigured));
     strict.conditions = all();
+    check(&strict, Status(503), attempt, Err(Refusal::ResponseStarted));
+    attempt.response = Response::NotStarted;
     check(&strict, Status(503), attempt, Err(Refusal::Nested));
     attempt.arrived_as = 1;
     check(&strict, Status(503), attempt, Err(Refusal::Method));
     attempt.method = Method::Get;
     check(&strict, Status(503), attempt, Err(Refusal::Attempts));
     attempt.number = 2;
+    check(&strict, Status(503), attempt, Err(Refusal::BodyConsumed));
+    attempt.body = Body::Replayable;
     check(&strict, Status(503), attempt, Err(Refusal::RetryAfter));
     attempt.retry_after_ms = Some(1_000);
     check(&strict, Status(503), attempt, Err(Refusal::Deadline));
