@@ -8,7 +8,7 @@ use super::automaton::{Automaton, Budget};
 use super::conditions::Conditions;
 use super::explain::{path_rank, path_text};
 use super::search::{HostPaths, Index, Matcher, NONE, Node, Range};
-use super::table::ScopedMapBuilder;
+use super::table::{Letters, ScopedMapBuilder};
 use super::template::{Segment, Template};
 use super::{HostPattern, Named, PathPattern, RouteRule, RouteTable, WholeRegex};
 
@@ -252,13 +252,13 @@ impl Builder {
             });
         }
         Index {
-            exact_hosts: self.exact_hosts.freeze(),
-            wildcard_hosts: self.wildcard_hosts.freeze(),
+            exact_hosts: self.exact_hosts.freeze(Letters::Lowered),
+            wildcard_hosts: self.wildcard_hosts.freeze(Letters::Lowered),
             wildcard_bytes: self.wildcard_bytes,
             any_host: self.any_host,
             hosts,
             nodes: nodes.into(),
-            segments: self.segments.freeze(),
+            segments: self.segments.freeze(Letters::AsTheyAre),
             matchers: layout.matchers.into(),
             candidates: layout.candidates.into(),
             variants,

@@ -132,8 +132,7 @@ struct Search<'s, 'k, V, O> {
 
 impl<V: RequestView, O: Observer> Search<'_, '_, V, O> {
     fn hosts(&mut self) -> bool {
-        let mut lowered = [0; HOST_BYTES_MAX];
-        if let Some(host) = lower_host(self.key.host, &mut lowered) {
+        if let Some(host) = bare_host(self.key.host) {
             if let Some(at) = self.index.exact_hosts.find(0, host)
                 && self.host(at, HostRank::Exact)
             {
@@ -292,26 +291,47 @@ impl Matcher {
 }
 
 /// A segment and what follows its slash, if it has one.
+#[inline]
 fn first_segment(path: &[u8]) -> (&[u8], Option<&[u8]>) {
-    match memchr::memchr(b'/', path) {
+    match position(b'/', path) {
         Some(slash) => (&path[..slash], Some(&path[slash + 1..])),
         None => (path, None),
     }
 }
 
-/// Lower case, without port and trailing dot; nothing if it can't be a host of any table.
-fn lower_host<'b>(host: &[u8], lowered: &'b mut [u8; HOST_BYTES_MAX]) -> Option<&'b [u8]> {
+/// Without port and trailing dot; nothing if it can't be a host of any table.
+#[inline]
+fn bare_host(host: &[u8]) -> Option<&[u8]> {
     let name = without_port(host);
     let name = name.strip_suffix(b".").unwrap_or(name);
-    let target = lowered.get_mut(..name.len())?;
-    target.copy_from_slice(name);
-    target.make_ascii_lowercase();
-    (!target.is_empty()).then_some(&*target)
+    (!name.is_empty() && name.len() <= HOST_BYTES_MAX).then_some(name)
 }
 
+#[inline]
 fn without_port(host: &[u8]) -> &[u8] {
     if host.starts_with(b"[") {
         return memchr::memchr(b']', host).map_or(host, |end| &host[..=end]);
     }
-    memchr::memchr(b':', host).map_or(host, |colon| &host[..colon])
+    position(b':', host).map_or(host, |colon| &host[..colon])
+}
+
+/// Where a byte is first. What is looked for here is mostly near, and then a call of `memchr` costs more than it saves.
+#[inline]
+fn position(wanted: u8, text: &[u8]) -> Option<usize> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const NEAR_BYTES: usize = 32;
+    let mut at = 0;
+    while let Some(word) = text[at..].first_chunk() {
+        if at == NEAR_BYTES {
+            return memchr::memchr(wanted, &text[at..]).map(|found| at + found);
+        }
+        // The lowest byte whose upper bit is set is one that is zero in `differs` (Hacker's Delight, section 6-1).
+        let differs = u64::from_le_bytes(*word) ^ (u64::from(wanted) * ONES);
+        let zeros = differs.wrapping_sub(ONES) & !differs & (0x80 * ONES);
+        if zeros != 0 {
+            return Some(at + zeros.trailing_zeros() as usize / 8);
+        }
+        at += 8;
+    }
+    text[at..].iter().position(|byte| *byte == wanted).map(|found| at + found)
 }
