@@ -160,12 +160,15 @@ impl<V: RequestView, O: Observer> Search<'_, '_, V, O> {
         let Some(segments) = self.key.path.strip_prefix(b"/") else {
             return self.range(paths.any);
         };
-        let (deepest, whole) = index.walk(paths.root, segments);
+        let mut way = Way::default();
+        let (deepest, whole) = index.walk(paths.root, segments, &mut way);
         let node = &index.nodes[deepest as usize];
         if whole && self.range(node.exact) {
             return true;
         }
-        if index.nodes[paths.root as usize].leads_to_template && self.templates(paths.root, Some(segments)) {
+        if index.nodes[paths.root as usize].leads_to_template
+            && self.templates(&way, 0, paths.root, Some(segments))
+        {
             return true;
         }
         if self.regexes(deepest) {
@@ -184,8 +187,8 @@ impl<V: RequestView, O: Observer> Search<'_, '_, V, O> {
 
     /// The templates below a node, the most specific first: literal, variable, end, `**`. Every node has one parent, so
     /// it is met once at most; and the ways double only where a template has a literal in the place of another's
-    /// variable and both fit so far.
-    fn templates(&mut self, node: u32, rest: Option<&[u8]>) -> bool {
+    /// variable and both fit so far. Nodes that the walk has been at are not looked up again.
+    fn templates(&mut self, way: &Way, depth: usize, node: u32, rest: Option<&[u8]>) -> bool {
         let index = self.index;
         let at = &index.nodes[node as usize];
         match rest {
@@ -197,13 +200,16 @@ impl<V: RequestView, O: Observer> Search<'_, '_, V, O> {
             Some(rest) => {
                 let (segment, more) = first_segment(rest);
                 if at.leads_by_literal
-                    && let Some(child) = index.segments.find(node, segment)
+                    && let Some(child) = index.child(way, depth, node, segment)
                     && index.nodes[child as usize].leads_to_template
-                    && self.templates(child, more)
+                    && self.templates(way, depth + 1, child, more)
                 {
                     return true;
                 }
-                if at.variable != NONE && !segment.is_empty() && self.templates(at.variable, more) {
+                if at.variable != NONE
+                    && !segment.is_empty()
+                    && self.templates(way, depth + 1, at.variable, more)
+                {
                     return true;
                 }
             }
@@ -258,16 +264,52 @@ impl Index {
         &self.candidates[range.start as usize..range.end as usize]
     }
 
+    /// The child of a node for the path's segment at this depth, from the way where that knows it.
+    #[inline]
+    fn child(&self, way: &Way, depth: usize, node: u32, segment: &[u8]) -> Option<u32> {
+        let known = &way.nodes[..way.known];
+        match (known.get(depth), known.get(depth + 1)) {
+            (Some(same), Some(child)) if *same == node => Some(*child),
+            (Some(same), None) if *same == node && known.len() < WAY_NODES_MAX => None,
+            _ => self.segments.find(node, segment),
+        }
+    }
+
     /// The deepest known node on the path, and whether it is the whole path.
-    fn walk(&self, root: u32, mut rest: &[u8]) -> (u32, bool) {
+    #[inline]
+    fn walk(&self, root: u32, mut rest: &[u8], way: &mut Way) -> (u32, bool) {
         let mut node = root;
         loop {
+            way.push(node);
             let (segment, more) = first_segment(rest);
             match (self.segments.find(node, segment), more) {
                 (None, _) => return (node, false),
-                (Some(child), None) => return (child, true),
+                (Some(child), None) => {
+                    way.push(child);
+                    return (child, true);
+                }
                 (Some(child), Some(more)) => (node, rest) = (child, more),
             }
+        }
+    }
+}
+
+/// The nodes from a root on that a path leads to by its segments, as far as there is room for them: literal children of
+/// one another, to the deepest known.
+#[derive(Default)]
+struct Way {
+    nodes: [u32; WAY_NODES_MAX],
+    known: usize,
+}
+
+const WAY_NODES_MAX: usize = 16;
+
+impl Way {
+    #[inline]
+    fn push(&mut self, node: u32) {
+        if let Some(slot) = self.nodes.get_mut(self.known) {
+            *slot = node;
+            self.known += 1;
         }
     }
 }
