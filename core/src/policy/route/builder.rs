@@ -154,7 +154,7 @@ impl Builder {
         let target = match path {
             PathPattern::Any => &mut draft.any,
             PathPattern::Exact(path) => {
-                let node = self.grow(root, path.strip_prefix('/').unwrap_or(path).split('/'));
+                let node = self.grow(root, path.strip_prefix('/').unwrap_or(path).as_bytes());
                 &mut self.nodes[node as usize].exact
             }
             PathPattern::Prefix(path) => {
@@ -162,7 +162,7 @@ impl Builder {
                 let node = if path.is_empty() {
                     root
                 } else {
-                    self.grow(root, path.strip_prefix('/').unwrap_or(path).split('/'))
+                    self.grow(root, path.strip_prefix('/').unwrap_or(path).as_bytes())
                 };
                 &mut self.nodes[node as usize].prefix
             }
@@ -173,11 +173,7 @@ impl Builder {
                 let node = if whole.len() <= 1 {
                     root
                 } else {
-                    // UTF-8 is not asked of paths; what is not UTF-8 here just lies on the root.
-                    match std::str::from_utf8(&whole[1..whole.len() - 1]) {
-                        Ok(path) => self.grow(root, path.split('/')),
-                        Err(_) => root,
-                    }
+                    self.grow(root, &whole[1..whole.len() - 1])
                 };
                 let regexes = &mut self.nodes[node as usize].regexes;
                 regexes.extend(variants.iter().map(|variant| (pattern, *variant)));
@@ -187,13 +183,14 @@ impl Builder {
         target.extend(variants);
     }
 
-    fn grow<'s>(&mut self, root: u32, mut segments: impl Iterator<Item = &'s str>) -> u32 {
-        segments.by_ref().fold(root, |node, segment| self.child(node, segment))
+    /// The node of a path without its first slash.
+    fn grow(&mut self, root: u32, path: &[u8]) -> u32 {
+        path.split(|byte| *byte == b'/').fold(root, |node, segment| self.child(node, segment))
     }
 
-    fn child(&mut self, node: u32, segment: &str) -> u32 {
+    fn child(&mut self, node: u32, segment: &[u8]) -> u32 {
         let next = self.nodes.len() as u32;
-        let child = self.segments.find_or_insert(node, segment.as_bytes(), next);
+        let child = self.segments.find_or_insert(node, segment, next);
         if child == next { self.new_node(node) } else { child }
     }
 
@@ -204,7 +201,7 @@ impl Builder {
             node = match segment {
                 Segment::Literal(text) => {
                     self.nodes[node as usize].leads_by_literal = true;
-                    self.child(node, text)
+                    self.child(node, text.as_bytes())
                 }
                 Segment::Variable(_) => match self.nodes[node as usize].variable {
                     NONE => {

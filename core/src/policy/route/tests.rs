@@ -173,6 +173,24 @@ fn an_empty_table_finds_nothing() {
     assert_eq!(empty.explain(&GET.key(), &Headers(&[])).verdicts, []);
 }
 
+/// A prefix that is no UTF-8 is one all the same.
+#[test]
+fn regexes_of_any_bytes() {
+    let rules = [r"~/\xff/a.*", r"~/\xff/b.*", "~/[a-z]/a.*"];
+    let rules = rules.map(|pattern| RouteRule { path: path(pattern), ..RouteRule::default() });
+    let table = RouteTable::new(rules.to_vec());
+    for (target, expected) in [
+        (&b"/\xff/ab"[..], Some(0)),
+        (b"/\xff/b", Some(1)),
+        (b"/x/ab", Some(2)),
+        (b"/\xfe/ab", None),
+        (b"/x/b", None),
+    ] {
+        let key = RouteKey { path: target, ..GET.key() };
+        assert_eq!(table.lookup(&key, &Headers(&[])), expected, "{}", target.escape_ascii());
+    }
+}
+
 /// Patterns that share a node become one automaton, or several where that would be too large; what they find must not
 /// depend on it.
 #[test]
