@@ -112,6 +112,7 @@ impl ScopedMap {
 impl Key {
     // Handed over in memory, it is written by halves and read as a whole, which the processor waits for: 95 ns instead of 55
     // for a look-up among prefixes (`lookup/prefixes/100`).
+    #[allow(clippy::inline_always)]
     #[inline(always)]
     fn of(scope: u32, text: &[u8], letters: Letters) -> Self {
         let words = match text {
