@@ -276,3 +276,11 @@ pub const EXPLAINED_ROUTES_MAX: usize = 100;
 
 /// Source networks, and server names, of one route: it has a variant for each pair of their ranks.
 pub const ROUTE_SOURCES_MAX: usize = 64;
+// Literals of regexes (policy/route).
+
+/// Bytes of the literals that a regex keeps, to be told by them from others. What goes beyond is not looked for.
+pub const REGEX_LITERAL_BYTES_MAX: usize = 256;
+
+/// Groups into which the regexes of one place are divided, so that only those are asked whose literals a path has: a bit of
+/// a look-up's stack each, and a multiple of 64. Beyond, groups become larger.
+pub const REGEX_GROUPS_MAX: usize = 1_024;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::automaton::Automaton;
 use super::conditions::{Conditions, Disagreement};
 use super::explain::HostRank;
+use super::literal_filter::LiteralFilter;
 use super::table::ScopedMap;
 use super::{HOST_BYTES_MAX, RequestView, RouteKey, WholeRegex};
 
@@ -64,7 +65,7 @@ pub(super) struct Range {
 
 pub(super) const NONE: u32 = u32::MAX;
 
-/// Regexes that are asked in one pass over the path.
+/// Regexes that are asked in one pass over the path, or a way to them.
 #[derive(Debug)]
 pub(super) enum Matcher {
     Automaton {
@@ -78,6 +79,8 @@ pub(super) enum Matcher {
         regex: WholeRegex,
         accepted: Range,
     },
+    /// Those of other matchers that can fit.
+    Filter(Box<LiteralFilter>),
 }
 
 /// Sees what a search meets. The search for look-ups is compiled with an observer that does nothing.
@@ -224,20 +227,35 @@ impl<V: RequestView, O: Observer> Search<'_, '_, V, O> {
         let mut at = deepest;
         while at != NONE {
             let node = &index.nodes[at as usize];
-            for matcher in &index.matchers[node.matchers.start as usize..node.matchers.end as usize] {
-                let fitting = matcher.fitting(self.key.path);
-                for variant in index.candidates(fitting) {
-                    if !O::EXHAUSTIVE && *variant >= best {
-                        break;
-                    }
-                    if self.agrees(*variant) {
-                        best = best.min(*variant);
-                    }
+            for matcher in index.matchers(node.matchers) {
+                if let Matcher::Filter(filter) = matcher {
+                    filter.each_group(self.key.path, |group| {
+                        for matcher in index.matchers(group) {
+                            best = self.better(matcher, best);
+                        }
+                    });
+                } else {
+                    best = self.better(matcher, best);
                 }
             }
             at = node.above;
         }
         best != NONE && self.won(best)
+    }
+
+    /// The best variant of a matcher if it is better than one that is known.
+    #[inline]
+    fn better(&mut self, matcher: &Matcher, mut best: u32) -> u32 {
+        let index = self.index;
+        for variant in index.candidates(matcher.fitting(self.key.path)) {
+            if !O::EXHAUSTIVE && *variant >= best {
+                break;
+            }
+            if self.agrees(*variant) {
+                best = best.min(*variant);
+            }
+        }
+        best
     }
 
     fn range(&mut self, range: Range) -> bool {
@@ -262,6 +280,10 @@ impl<V: RequestView, O: Observer> Search<'_, '_, V, O> {
 impl Index {
     fn candidates(&self, range: Range) -> &[u32] {
         &self.candidates[range.start as usize..range.end as usize]
+    }
+
+    fn matchers(&self, range: Range) -> &[Matcher] {
+        &self.matchers[range.start as usize..range.end as usize]
     }
 
     /// The child of a node for the path's segment at this depth, from the way where that knows it.
@@ -328,6 +350,8 @@ impl Matcher {
                     Range::default()
                 }
             }
+            // It stands for others, which are asked in its place.
+            Matcher::Filter(_) => Range::default(),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! What does not fit into the cases' file: fields in every way, strange bytes, shapes of tables. See `cases` for
-//! precedence, `naive` for the comparison with a naive reading of it, and `shadows` for routes that are dead.
+//! precedence, `literals` for what filters regexes, `naive` for the comparison with a naive reading of it, and `shadows` for routes that are dead.
 
 mod cases;
+mod literals;
 mod naive;
 mod shadows;
 
