@@ -76,11 +76,13 @@ enum Shape {
     SharedPrefix,
     /// As `Regexes`, but half of the prefixes, and all exact paths, are templates.
     Templates,
-    /// Only regexes, and none of them starts with anything literal: the worst case.
+    /// As `Regexes`, but the regexes start with nothing literal: they can be told apart only by what is inside.
+    InnerLiteral,
+    /// Only such regexes: the worst case.
     OnlyRegexes,
 }
 
-const SHAPES: [(&str, Shape, &[usize]); 8] = [
+const SHAPES: [(&str, Shape, &[usize]); 9] = [
     ("hosts", Shape::Hosts, &[100, 10_000, 100_000]),
     ("prefixes", Shape::Prefixes, &[100, 1_000, 10_000, 100_000]),
     ("mixed", Shape::Mixed, &[100, 10_000]),
@@ -88,6 +90,7 @@ const SHAPES: [(&str, Shape, &[usize]); 8] = [
     ("10% regexes", Shape::Regexes, &[100, 1_000, 10_000]),
     ("10% regexes of one prefix", Shape::SharedPrefix, &[100, 1_000, 10_000]),
     ("templates and 10% regexes", Shape::Templates, &[100, 1_000, 10_000]),
+    ("10% regexes without prefix", Shape::InnerLiteral, &[100, 1_000, 10_000]),
     ("regexes without prefix", Shape::OnlyRegexes, &[100, 1_000]),
 ];
 
@@ -118,6 +121,7 @@ fn rule(shape: Shape, n: usize) -> RouteRule {
             (vec![host], path)
         }
         Shape::OnlyRegexes => (api(), regex(format!(".*/service-{n}/items/[0-9]+"))),
+        Shape::InnerLiteral if n.is_multiple_of(10) => (api(), regex(format!(".*/service-{n}/items/[0-9]+"))),
         Shape::SharedPrefix if n.is_multiple_of(10) => {
             (api(), regex(format!("/v[0-9]+/service-{n}/items/.*")))
         }
@@ -126,10 +130,10 @@ fn rule(shape: Shape, n: usize) -> RouteRule {
         }
         Shape::Templates if n % 4 != 1 => (api(), template(format!("/v1/service-{n}/{{kind}}/{{id}}"))),
         Shape::Templates => (api(), template(format!("/{{version}}/service-{n}/{{rest=**}}"))),
-        Shape::Regexes | Shape::SharedPrefix if n.is_multiple_of(2) => {
+        Shape::Regexes | Shape::SharedPrefix | Shape::InnerLiteral if n.is_multiple_of(2) => {
             (api(), PathPattern::Exact(format!("/v1/service-{n}/items/12345").into()))
         }
-        Shape::Regexes | Shape::SharedPrefix => {
+        Shape::Regexes | Shape::SharedPrefix | Shape::InnerLiteral => {
             (api(), PathPattern::Prefix(format!("/v1/service-{n}").into()))
         }
     };

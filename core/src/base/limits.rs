@@ -184,6 +184,7 @@ pub const CONCURRENCY_LIMIT_MAX: u32 = 100_000;
 
 /// What a `ringway-timeout-ms` field can say at most: nine digits, 11 days.
 pub const TIMEOUT_FIELD_MS_MAX: u64 = 999_999_999;
+
 // Health of endpoints.
 
 /// Health checks under way at the same time: each has a socket. At a time-out of one second, a dead network is gone
@@ -210,6 +211,7 @@ pub const CHECK_REASON_CHARS_MAX: usize = 200;
 pub const HEALTH_LINES_BURST: u32 = 100;
 /// See [`HEALTH_LINES_BURST`].
 pub const HEALTH_LINES_PER_SECOND: u32 = 10;
+
 // Balancing.
 
 /// Points of one hash ring, but at least one for each endpoint: 16 bytes each, shared by all workers.
@@ -221,6 +223,7 @@ pub const MAGLEV_SLOTS_MAX: usize = 1_048_573;
 /// Endpoints that a key passes over in its table before all are looked at. With half of them unusable one key in 256 gets
 /// that far.
 pub const HASH_STEPS_MAX: usize = 8;
+
 // Rate limits (policy/rate_limit).
 
 /// Rate limits that may apply to one request: each is a bucket to ask and, if a later one refuses, to give back to.
@@ -238,6 +241,7 @@ pub const RATE_HEAVY_KEYS_MAX: usize = 128;
 
 /// Bytes of a key that the sketch keeps to show it.
 pub const RATE_KEY_TEXT_BYTES_MAX: usize = 48;
+
 // Traffic splits and canaries (policy::{split,canary}).
 
 /// Arms of one traffic split: as many backends as one rule of the Gateway API may name. Each is looked at for each request.
@@ -255,6 +259,7 @@ pub const CANARY_STATE_BYTES_MAX: u64 = 4 << 20;
 /// The longest time, in milliseconds, that one call of a canary's decider takes to have passed since the one before. A
 /// machine that slept or a clock that was set must not carry a canary over its interval.
 pub const CANARY_TICK_MS_MAX: u64 = 5_000;
+
 // Routes (policy/route).
 
 /// Variables of one path template: what they took stands in an array of that size. No more than a regex has groups.
@@ -266,6 +271,7 @@ pub const TEMPLATE_SEGMENTS_MAX: usize = 64;
 /// Routes that one route is compared with in the search for routes that others leave no request, beside those that
 /// match the very same.
 pub const ROUTE_SHADOW_COMPARISONS_MAX: usize = 256;
+
 // Traffic (mirrors, explanations).
 
 /// Mirrors of one route: each is a request more.
@@ -279,13 +285,24 @@ pub const EXPLAINED_ROUTES_MAX: usize = 100;
 
 /// Source networks, and server names, of one route: it has a variant for each pair of their ranks.
 pub const ROUTE_SOURCES_MAX: usize = 64;
+
 // Kept bodies (base/kept).
 
 /// What a worker keeps of bodies for retries and mirrors is at most its memory for buffers by this. Enough for 1,024 retries
 /// of 64 KiB by default, and no more than what an operator expects to be "besides".
 pub const KEPT_MEMORY_DIVISOR: u64 = 4;
+
 // Memory of tables that workers share (net/memory).
 
 /// Bytes from which on such a table is in huge pages of 2 MiB: some 460,000 keys of rate limits. That of the default 100,000
 /// keys stays in small pages, of which only those are taken that keys fall on.
 pub const HUGE_TABLE_BYTES_MIN: usize = 8 << 20;
+
+// Literals of regexes (policy/route).
+
+/// Bytes of the literals that a regex keeps, to be told by them from others. What goes beyond is not looked for.
+pub const REGEX_LITERAL_BYTES_MAX: usize = 256;
+
+/// Groups into which the regexes of one place are divided, so that only those are asked whose literals a path has: a bit of
+/// a look-up's stack each, and a multiple of 64. Beyond, groups become larger.
+pub const REGEX_GROUPS_MAX: usize = 1_024;

@@ -21,7 +21,8 @@
 //! to a trie of path segments. All tries share one arena and one hash table keyed by (node, segment), so a lookup
 //! costs a hash for each segment that some route knows and stops at the first that none knows: a path of 4,000 slashes
 //! costs no more than the deepest configured one. A template's variable is one more child of its node; a regex lies on
-//! the node that its literal prefix reaches and is asked only there, together with all that lie there (`automaton`).
+//! the node that its literal prefix reaches and is asked only there, together with all that lie there (`automaton`), or,
+//! where those are many, with those whose literals the path has (`literal_filter`).
 //! Figures: `cargo bench -p ringway --bench route`.
 
 mod automaton;
@@ -30,6 +31,7 @@ mod conditions;
 mod cookies;
 mod dead;
 mod explain;
+mod literal_filter;
 mod network;
 mod query;
 mod search;
@@ -162,7 +164,7 @@ struct Named {
 impl RouteTable {
     /// Rule n becomes route n. At most `limits::ROUTES_MAX` rules.
     pub fn new(rules: Vec<RouteRule>) -> Self {
-        builder::build(rules)
+        builder::build(rules, builder::TABLE_STEPS_MAX)
     }
 
     pub fn len(&self) -> usize {

@@ -7,24 +7,38 @@ use std::sync::Arc;
 use super::automaton::{Automaton, Budget};
 use super::conditions::Conditions;
 use super::explain::{path_rank, path_text};
+use super::literal_filter::{LiteralFilter, Window, rarest_windows};
 use super::search::{HostPaths, Index, Matcher, NONE, Node, Range};
-use super::table::ScopedMapBuilder;
+use super::table::{Letters, ScopedMapBuilder};
 use super::template::{Segment, Template};
 use super::{HostPattern, Named, PathPattern, RouteRule, RouteTable, WholeRegex};
+use crate::base::limits::REGEX_GROUPS_MAX;
 
 /// Patterns that are asked in one pass, if the product of their automata stays within its budget. A thousand that share
 /// what is literal before their first variable part take four passes, which cost a look-up some 50 ns
 /// (`lookup/10% regexes of one prefix` beside `lookup/10% regexes`).
 const PRODUCT_PATTERNS_MAX: usize = 256;
 
+/// Passes that cost a look-up no more than a filter and what is behind it: a thousand regexes of one prefix take 14 ns less
+/// in four passes than behind a filter.
+const UNFILTERED_PASSES_MAX: usize = 4;
+
+/// Patterns of one group behind a filter, whose product is small and soon made. A path made for it can have all groups asked
+/// once each, so groups of one pattern would let it cost sixteen times as much.
+const GROUP_PATTERNS_MAX: usize = 16;
+
+/// Patterns that are worth a filter: it costs a look-up about as much as one automaton.
+const FILTER_PATTERNS_MIN: usize = 4;
+
 /// Steps of one product, some milliseconds, and of all products of a table, below a second.
 const PRODUCT_STEPS_MAX: usize = 2_000_000;
-const TABLE_STEPS_MAX: usize = 60_000_000;
+pub(super) const TABLE_STEPS_MAX: usize = 100_000_000;
 
 /// Candidates of all sets of patterns of one product: sets overlap.
 const PRODUCT_CANDIDATES_MAX: usize = 1 << 16;
 
-pub(super) fn build(rules: Vec<RouteRule>) -> RouteTable {
+/// With so many steps for the products of all regexes; without any, no two are asked in one pass.
+pub(super) fn build(rules: Vec<RouteRule>, product_steps: usize) -> RouteTable {
     let (variants, of_route) = ranked_variants(&rules);
     let mut builder = Builder::default();
     for (rule, numbers) in rules.iter().zip(&of_route) {
@@ -47,7 +61,7 @@ pub(super) fn build(rules: Vec<RouteRule>) -> RouteTable {
             variants: variants.into(),
         })
         .collect();
-    RouteTable { index: builder.lay_out(variants), named }
+    RouteTable { index: builder.lay_out(variants, product_steps), named }
 }
 
 /// All variants of all routes by rank, and for each route the numbers of its own, ascending.
@@ -154,7 +168,7 @@ impl Builder {
         let target = match path {
             PathPattern::Any => &mut draft.any,
             PathPattern::Exact(path) => {
-                let node = self.grow(root, path.strip_prefix('/').unwrap_or(path).split('/'));
+                let node = self.grow(root, path.strip_prefix('/').unwrap_or(path).as_bytes());
                 &mut self.nodes[node as usize].exact
             }
             PathPattern::Prefix(path) => {
@@ -162,7 +176,7 @@ impl Builder {
                 let node = if path.is_empty() {
                     root
                 } else {
-                    self.grow(root, path.strip_prefix('/').unwrap_or(path).split('/'))
+                    self.grow(root, path.strip_prefix('/').unwrap_or(path).as_bytes())
                 };
                 &mut self.nodes[node as usize].prefix
             }
@@ -170,15 +184,7 @@ impl Builder {
             PathPattern::Regex(regex) => {
                 let pattern = self.patterns.number(regex);
                 let whole = whole_segments(regex.literal_prefix());
-                let node = if whole.len() <= 1 {
-                    root
-                } else {
-                    // UTF-8 is not asked of paths; what is not UTF-8 here just lies on the root.
-                    match std::str::from_utf8(&whole[1..whole.len() - 1]) {
-                        Ok(path) => self.grow(root, path.split('/')),
-                        Err(_) => root,
-                    }
-                };
+                let node = if whole.len() <= 1 { root } else { self.grow(root, &whole[1..whole.len() - 1]) };
                 let regexes = &mut self.nodes[node as usize].regexes;
                 regexes.extend(variants.iter().map(|variant| (pattern, *variant)));
                 return;
@@ -187,13 +193,14 @@ impl Builder {
         target.extend(variants);
     }
 
-    fn grow<'s>(&mut self, root: u32, mut segments: impl Iterator<Item = &'s str>) -> u32 {
-        segments.by_ref().fold(root, |node, segment| self.child(node, segment))
+    /// The node of a path without its first slash.
+    fn grow(&mut self, root: u32, path: &[u8]) -> u32 {
+        path.split(|byte| *byte == b'/').fold(root, |node, segment| self.child(node, segment))
     }
 
-    fn child(&mut self, node: u32, segment: &str) -> u32 {
+    fn child(&mut self, node: u32, segment: &[u8]) -> u32 {
         let next = self.nodes.len() as u32;
-        let child = self.segments.find_or_insert(node, segment.as_bytes(), next);
+        let child = self.segments.find_or_insert(node, segment, next);
         if child == next { self.new_node(node) } else { child }
     }
 
@@ -204,7 +211,7 @@ impl Builder {
             node = match segment {
                 Segment::Literal(text) => {
                     self.nodes[node as usize].leads_by_literal = true;
-                    self.child(node, text)
+                    self.child(node, text.as_bytes())
                 }
                 Segment::Variable(_) => match self.nodes[node as usize].variable {
                     NONE => {
@@ -221,8 +228,8 @@ impl Builder {
         &mut self.nodes[node as usize].template
     }
 
-    fn lay_out(self, variants: Box<[Conditions]>) -> Index {
-        let mut layout = Layout::new(self.patterns.regexes);
+    fn lay_out(self, variants: Box<[Conditions]>, product_steps: usize) -> Index {
+        let mut layout = Layout::new(self.patterns.regexes, product_steps);
         let hosts = self
             .hosts
             .into_iter()
@@ -252,13 +259,13 @@ impl Builder {
             });
         }
         Index {
-            exact_hosts: self.exact_hosts.freeze(),
-            wildcard_hosts: self.wildcard_hosts.freeze(),
+            exact_hosts: self.exact_hosts.freeze(Letters::Lowered),
+            wildcard_hosts: self.wildcard_hosts.freeze(Letters::Lowered),
             wildcard_bytes: self.wildcard_bytes,
             any_host: self.any_host,
             hosts,
             nodes: nodes.into(),
-            segments: self.segments.freeze(),
+            segments: self.segments.freeze(Letters::AsTheyAre),
             matchers: layout.matchers.into(),
             candidates: layout.candidates.into(),
             variants,
@@ -292,6 +299,9 @@ fn whole_segments(prefix: &[u8]) -> &[u8] {
     }
 }
 
+/// A pattern and its variants.
+type Asked = (u32, Vec<u32>);
+
 struct Layout {
     candidates: Vec<u32>,
     matchers: Vec<Matcher>,
@@ -302,13 +312,13 @@ struct Layout {
 }
 
 impl Layout {
-    fn new(regexes: Vec<WholeRegex>) -> Self {
+    fn new(regexes: Vec<WholeRegex>, product_steps: usize) -> Self {
         Layout {
             candidates: Vec::new(),
             matchers: Vec::new(),
             regexes,
             products: HashMap::new(),
-            budget: Budget::new(TABLE_STEPS_MAX),
+            budget: Budget::new(product_steps),
         }
     }
 
@@ -323,57 +333,134 @@ impl Layout {
 
     /// Of the regexes of one node.
     fn matchers(&mut self, mut regexes: Vec<(u32, u32)>) -> Range {
-        let start = self.matchers.len() as u32;
         regexes.sort_unstable();
-        let mut grouped: Vec<(u32, Vec<u32>)> = regexes
+        let mut grouped: Vec<Asked> = regexes
             .chunk_by(|a, b| a.0 == b.0)
             .map(|same| (same[0].0, same.iter().map(|(_, variant)| *variant).collect()))
             .collect();
         // The best first: a later matcher that can't do better is left early.
         grouped.sort_by_key(|(_, variants)| variants.first().copied());
-        let (by_table, by_engine): (Vec<_>, Vec<_>) = grouped
-            .into_iter()
-            .partition(|(pattern, _)| self.regexes[*pattern as usize].automaton().is_some());
+        let (by_table, mut by_engine): (Vec<_>, Vec<_>) =
+            grouped.into_iter().partition(|(pattern, _)| self.has_automaton(*pattern));
+        let mut own = Vec::new();
+        let mut open = by_table;
+        if let Some(mut passes) = self.few_passes(&open) {
+            own.append(&mut passes);
+            open.clear();
+        }
+        open.append(&mut by_engine);
+        if open.len() >= FILTER_PATTERNS_MIN {
+            open = self.filter(open, &mut own);
+        }
+        own.append(&mut self.separate(&open));
+        self.lay_down(own)
+    }
+
+    /// Large products for all of these, if they are so few that a filter would save nothing. Those that ignore most of the
+    /// path, as after a `.*`, have none, and the first that fails tells.
+    fn few_passes(&mut self, patterns: &[Asked]) -> Option<Vec<Matcher>> {
+        if patterns.len() > PRODUCT_PATTERNS_MAX * UNFILTERED_PASSES_MAX {
+            return None;
+        }
+        let before = self.candidates.len();
+        let passes: Option<Vec<Matcher>> =
+            patterns.chunks(PRODUCT_PATTERNS_MAX).map(|patterns| self.product(patterns)).collect();
+        if passes.is_none() {
+            self.candidates.truncate(before);
+        }
+        passes
+    }
+
+    fn lay_down(&mut self, mut matchers: Vec<Matcher>) -> Range {
+        let start = self.matchers.len() as u32;
+        self.matchers.append(&mut matchers);
+        Range { start, end: self.matchers.len() as u32 }
+    }
+
+    fn has_automaton(&self, pattern: u32) -> bool {
+        self.regexes[pattern as usize].automaton().is_some()
+    }
+
+    /// Puts a filter before those that have literals to be told by, and leaves the others.
+    fn filter(&mut self, patterns: Vec<Asked>, own: &mut Vec<Matcher>) -> Vec<Asked> {
+        let literals: Vec<_> =
+            patterns.iter().map(|(pattern, _)| self.regexes[*pattern as usize].required_literals()).collect();
+        let windows = rarest_windows(&literals);
+        if windows.iter().flatten().count() < FILTER_PATTERNS_MIN {
+            return patterns;
+        }
+        let mut others = Vec::new();
+        let mut filtered: Vec<(Window, Asked)> = Vec::new();
+        for (asked, window) in patterns.into_iter().zip(windows) {
+            match window {
+                Some(window) => filtered.push((window, asked)),
+                None => others.push(asked),
+            }
+        }
+        filtered.sort_by_key(|(window, _)| *window);
+        let patterns_max = GROUP_PATTERNS_MAX.max(filtered.len().div_ceil(REGEX_GROUPS_MAX));
+        let mut groups: Vec<(Vec<Asked>, Vec<Window>)> = Vec::new();
+        let mut room = 0;
+        for same in filtered.chunk_by(|a, b| a.0 == b.0) {
+            if room == 0 && groups.len() < REGEX_GROUPS_MAX {
+                groups.push((Vec::new(), Vec::new()));
+                room = patterns_max;
+            }
+            let Some((asked, windows)) = groups.last_mut() else { continue };
+            asked.extend(same.iter().map(|(_, asked)| asked.clone()));
+            windows.push(same[0].0);
+            // Engines are asked one by one, so nothing is gained by a second in a group.
+            let fills = same.iter().any(|(_, (pattern, _))| !self.has_automaton(*pattern));
+            room = if fills { 0 } else { room.saturating_sub(same.len()) };
+        }
+        let mut laid = Vec::with_capacity(groups.len());
+        for (asked, windows) in groups {
+            let matchers = self.separate(&asked);
+            laid.push((self.lay_down(matchers), windows));
+        }
+        own.push(Matcher::Filter(Box::new(LiteralFilter::new(&laid))));
+        others
+    }
+
+    /// Matchers that are all asked: products as large as may be, and the rest.
+    fn separate(&mut self, patterns: &[Asked]) -> Vec<Matcher> {
+        let (by_table, by_engine): (Vec<_>, Vec<_>) =
+            patterns.iter().cloned().partition(|(pattern, _)| self.has_automaton(*pattern));
+        let mut matchers = Vec::new();
         let mut width = PRODUCT_PATTERNS_MAX;
         let mut left = by_table.as_slice();
         while !left.is_empty() {
             let (these, others) = left.split_at(width.min(left.len()));
-            if self.product(these) {
-                left = others;
-            } else {
-                width = these.len().div_ceil(2);
+            match self.product(these) {
+                Some(matcher) => matchers.push(matcher),
+                None if these.len() == 1 => matchers.push(self.engine(&these[0])),
+                None => {
+                    width = these.len().div_ceil(2);
+                    continue;
+                }
             }
+            left = others;
         }
-        for (pattern, variants) in by_engine {
-            self.engine(pattern, variants);
-        }
-        Range { start, end: self.matchers.len() as u32 }
+        matchers.extend(by_engine.iter().map(|asked| self.engine(asked)));
+        matchers
     }
 
-    fn engine(&mut self, pattern: u32, variants: Vec<u32>) {
-        let accepted = self.candidates(variants);
-        self.matchers.push(Matcher::Engine { regex: self.regexes[pattern as usize].clone(), accepted });
+    fn engine(&mut self, (pattern, variants): &Asked) -> Matcher {
+        let accepted = self.candidates(variants.clone());
+        Matcher::Engine { regex: self.regexes[*pattern as usize].clone(), accepted }
     }
 
-    /// Whether these patterns could become one automaton; a single one always becomes something.
-    fn product(&mut self, patterns: &[(u32, Vec<u32>)]) -> bool {
+    /// One automaton for patterns that have one each, if it does not become too large.
+    fn product(&mut self, patterns: &[Asked]) -> Option<Matcher> {
         let numbers: Box<[u32]> = patterns.iter().map(|(pattern, _)| *pattern).collect();
-        let prefix = whole_segments(self.regexes[numbers[0] as usize].literal_prefix());
-        let skip = prefix.len() as u32;
+        let prefix = whole_segments(self.regexes[*numbers.first()? as usize].literal_prefix()).to_vec();
         let automaton = match self.products.get(&numbers) {
-            Some(known) => Some(Arc::clone(known)),
-            None => self.new_product(&numbers, prefix.to_vec().as_slice()),
-        };
-        let Some(automaton) = automaton else {
-            if let [(pattern, variants)] = patterns {
-                self.engine(*pattern, variants.clone());
-                return true;
-            }
-            return false;
+            Some(known) => Arc::clone(known),
+            None => self.new_product(&numbers, &prefix)?,
         };
         let sizes = automaton.sets().iter().flatten().map(|pattern| patterns[*pattern as usize].1.len());
         if patterns.len() > 1 && sizes.sum::<usize>() > PRODUCT_CANDIDATES_MAX {
-            return false;
+            return None;
         }
         let accepted = automaton
             .sets()
@@ -383,8 +470,7 @@ impl Layout {
                 self.candidates(variants.copied().collect())
             })
             .collect();
-        self.matchers.push(Matcher::Automaton { automaton, skip, accepted });
-        true
+        Some(Matcher::Automaton { automaton, skip: prefix.len() as u32, accepted })
     }
 
     fn new_product(&mut self, numbers: &[u32], prefix: &[u8]) -> Option<Arc<Automaton>> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::automaton::Automaton;
 use super::conditions::{Conditions, Disagreement};
 use super::explain::HostRank;
+use super::literal_filter::LiteralFilter;
 use super::table::ScopedMap;
 use super::{HOST_BYTES_MAX, RequestView, RouteKey, WholeRegex};
 
@@ -64,7 +65,7 @@ pub(super) struct Range {
 
 pub(super) const NONE: u32 = u32::MAX;
 
-/// Regexes that are asked in one pass over the path.
+/// Regexes that are asked in one pass over the path, or a way to them.
 #[derive(Debug)]
 pub(super) enum Matcher {
     Automaton {
@@ -78,6 +79,8 @@ pub(super) enum Matcher {
         regex: WholeRegex,
         accepted: Range,
     },
+    /// Those of other matchers that can fit.
+    Filter(Box<LiteralFilter>),
 }
 
 /// Sees what a search meets. The search for look-ups is compiled with an observer that does nothing.
@@ -132,8 +135,7 @@ struct Search<'s, 'k, V, O> {
 
 impl<V: RequestView, O: Observer> Search<'_, '_, V, O> {
     fn hosts(&mut self) -> bool {
-        let mut lowered = [0; HOST_BYTES_MAX];
-        if let Some(host) = lower_host(self.key.host, &mut lowered) {
+        if let Some(host) = bare_host(self.key.host) {
             if let Some(at) = self.index.exact_hosts.find(0, host)
                 && self.host(at, HostRank::Exact)
             {
@@ -161,12 +163,15 @@ impl<V: RequestView, O: Observer> Search<'_, '_, V, O> {
         let Some(segments) = self.key.path.strip_prefix(b"/") else {
             return self.range(paths.any);
         };
-        let (deepest, whole) = index.walk(paths.root, segments);
+        let mut way = Way::default();
+        let (deepest, whole) = index.walk(paths.root, segments, &mut way);
         let node = &index.nodes[deepest as usize];
         if whole && self.range(node.exact) {
             return true;
         }
-        if index.nodes[paths.root as usize].leads_to_template && self.templates(paths.root, Some(segments)) {
+        if index.nodes[paths.root as usize].leads_to_template
+            && self.templates(&way, 0, paths.root, Some(segments))
+        {
             return true;
         }
         if self.regexes(deepest) {
@@ -185,8 +190,8 @@ impl<V: RequestView, O: Observer> Search<'_, '_, V, O> {
 
     /// The templates below a node, the most specific first: literal, variable, end, `**`. Every node has one parent, so
     /// it is met once at most; and the ways double only where a template has a literal in the place of another's
-    /// variable and both fit so far.
-    fn templates(&mut self, node: u32, rest: Option<&[u8]>) -> bool {
+    /// variable and both fit so far. Nodes that the walk has been at are not looked up again.
+    fn templates(&mut self, way: &Way, depth: usize, node: u32, rest: Option<&[u8]>) -> bool {
         let index = self.index;
         let at = &index.nodes[node as usize];
         match rest {
@@ -198,13 +203,16 @@ impl<V: RequestView, O: Observer> Search<'_, '_, V, O> {
             Some(rest) => {
                 let (segment, more) = first_segment(rest);
                 if at.leads_by_literal
-                    && let Some(child) = index.segments.find(node, segment)
+                    && let Some(child) = index.child(way, depth, node, segment)
                     && index.nodes[child as usize].leads_to_template
-                    && self.templates(child, more)
+                    && self.templates(way, depth + 1, child, more)
                 {
                     return true;
                 }
-                if at.variable != NONE && !segment.is_empty() && self.templates(at.variable, more) {
+                if at.variable != NONE
+                    && !segment.is_empty()
+                    && self.templates(way, depth + 1, at.variable, more)
+                {
                     return true;
                 }
             }
@@ -219,20 +227,35 @@ impl<V: RequestView, O: Observer> Search<'_, '_, V, O> {
         let mut at = deepest;
         while at != NONE {
             let node = &index.nodes[at as usize];
-            for matcher in &index.matchers[node.matchers.start as usize..node.matchers.end as usize] {
-                let fitting = matcher.fitting(self.key.path);
-                for variant in index.candidates(fitting) {
-                    if !O::EXHAUSTIVE && *variant >= best {
-                        break;
-                    }
-                    if self.agrees(*variant) {
-                        best = best.min(*variant);
-                    }
+            for matcher in index.matchers(node.matchers) {
+                if let Matcher::Filter(filter) = matcher {
+                    filter.each_group(self.key.path, |group| {
+                        for matcher in index.matchers(group) {
+                            best = self.better(matcher, best);
+                        }
+                    });
+                } else {
+                    best = self.better(matcher, best);
                 }
             }
             at = node.above;
         }
         best != NONE && self.won(best)
+    }
+
+    /// The best variant of a matcher if it is better than one that is known.
+    #[inline]
+    fn better(&mut self, matcher: &Matcher, mut best: u32) -> u32 {
+        let index = self.index;
+        for variant in index.candidates(matcher.fitting(self.key.path)) {
+            if !O::EXHAUSTIVE && *variant >= best {
+                break;
+            }
+            if self.agrees(*variant) {
+                best = best.min(*variant);
+            }
+        }
+        best
     }
 
     fn range(&mut self, range: Range) -> bool {
@@ -259,16 +282,56 @@ impl Index {
         &self.candidates[range.start as usize..range.end as usize]
     }
 
+    fn matchers(&self, range: Range) -> &[Matcher] {
+        &self.matchers[range.start as usize..range.end as usize]
+    }
+
+    /// The child of a node for the path's segment at this depth, from the way where that knows it.
+    #[inline]
+    fn child(&self, way: &Way, depth: usize, node: u32, segment: &[u8]) -> Option<u32> {
+        let known = &way.nodes[..way.known];
+        match (known.get(depth), known.get(depth + 1)) {
+            (Some(same), Some(child)) if *same == node => Some(*child),
+            (Some(same), None) if *same == node && known.len() < WAY_NODES_MAX => None,
+            _ => self.segments.find(node, segment),
+        }
+    }
+
     /// The deepest known node on the path, and whether it is the whole path.
-    fn walk(&self, root: u32, mut rest: &[u8]) -> (u32, bool) {
+    #[inline]
+    fn walk(&self, root: u32, mut rest: &[u8], way: &mut Way) -> (u32, bool) {
         let mut node = root;
         loop {
+            way.push(node);
             let (segment, more) = first_segment(rest);
             match (self.segments.find(node, segment), more) {
                 (None, _) => return (node, false),
-                (Some(child), None) => return (child, true),
+                (Some(child), None) => {
+                    way.push(child);
+                    return (child, true);
+                }
                 (Some(child), Some(more)) => (node, rest) = (child, more),
             }
+        }
+    }
+}
+
+/// The nodes from a root on that a path leads to by its segments, as far as there is room for them: literal children of
+/// one another, to the deepest known.
+#[derive(Default)]
+struct Way {
+    nodes: [u32; WAY_NODES_MAX],
+    known: usize,
+}
+
+const WAY_NODES_MAX: usize = 16;
+
+impl Way {
+    #[inline]
+    fn push(&mut self, node: u32) {
+        if let Some(slot) = self.nodes.get_mut(self.known) {
+            *slot = node;
+            self.known += 1;
         }
     }
 }
@@ -287,31 +350,54 @@ impl Matcher {
                     Range::default()
                 }
             }
+            // It stands for others, which are asked in its place.
+            Matcher::Filter(_) => Range::default(),
         }
     }
 }
 
 /// A segment and what follows its slash, if it has one.
+#[inline]
 fn first_segment(path: &[u8]) -> (&[u8], Option<&[u8]>) {
-    match memchr::memchr(b'/', path) {
+    match position(b'/', path) {
         Some(slash) => (&path[..slash], Some(&path[slash + 1..])),
         None => (path, None),
     }
 }
 
-/// Lower case, without port and trailing dot; nothing if it can't be a host of any table.
-fn lower_host<'b>(host: &[u8], lowered: &'b mut [u8; HOST_BYTES_MAX]) -> Option<&'b [u8]> {
+/// Without port and trailing dot; nothing if it can't be a host of any table.
+#[inline]
+fn bare_host(host: &[u8]) -> Option<&[u8]> {
     let name = without_port(host);
     let name = name.strip_suffix(b".").unwrap_or(name);
-    let target = lowered.get_mut(..name.len())?;
-    target.copy_from_slice(name);
-    target.make_ascii_lowercase();
-    (!target.is_empty()).then_some(&*target)
+    (!name.is_empty() && name.len() <= HOST_BYTES_MAX).then_some(name)
 }
 
+#[inline]
 fn without_port(host: &[u8]) -> &[u8] {
     if host.starts_with(b"[") {
         return memchr::memchr(b']', host).map_or(host, |end| &host[..=end]);
     }
-    memchr::memchr(b':', host).map_or(host, |colon| &host[..colon])
+    position(b':', host).map_or(host, |colon| &host[..colon])
+}
+
+/// Where a byte is first. What is looked for here is mostly near, and then a call of `memchr` costs more than it saves.
+#[inline]
+fn position(wanted: u8, text: &[u8]) -> Option<usize> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const NEAR_BYTES: usize = 32;
+    let mut at = 0;
+    while let Some(word) = text[at..].first_chunk() {
+        if at == NEAR_BYTES {
+            return memchr::memchr(wanted, &text[at..]).map(|found| at + found);
+        }
+        // The lowest byte whose upper bit is set is one that is zero in `differs` (Hacker's Delight, section 6-1).
+        let differs = u64::from_le_bytes(*word) ^ (u64::from(wanted) * ONES);
+        let zeros = differs.wrapping_sub(ONES) & !differs & (0x80 * ONES);
+        if zeros != 0 {
+            return Some(at + zeros.trailing_zeros() as usize / 8);
+        }
+        at += 8;
+    }
+    text[at..].iter().position(|byte| *byte == wanted).map(|found| at + found)
 }

@@ -1,7 +1,8 @@
 //! What does not fit into the cases' file: fields in every way, strange bytes, shapes of tables. See `cases` for
-//! precedence, `naive` for the comparison with a naive reading of it, and `shadows` for routes that are dead.
+//! precedence, `literals` for what filters regexes, `naive` for the comparison with a naive reading of it, and `shadows` for routes that are dead.
 
 mod cases;
+mod literals;
 mod naive;
 mod shadows;
 
@@ -171,6 +172,24 @@ fn an_empty_table_finds_nothing() {
     assert_eq!(lookup(&empty, GET), None);
     assert!(empty.is_empty() && empty.specificity(0).is_none());
     assert_eq!(empty.explain(&GET.key(), &Headers(&[])).verdicts, []);
+}
+
+/// A prefix that is no UTF-8 is one all the same.
+#[test]
+fn regexes_of_any_bytes() {
+    let rules = [r"~/\xff/a.*", r"~/\xff/b.*", "~/[a-z]/a.*"];
+    let rules = rules.map(|pattern| RouteRule { path: path(pattern), ..RouteRule::default() });
+    let table = RouteTable::new(rules.to_vec());
+    for (target, expected) in [
+        (&b"/\xff/ab"[..], Some(0)),
+        (b"/\xff/b", Some(1)),
+        (b"/x/ab", Some(2)),
+        (b"/\xfe/ab", None),
+        (b"/x/b", None),
+    ] {
+        let key = RouteKey { path: target, ..GET.key() };
+        assert_eq!(table.lookup(&key, &Headers(&[])), expected, "{}", target.escape_ascii());
+    }
 }
 
 /// Patterns that share a node become one automaton, or several where that would be too large; what they find must not

@@ -12,6 +12,7 @@ use regex_automata::util::syntax;
 use regex_syntax::hir::{Hir, HirKind, Look};
 
 use super::automaton::{Automaton, Budget};
+use super::literal_filter::required_literals;
 use crate::base::limits;
 
 /// Cheap to clone. Equal to another of the same text.
@@ -21,6 +22,7 @@ pub struct WholeRegex(Arc<Compiled>);
 struct Compiled {
     pattern: Box<str>,
     literal_prefix: Box<[u8]>,
+    required_literals: Box<[Box<[u8]>]>,
     program: Program,
 }
 
@@ -70,12 +72,18 @@ impl WholeRegex {
             .map_err(|error| refused(error.size_limit().is_some(), &error))?;
         let mut literal_prefix = Vec::new();
         push_literals(&hir, &mut literal_prefix);
+        let required_literals = required_literals(&hir);
         let program = match Automaton::of_nfa(&nfa, &mut Budget::new(AUTOMATON_STEPS_MAX)) {
             Some(automaton) => Program::Automaton(Arc::new(automaton)),
             None => Program::Engine(engine(hir)?),
         };
         let literal_prefix = literal_prefix.into();
-        Ok(WholeRegex(Arc::new(Compiled { pattern: pattern.into(), literal_prefix, program })))
+        Ok(WholeRegex(Arc::new(Compiled {
+            pattern: pattern.into(),
+            literal_prefix,
+            required_literals,
+            program,
+        })))
     }
 
     /// As it was written.
@@ -94,6 +102,11 @@ impl WholeRegex {
     /// Every text that fits starts with these bytes.
     pub(super) fn literal_prefix(&self) -> &[u8] {
         &self.0.literal_prefix
+    }
+
+    /// Every text that fits contains each of these.
+    pub(super) fn required_literals(&self) -> &[Box<[u8]>] {
+        &self.0.required_literals
     }
 
     pub(super) fn automaton(&self) -> Option<&Arc<Automaton>> {
