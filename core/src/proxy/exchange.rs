@@ -536,10 +536,10 @@ async fn relay_response<P: Platform>(
         pumped.map_err(|error| body_fault(exchange, lease, error))?;
     }
     record.response_bytes = flow.content_bytes();
-    if plan.asker.grpc.is_some() {
-        if let Some(status) = flow.grpc_status() {
-            exchange.after_trailers(status, record);
-        }
+    if plan.asker.grpc.is_some()
+        && let Some(status) = flow.grpc_status()
+    {
+        exchange.after_trailers(status, record);
     }
     // Bytes behind the response belong to nobody: such a connection is not kept.
     let reusable = shaped.reusable && shaped.from != BodyLength::UntilClose && buffer.is_empty();
