@@ -188,6 +188,10 @@ for_each_driver! {
         };
         let waited = timed(&mut client, "X-Fault: delay\r\n");
         assert!(waited >= Duration::from_millis(120), "{waited:?}");
+        let mut half = proxy.connect();
+        half.send("GET / HTTP/1.1\r\nHost: test\r\nX-Fault: delay\r\n\r\n");
+        half.half_close();
+        assert_eq!(half.response("GET").expect(200).text(), "well", "who has said all it will say is not gone");
         assert!((0..10).any(|_| timed(&mut client, "") < waited));
         let half = Config::to(&origin).route("fault: { abort: { status: 418, percent: 50 } }");
         proxy.reload(&half);

@@ -344,10 +344,17 @@ pub(super) async fn gone<S: Transport>(stream: &S) {
     }
 }
 
-/// Waits on purpose: as long as it is told, until the worker stops, or until nobody is there to wait for.
+/// Waits on purpose: as long as it is told, until the worker stops, or until nobody is there to wait for. That is looked at
+/// after a while only, as it is with an origin: a client that has said all it will say may have closed its half.
 pub(super) async fn pause<P: Platform>(conn: &Downstream<P>, ms: u64) -> Result<(), Fault> {
-    conn.deadline.arm(conn.core.tick_ns() / 1_000_000, Duration::from_millis(ms));
-    let left = conn.deadline.bound(gone(&conn.stream)).await.is_ok();
+    let watched_ms = ms.saturating_sub(WATCH_CLIENT_AFTER_MS);
+    conn.deadline.arm(conn.core.tick_ns() / 1_000_000, Duration::from_millis(ms - watched_ms));
+    let _ = conn.deadline.bound(pending::<()>()).await;
+    let mut left = false;
+    if watched_ms > 0 && !conn.core.stopping.is_raised() {
+        conn.deadline.arm(conn.core.tick_ns() / 1_000_000, Duration::from_millis(watched_ms));
+        left = conn.deadline.bound(gone(&conn.stream)).await.is_ok();
+    }
     conn.core.tick_ns();
     if left { Err(Fault::downstream(GONE, 0)) } else { Ok(()) }
 }
