@@ -225,17 +225,19 @@ for_each_driver! {
         assert_eq!(page["canary"]["errors"], page["canary"]["requests"], "{page:#}");
     }
 
-    /// Clients see nothing of it, since another attempt mends each failure. The canary is a bad one all the same.
+    /// Clients see next to nothing of it, since another attempt mends a failure. The canary is a bad one all the same.
     fn one_that_retries_cover_for_is_taken_back(driver) within 90 {
         let log = Folder::new(&format!("canary-retried-{}", driver.name()));
-        let (stable, canary) = (Origin::with(named("stable")), Origin::with(failing(5)));
+        let (stable, canary) = (Origin::with(named("stable")), Origin::with(failing(10)));
         let text = config(&stable, &canary, ", steps: [30, 100]", &log)
             .to_string()
             .replace("- name: shop\n", "- name: shop\n    retry: { attempts: 3, on: [5xx] }\n");
         let proxy = Proxy::start_text(driver, &text);
         let load = Load::start(proxy.address(), 4, "/", OnClose::Reconnect);
         await_phase(&proxy, "rolled_back");
-        assert_eq!(load.stop().failures, Vec::<String>::new());
+        // Three of a hundred without retries. Their budget is a fifth of the requests, so most are mended.
+        let tally = load.stop();
+        assert!(tally.failures.len() as u64 * 200 < tally.answered, "{} of {}", tally.failures.len(), tally.answered);
     }
 
     /// It never answers, and its clients don't wait for that: how long they waited tells.

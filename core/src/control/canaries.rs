@@ -2,8 +2,8 @@
 //! and what it decides workers read with their next request.
 //!
 //! State is kept by the route's name over reloads. Where several proxies share a store one of them is to decide for all;
-//! what it would hand over is [`Saved`], and what it would add up are tallies. Until then
-//! each decides alone. With `state_dir`, what was decided outlives the process ([`store`]).
+//! what it would hand over is [`Saved`], and what it would add up are tallies. Until then each decides alone. With
+//! `state_dir`, what was decided outlives the process ([`store`]).
 
 pub(super) mod store;
 
@@ -61,7 +61,16 @@ impl Canaries {
                 kept.decider.configure(canary.settings.clone());
                 kept.arms = arms;
             } else {
-                let decider = Decider::new(canary.settings.clone(), found.remove(&*route.name));
+                let saved = found.remove(&*route.name);
+                let goes_on = saved.as_ref().is_some_and(|saved| saved.identity == canary.settings.identity);
+                let decider = Decider::new(canary.settings.clone(), saved);
+                if goes_on {
+                    let (phase, percent) = (phase(decider.saved().phase), percent(decider.share_bp()));
+                    journal::info(format_args!(
+                        "canary of route `{}`: goes on where it was, {phase} at {percent} %",
+                        route.name
+                    ));
+                }
                 let trial = Arc::new(Trial::new(workers, decider.share_bp()));
                 let kept = Kept { decider, trial, arms, decisions: VecDeque::new() };
                 self.kept.insert(Arc::clone(&route.name), kept);

@@ -51,19 +51,23 @@ enum PhaseName {
 /// What the file says of each route; nothing if there is none. One that can't be read is set aside, as `canaries.json.bad`.
 pub(super) fn load(folder: &Path) -> io::Result<BTreeMap<String, Saved>> {
     let path = folder.join(NAME);
-    let mut text = String::new();
-    match File::open(&path) {
-        Ok(file) => file.take(CANARY_STATE_BYTES_MAX).read_to_string(&mut text).map(drop)?,
+    let found = match read(&path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(BTreeMap::new()),
-        Err(error) => return Err(error),
-    }
-    parse(&text).map_err(|why| {
+        read => read.and_then(|text| parse(&text).map_err(|why| io::Error::new(ErrorKind::InvalidData, why))),
+    };
+    found.map_err(|why| {
         let aside = match fs::rename(&path, folder.join(BAD)) {
             Ok(()) => format!("it is {BAD} now"),
             Err(error) => format!("nor can it be set aside: {error}"),
         };
-        io::Error::new(ErrorKind::InvalidData, format!("{why}; {aside}"))
+        io::Error::new(why.kind(), format!("{why}; {aside}"))
     })
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(CANARY_STATE_BYTES_MAX).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// Writes `text`, which [`render`] has made.
@@ -145,6 +149,8 @@ mod tests {
         let error = load(&folder).unwrap_err().to_string();
         assert!(error.contains("version 2") && error.contains(BAD), "{error}");
         assert!(load(&folder).unwrap().is_empty(), "it was set aside");
+        fs::write(folder.join(NAME), b"\xff").unwrap();
+        assert!(load(&folder).unwrap_err().to_string().contains(BAD));
         fs::remove_dir_all(&folder).unwrap();
         assert_eq!(probe(&folder).unwrap_err().kind(), ErrorKind::NotFound);
     }
