@@ -175,10 +175,17 @@ for_each_driver! {
             proxy.get("/").expect(200);
         }
         assert_eq!(canary.request_count(), before);
+        // What an operator says is kept as well, and where it can't be, it is as soon as it can.
+        let (file, hidden) = (folder.join("canaries.json"), folder.join("hidden"));
+        std::fs::rename(&file, &hidden).expect("renamed");
+        std::fs::create_dir(&file).expect("something in its place");
         Client::connect(proxy.admin_address()).ask(&post("/canaries/restart?route=shop", "")).expect(200);
+        std::fs::remove_dir(&file).expect("removed");
+        eventually_within(PATIENCE, "the state to be saved", || {
+            std::fs::read_to_string(&file).is_ok_and(|text| text.contains("trying")).then_some(())
+        });
         drop(proxy);
-        assert_eq!(page_phase(&Proxy::start(driver, &config)), "trying", "what an operator said is kept as well");
-        let file = folder.join("canaries.json");
+        assert_eq!(page_phase(&Proxy::start(driver, &config)), "trying");
         let text = std::fs::read_to_string(&file).expect("the state");
         std::fs::write(&file, text.replace("trying", "winning")).expect("written");
         assert_eq!(page_phase(&Proxy::start(driver, &config)), "trying");

@@ -35,6 +35,8 @@ pub(super) struct Canaries {
     folder: Option<PathBuf>,
     /// What the file there says.
     saved: String,
+    /// The last attempt to write it failed, and another is due.
+    unsaved: bool,
     looked_ms: u64,
 }
 
@@ -110,12 +112,18 @@ impl Canaries {
         if text == self.saved {
             return;
         }
-        match store::save(folder, &text) {
-            Ok(()) => self.saved = text,
-            Err(error) => journal::warn(format_args!(
-                "can't save the state of canaries in {}: {error}",
+        let failed = store::save(folder, &text).err();
+        match (&failed, self.unsaved) {
+            (Some(error), false) => journal::warn(format_args!(
+                "can't save the state of canaries in {}, which is tried again each second: {error}",
                 folder.display()
             )),
+            (None, true) => journal::info(format_args!("the state of canaries is saved again")),
+            (Some(_), true) | (None, false) => {}
+        }
+        self.unsaved = failed.is_some();
+        if !self.unsaved {
+            self.saved = text;
         }
     }
 
@@ -136,6 +144,8 @@ impl Canaries {
         }
         if !lines.is_empty() {
             self.write(&lines);
+        }
+        if !lines.is_empty() || self.unsaved {
             self.save();
         }
     }
