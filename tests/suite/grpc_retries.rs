@@ -158,6 +158,16 @@ for_each_driver! {
         }
     }
 
+    /// That there is no such thing is an answer, and nothing to be tried again or said of.
+    fn answers_that_are_no_failures(driver) {
+        for (code, says) in [("5", Says::Alone), ("5", Says::BehindMessage), ("3", Says::BehindHead), ("16", Says::Alone)] {
+            let origin = failing(code, says, 1);
+            let proxy = start(driver, &origin, "methods: any, grpc_statuses: [unavailable]");
+            assert_eq!(status(&call(&Client::connect(proxy.address()), ASKED)), code);
+            assert_eq!((origin.request_count(), refused(&proxy, "").0), (1, 0.0), "{code} {says:?}");
+        }
+    }
+
     /// `grpc-status` in an answer to what is no call of gRPC says nothing.
     fn only_calls_have_such_a_status(driver) {
         let origin = failing("14", Says::Alone, 1);

@@ -118,10 +118,7 @@ impl<P: Platform> Exchange<'_, P> {
             Failure::Status(status)
         } else if self.plan.asker.grpc.is_some() {
             // A status in the head is the whole answer; one behind messages comes too late.
-            match record.grpc_status {
-                None | Some(GrpcStatus::Ok) => return None,
-                Some(status) => Failure::Grpc(status.code()),
-            }
+            grpc_failure(record.grpc_status?)?
         } else {
             return None;
         };
@@ -135,8 +132,8 @@ impl<P: Platform> Exchange<'_, P> {
     /// A gRPC call has ended behind its head. Its failure comes too late for another attempt, and the record says so.
     pub(super) fn after_trailers(self, status: GrpcStatus, record: &mut Record) {
         record.grpc_status = Some(status);
-        if status != GrpcStatus::Ok {
-            let again = self.decide(Failure::Grpc(status.code()), Body::Consumed, None, record);
+        if let Some(failure) = grpc_failure(status) {
+            let again = self.decide(failure, Body::Consumed, None, record);
             debug_assert!(again.is_none(), "a response has begun");
         }
     }
@@ -242,6 +239,14 @@ fn speaks_against(failure: Failure, grpc_status: Option<GrpcStatus>) -> bool {
         | Failure::ResetBeforeResponse
         | Failure::PerTryTimeout => true,
     }
+}
+
+/// A status to the retry policy; `None` for one that is an answer, like a 404: neither is it a server's fault nor can it be
+/// listed, so that no attempt in its stead was ever thought of.
+fn grpc_failure(status: GrpcStatus) -> Option<Failure> {
+    let failed =
+        status.is_servers_fault() || matches!(status, GrpcStatus::Cancelled | GrpcStatus::ResourceExhausted);
+    failed.then(|| Failure::Grpc(status.code()))
 }
 
 /// What kind of failure a fault is to the retry policy; `None` for what is nobody's attempt's.
