@@ -40,7 +40,7 @@ use ringway::proxy::connection;
 use ringway::proxy::core::{Core, Install, ListenerId, Node};
 use ringway::proxy::log::LogBuffer;
 use ringway::proxy::standing::{Cohort, Standing};
-use ringway::proxy::upstream::{Group, Members, Resolved, Shelf};
+use ringway::proxy::upstream::{Group, Members, Resolved, Loans};
 
 /// One end of a stream: `incoming` is what the proxy will read, in pieces; then the end.
 #[derive(Default)]
@@ -226,7 +226,7 @@ fn install() -> Install {
         address: Address::Tcp(SocketAddr::from(([127, 0, 0, 1], port))),
         authority: format!("127.0.0.1:{port}").into(),
         weight: 1,
-        shelf: Shelf::new(),
+        loans: Loans::new(),
         standing: Standing::new(Verdict::Unchecked, Arc::clone(&cohort), 0),
         tag: u64::from(port),
         tls_name: None,

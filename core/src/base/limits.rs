@@ -41,7 +41,7 @@ pub const FREE_PIPES_MAX: usize = 32;
 /// copying is cheaper by 4 %, at 16 KiB splicing is by 21 %, at 1 MiB by 38 % and more (docs/performance.md).
 pub const SPLICE_BYTES_MIN: u64 = 16 * 1024;
 
-/// Idle upstream connections that may lie on one endpoint's shelf, on loan between workers.
+/// Idle upstream connections to one endpoint that workers may have lent at once.
 pub const LENT_CONNECTIONS_MAX: usize = 64;
 /// Bytes of a request method. The longest registered one (UPDATEREDIRECTREF) has 17; a longer one is no method.
 pub const METHOD_BYTES_MAX: usize = 32;

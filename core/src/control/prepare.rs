@@ -24,7 +24,7 @@ use crate::policy::health::{Traffic, Verdict};
 use crate::proxy::core::{Install, ListenerId, proxy_version};
 use crate::proxy::limiting;
 use crate::proxy::standing::Standings;
-use crate::proxy::upstream::{Group, Members, Resolved, Shelf};
+use crate::proxy::upstream::{Group, Loans, Members, Resolved};
 use crate::telemetry::access_log::{self, Target};
 use crate::telemetry::journal;
 
@@ -188,7 +188,7 @@ pub(super) fn listen(
 /// What workers share of each endpoint, by upstream and address: it outlives reloads.
 #[derive(Default)]
 pub(super) struct Shared {
-    pub(super) shelves: HashMap<(Arc<str>, Address), Arc<Shelf>>,
+    pub(super) loans: HashMap<(Arc<str>, Address), Arc<Loans>>,
     pub(super) standings: Standings,
     pub(super) limiting: Option<Arc<limiting::Shared>>,
     pub(super) canaries: Canaries,
@@ -246,7 +246,7 @@ pub(super) fn targets(install: &Install, tls: &Tls) -> Vec<prober::Target> {
     upstreams.flat_map(of).collect()
 }
 
-/// A snapshot with its names resolved, its shelves and its endpoints' health at hand. `now_ms` is the workers' clock; zero
+/// A snapshot with its names resolved, its lent connections and endpoints' health at hand. `now_ms` is the workers' clock; zero
 /// at the start, when no endpoint is a newcomer.
 pub(super) fn install(
     snapshot: &Arc<Snapshot>,
@@ -288,7 +288,7 @@ pub(super) fn install(
                     });
                     labels.push(endpoint.labels.clone());
                     all.push(Resolved {
-                        shelf: Arc::clone(shared.shelves.entry(key).or_insert_with(Shelf::new)),
+                        loans: Arc::clone(shared.loans.entry(key).or_insert_with(Loans::new)),
                         standing: shared.standings.of(&upstream.name, &address, Verdict::Unchecked, now_ms),
                         tag: sticky::tag(&text, hash::id(&upstream.name)),
                         address,
@@ -321,7 +321,7 @@ pub(super) fn install(
         .zip(&upstreams)
         .flat_map(|(u, all)| all.endpoints.iter().map(|r| (Arc::clone(&u.name), r.address.clone())))
         .collect();
-    shared.shelves.retain(|key, _| live.contains(key));
+    shared.loans.retain(|key, _| live.contains(key));
     shared.standings.keep(|upstream, address| live.contains(&(Arc::clone(upstream), address.clone())));
     let mut listeners = vec![None; ids.len()];
     for (index, listener) in snapshot.listeners.iter().enumerate() {

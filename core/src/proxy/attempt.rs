@@ -1,7 +1,7 @@
 //! Attempts: get a connection to an endpoint, send the request, await the response's head; again where that is safe.
 //!
 //! What is tried again `policy::retry` decides, by the route's settings; `again` asks it. Without any, that is what
-//! provably reached no application: no connection could be had, the endpoint refused the stream, or a kept connection
+//! provably reached no application: no connection could be had, the endpoint refused the stream, or a reused connection
 //! turned out to be closed before a byte of the response came (RFC 9112 section 9.3.1).
 
 use std::cell::Cell;
@@ -123,7 +123,7 @@ pub(super) async fn forward<P: Platform>(
 /// The empty line that ends a head.
 const END_OF_HEAD: &[u8] = b"\r\n";
 
-/// A kept connection was closed by its origin just as it was used.
+/// A reused connection was closed by its origin just as it was used.
 pub(super) const STALE: &str = "upstream_stale";
 
 /// The next endpoint, waiting for one if all are at their cap.
@@ -165,7 +165,7 @@ pub(super) fn elapsed<P: Platform>(conn: &Downstream<P>, reason: &'static str, s
     }
 }
 
-/// A connection to the endpoint: kept, borrowed from another worker, or new.
+/// A connection to the endpoint: an idle one, one borrowed from another worker, or new.
 pub(super) async fn open<P: Platform>(
     exchange: Exchange<'_, P>,
     pass: Pass<P::Stream>,
@@ -179,7 +179,7 @@ pub(super) async fn open<P: Platform>(
         false if plan.asker.method.is_idempotent() => Need::Likely,
         false => Need::Looked,
     };
-    let (mut lease, found) = kept(core, pass, endpoint, need);
+    let (mut lease, found) = reuse(core, pass, endpoint, need);
     if found {
         return Ok(lease);
     }
@@ -224,7 +224,7 @@ pub(super) async fn open<P: Platform>(
 }
 
 /// A lease, and whether it has a connection already: one of this worker's, or one that another lends.
-pub(super) fn kept<P: Platform>(
+pub(super) fn reuse<P: Platform>(
     core: &Core<P>,
     pass: Pass<P::Stream>,
     endpoint: &Rc<Endpoint<P::Stream>>,
@@ -236,7 +236,7 @@ pub(super) fn kept<P: Platform>(
         core.metrics.add(Counter::UpstreamStale, stale);
     }
     match found {
-        Found::Kept(stream) => {
+        Found::Idle(stream) => {
             core.metrics.count(Counter::UpstreamReused);
             lease.hold(stream, true);
             return (lease, true);

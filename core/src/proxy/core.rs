@@ -565,11 +565,11 @@ impl<P: Platform> Core<P> {
     }
 
     /// Rounds: closes idle connections that are due, lends surplus ones, gives memory back. Once a second or so.
-    pub fn tend(&self) {
+    pub fn maintain(&self) {
         let now = self.tick_ns() / 1_000_000;
         let lend = if self.node.workers() > 1 { Lend::Surplus } else { Lend::Nothing };
         for upstream in self.upstreams.borrow().values() {
-            let (stale, lent) = upstream.tend(now, |stream| self.platform.detach(stream), lend);
+            let (stale, lent) = upstream.maintain(now, |stream| self.platform.detach(stream), lend);
             self.metrics.add(Counter::UpstreamStale, stale);
             self.metrics.add(Counter::Lent, lent);
             upstream.compare(now, || self.platform.random(), |applied| self.health_changed(applied));

@@ -94,7 +94,7 @@ pub(super) async fn respond<P: Platform>(
         Ok(relayed) => relayed,
         Err(failed) => {
             if matches!(&failed, Failed::Again(again) if again.clean) {
-                lease.keep(conn.core.now_ms());
+                lease.give_back(conn.core.now_ms());
             }
             return Err(failed);
         }
@@ -103,7 +103,7 @@ pub(super) async fn respond<P: Platform>(
         return Ok(Ended::Switched(lease, upstream_bytes));
     }
     if relayed.reusable {
-        lease.keep(conn.core.now_ms());
+        lease.give_back(conn.core.now_ms());
     }
     Ok(Ended::Response(relayed.after))
 }
@@ -155,7 +155,7 @@ pub(super) async fn duplex<P: Platform>(
         }
     };
     if relayed.reusable && phase.sent.get() {
-        lease.keep(conn.core.now_ms());
+        lease.give_back(conn.core.now_ms());
     }
     Ok(relayed.after)
 }

@@ -9,7 +9,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::attempt::{kept, on_behalf};
+use super::attempt::{on_behalf, reuse};
 use super::connection::Downstream;
 use super::core::{Bound, Core};
 use super::pump::{End, PumpError, Pumping};
@@ -262,7 +262,7 @@ async fn deliver<P: Platform>(
     let now_ns = core.tick_ns();
     deadline.cap(now_ns / 1_000_000, copy.mirror.timeout);
     let pass = copy.upstream.admit(now_ns).map_err(|_| "mirror_unavailable")?;
-    let (mut lease, found) = kept(core, pass, &copy.endpoint, Need::Looked);
+    let (mut lease, found) = reuse(core, pass, &copy.endpoint, Need::Looked);
     if !found {
         connect(core, &deadline, &copy, &mut lease).await?;
     }
@@ -290,7 +290,7 @@ async fn deliver<P: Platform>(
         Ok((status, clean)) => {
             learn(Outcome::of_status(status), Some(status));
             if clean {
-                lease.keep(now_ns / 1_000_000);
+                lease.give_back(now_ns / 1_000_000);
             }
             Ok(())
         }

@@ -1,6 +1,6 @@
 //! An endpoint's health, shared by the node: one word that workers read at each choice and hardly ever write.
 //!
-//! Like [`Shelf`](super::upstream::Shelf) it is state: the control thread keeps it by upstream and address, so it
+//! Like [`Loans`](super::upstream::Loans) it is state: the control thread keeps it by upstream and address, so it
 //! outlives reloads, and hands it to workers with each resolved endpoint. Decisions are `policy::health`'s (what follows
 //! from an event) and `policy::outlier`'s (who is one); here they meet the atomics and the cap.
 //!
@@ -144,7 +144,7 @@ impl Standing {
     }
 }
 
-/// The standings of all endpoints of the node. Kept by the control thread, beside the shelves.
+/// The standings of all endpoints of the node. Kept by the control thread, beside the lent connections.
 #[derive(Debug, Default)]
 pub struct Standings {
     upstreams: HashMap<Arc<str>, Members>,

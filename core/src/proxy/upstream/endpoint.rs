@@ -1,10 +1,10 @@
-//! One endpoint as one worker knows it: its connections, kept, shared and lent.
+//! One endpoint as one worker knows it: its connections, idle, shared and lent.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::shelf::Shelf;
+use super::loans::Loans;
 use super::{Resolved, Settings};
 use crate::net::connect::Address;
 use crate::net::h2::client::{ClientStream, Session};
@@ -30,7 +30,7 @@ pub struct Endpoint<S> {
     pub observer: Observer,
     /// How slow it is, for the rule that asks.
     pub(super) latency: Cell<Ewma>,
-    pub(super) shelf: Arc<Shelf>,
+    pub(super) loans: Arc<Loans>,
     pub(super) idle: RefCell<Vec<Idle<S>>>,
     /// Connections that carry many requests at once.
     pub(super) sessions: RefCell<Vec<Multiplexed>>,
@@ -68,7 +68,7 @@ impl<S> Endpoint<S> {
             tag: resolved.tag,
             observer: Observer::new(Arc::clone(&resolved.standing)),
             latency: Cell::default(),
-            shelf: Arc::clone(&resolved.shelf),
+            loans: Arc::clone(&resolved.loans),
             idle: RefCell::default(),
             sessions: RefCell::default(),
             dialling: Cell::new(false),
@@ -131,7 +131,7 @@ impl<S> Endpoint<S> {
         self.open.set(self.open.get() - closed);
         // Those that carry requests live until these are over.
         self.retain_sessions(|_| false);
-        while self.shelf.borrow().is_some() {}
+        while self.loans.borrow().is_some() {}
     }
 
     /// (connections, idle, requests in flight, requests, failures).

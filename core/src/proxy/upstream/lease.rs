@@ -21,15 +21,15 @@ const LOOK_AFTER_IDLE_MS: u64 = 500;
 /// What the pool has for a request.
 #[derive(Debug)]
 pub enum Found<S> {
-    /// A kept connection of this worker.
-    Kept(S),
+    /// An idle connection of this worker, or a stream on a shared one.
+    Idle(S),
     /// A socket that another worker lent.
     Lent(OwnedFd),
     /// Nothing: connect.
     Nothing,
 }
 
-/// The right to use one connection to an endpoint. Dropping it closes the connection; [`Lease::keep`] keeps it.
+/// The right to use one connection to an endpoint. Dropping it closes the connection; [`Lease::give_back`] makes it idle.
 #[derive(Debug)]
 pub struct Lease<S: Transport> {
     pass: Pass<S>,
@@ -95,10 +95,10 @@ impl<S: Transport + From<Box<ClientStream>>> Lease<S> {
             endpoint.open.set(endpoint.open.get() - 1);
         };
         let found = if let Some(stream) = found {
-            Found::Kept(stream)
+            Found::Idle(stream)
         } else {
             endpoint.open.set(endpoint.open.get() + 1);
-            let lent = if need == Need::New || !endpoint.may_lend() { None } else { endpoint.shelf.borrow() };
+            let lent = if need == Need::New || !endpoint.may_lend() { None } else { endpoint.loans.borrow() };
             lent.map_or(Found::Nothing, Found::Lent)
         };
         (Self::new(pass, endpoint, Share::Own), found)
@@ -106,7 +106,7 @@ impl<S: Transport + From<Box<ClientStream>>> Lease<S> {
 
     fn take_stream(pass: Pass<S>, endpoint: &Rc<Endpoint<S>>, now_ms: u64) -> (Self, Found<S>) {
         if let Some(stream) = endpoint.open_stream(now_ms) {
-            return (Self::new(pass, endpoint, Share::Stream), Found::Kept(S::from(Box::new(stream))));
+            return (Self::new(pass, endpoint, Share::Stream), Found::Idle(S::from(Box::new(stream))));
         }
         endpoint.open.set(endpoint.open.get() + 1);
         endpoint.dialling.set(true);
@@ -225,7 +225,7 @@ impl<S: Transport> Lease<S> {
     }
 
     /// The exchange ended cleanly: keeps the connection for the next one, if there is room.
-    pub fn keep(mut self, now_ms: u64) {
+    pub fn give_back(mut self, now_ms: u64) {
         // After a PROXY header a connection is one client's, and tells nothing of the next.
         if self.place != Share::Own || self.endpoint.dial.proxy.is_some() {
             return;

@@ -7,8 +7,8 @@ mod endpoint;
 mod group;
 mod guards;
 mod lease;
+mod loans;
 mod queue;
-mod shelf;
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;
@@ -38,7 +38,7 @@ pub use endpoint::Endpoint;
 pub use group::Group;
 pub use guards::{Denied, GuardNumbers, Pass};
 pub use lease::{Found, Lease, Need};
-pub use shelf::Shelf;
+pub use loans::Loans;
 
 /// One endpoint as the control thread resolved it.
 #[derive(Debug, Clone)]
@@ -49,8 +49,8 @@ pub struct Resolved {
     pub authority: Arc<str>,
     /// At least 1.
     pub weight: u32,
-    /// Its shelf on this node.
-    pub shelf: Arc<Shelf>,
+    /// Idle connections to it that workers have lent to each other.
+    pub loans: Arc<Loans>,
     /// Its health on this node.
     pub standing: Arc<Standing>,
     /// What cookies call it.
@@ -293,9 +293,14 @@ impl<S: Transport> Upstream<S> {
         self.queue.wait(max).await
     }
 
-    /// Closes what has been idle for too long or was closed by its origin, and puts surplus on the shelf for workers
+    /// Closes what has been idle for too long or was closed by its origin, and lends surplus to workers
     /// that have none. Returns (closed by the origin, lent).
-    pub fn tend(&self, now_ms: u64, mut detach: impl FnMut(S) -> Option<OwnedFd>, lend: Lend) -> (u64, u64) {
+    pub fn maintain(
+        &self,
+        now_ms: u64,
+        mut detach: impl FnMut(S) -> Option<OwnedFd>,
+        lend: Lend,
+    ) -> (u64, u64) {
         let settings = self.settings.borrow();
         let (mut stale, mut lent) = (0, 0);
         for endpoint in self.endpoints.borrow().iter() {
@@ -324,9 +329,9 @@ impl<S: Transport> Upstream<S> {
                     let Idle { stream, since_ms } = idle.remove(0);
                     endpoint.open.set(endpoint.open.get() - 1);
                     let Some(socket) = detach(stream) else { break };
-                    lent += u64::from(endpoint.shelf.lend(socket, since_ms));
+                    lent += u64::from(endpoint.loans.lend(socket, since_ms));
                 }
-                endpoint.shelf.expire(now_ms, settings.idle_ms);
+                endpoint.loans.expire(now_ms, settings.idle_ms);
             }
         }
         if stale > 0 {
@@ -353,7 +358,7 @@ impl<S: Transport> Upstream<S> {
         self.guards.numbers()
     }
 
-    /// Closes all idle connections, those on the shelves too.
+    /// Closes all idle connections, those on loan too.
     pub fn close_idle(&self) {
         for endpoint in self.endpoints.borrow().iter() {
             endpoint.close_idle();

@@ -7,25 +7,25 @@ use crossbeam_queue::ArrayQueue;
 
 use crate::base::limits::LENT_CONNECTIONS_MAX;
 
-/// Idle connections on loan between workers, one shelf for each endpoint of the node.
+/// The connections to one endpoint of the node that are on loan.
 #[derive(Debug)]
-pub struct Shelf {
+pub struct Loans {
     /// With the time since when it has been idle, on the clock that all workers share.
     sockets: ArrayQueue<(OwnedFd, u64)>,
 }
 
-impl Shelf {
-    /// An empty shelf.
+impl Loans {
+    /// Nothing is on loan yet.
     pub fn new() -> Arc<Self> {
         Arc::new(Self { sockets: ArrayQueue::new(LENT_CONNECTIONS_MAX) })
     }
 
-    /// Puts a socket on the shelf. False, and the socket is closed, if the shelf is full.
+    /// Lends a socket. False, and the socket is closed, if as many as may be are on loan already.
     pub fn lend(&self, socket: OwnedFd, since_ms: u64) -> bool {
         self.sockets.push((socket, since_ms)).is_ok()
     }
 
-    /// Takes one that somebody put there.
+    /// Takes one that somebody lent.
     pub fn borrow(&self) -> Option<OwnedFd> {
         self.sockets.pop().map(|(socket, _)| socket)
     }
@@ -40,12 +40,12 @@ impl Shelf {
         }
     }
 
-    /// How many lie there.
+    /// How many are on loan.
     pub fn len(&self) -> usize {
         self.sockets.len()
     }
 
-    /// None does.
+    /// None is.
     pub fn is_empty(&self) -> bool {
         self.sockets.is_empty()
     }
@@ -56,7 +56,7 @@ mod tests {
     use std::fs::File;
     use std::os::fd::OwnedFd;
 
-    use super::Shelf;
+    use super::Loans;
     use crate::base::limits::LENT_CONNECTIONS_MAX;
 
     fn socket() -> OwnedFd {
@@ -64,20 +64,20 @@ mod tests {
     }
 
     #[test]
-    fn a_shelf_is_bounded_and_closes_what_nobody_borrows() {
-        let shelf = Shelf::new();
+    fn loans_are_bounded_and_close_when_nobody_borrows() {
+        let loans = Loans::new();
         for at in 0..LENT_CONNECTIONS_MAX as u64 {
-            assert!(shelf.lend(socket(), at));
+            assert!(loans.lend(socket(), at));
         }
-        assert!(!shelf.lend(socket(), 0), "it is full");
-        shelf.expire(100, 90);
+        assert!(!loans.lend(socket(), 0), "it is full");
+        loans.expire(100, 90);
         assert_eq!(
-            shelf.len(),
+            loans.len(),
             LENT_CONNECTIONS_MAX - 11,
             "those lent at 0 to 10 have been idle for 90 and more"
         );
-        assert!(shelf.borrow().is_some());
-        shelf.expire(1_000, 90);
-        assert!(shelf.is_empty() && shelf.borrow().is_none());
+        assert!(loans.borrow().is_some());
+        loans.expire(1_000, 90);
+        assert!(loans.is_empty() && loans.borrow().is_none());
     }
 }
