@@ -197,6 +197,14 @@ impl Platform for World {
     fn attach(&self, _: OwnedFd) -> io::Result<Memory> {
         Err(ErrorKind::Unsupported.into())
     }
+
+    fn spawn(&self, _: impl Future<Output = ()> + 'static) {
+        unreachable!("only mirrors and HTTP/2 start tasks")
+    }
+
+    async fn yield_now(&self) {
+        soon().await.expect("it only waits");
+    }
 }
 
 /// Parts the origin's bytes: what is behind it is the next connection's.

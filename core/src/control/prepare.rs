@@ -13,7 +13,7 @@ use super::tls::{Keeper, Tls, UpstreamPart};
 use crate::config;
 use crate::config::snapshot::{AccessLogMode, EndpointAddress, ListenAddress, LogTarget, Snapshot, Upstream};
 use crate::config::source::file::FileSource;
-use crate::config::{Origin, Report, Severity};
+use crate::config::{Origin, Remark, Report, Severity};
 use crate::net::connect::Address;
 use crate::net::listener::{BindAddress, bind_all};
 use crate::policy::balance::hash;
@@ -244,6 +244,49 @@ pub(super) fn targets(install: &Install, tls: &Tls) -> Vec<prober::Target> {
             .collect::<Vec<_>>()
     };
     upstreams.flat_map(of).collect()
+}
+
+/// Makes installs as the control thread does, one after another, for workers that run in a simulation. Names are not
+/// resolved, no socket is bound, and no file is read but those that a configuration names for TLS.
+#[derive(Default)]
+pub struct Installer {
+    shared: Shared,
+    ids: BTreeMap<Arc<str>, ListenerId>,
+}
+
+impl std::fmt::Debug for Installer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Installer").field("ids", &self.ids).finish_non_exhaustive()
+    }
+}
+
+impl Installer {
+    /// The next install. Endpoints that stay keep what workers share of them. `now_ms` is the workers' clock; zero for the
+    /// first.
+    ///
+    /// # Errors
+    /// All that is wrong with files for TLS.
+    pub fn install(
+        &mut self,
+        snapshot: &Arc<Snapshot>,
+        now_ms: u64,
+        workers: usize,
+    ) -> Result<Install, Vec<Remark>> {
+        for listener in &snapshot.listeners {
+            let next = ListenerId(self.ids.len() as u32);
+            self.ids.entry(Arc::clone(&listener.name)).or_insert(next);
+        }
+        let (tls, findings) = Keeper::default().compile(snapshot, &Tls::default(), std::time::Instant::now());
+        if !findings.errors.is_empty() {
+            return Err(findings.errors);
+        }
+        Ok(install(snapshot, &Addresses::new(), &mut self.shared, now_ms, workers, &self.ids, &tls))
+    }
+
+    /// A listener's number, once an install had it.
+    pub fn listener(&self, name: &str) -> Option<ListenerId> {
+        self.ids.get(name).copied()
+    }
 }
 
 /// A snapshot with its names resolved, its lent connections and endpoints' health at hand. `now_ms` is the workers' clock; zero

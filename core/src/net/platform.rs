@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::connect::{self, Address};
+use super::driver;
 use super::h2::Settings as Http2Settings;
 use super::h2::client::{ClientStream, Session};
 use super::h2::server::ServerStream;
@@ -62,6 +63,10 @@ pub trait Platform: 'static {
     fn detach(&self, stream: Self::Stream) -> Option<OwnedFd>;
     /// Takes over a socket that crossed.
     fn attach(&self, socket: OwnedFd) -> io::Result<Self::Stream>;
+    /// Starts a task of this worker.
+    fn spawn(&self, task: impl Future<Output = ()> + 'static);
+    /// Lets the worker's other tasks run, and I/O be looked at, before going on.
+    async fn yield_now(&self);
 
     /// Milliseconds since the worker's start.
     fn now_ms(&self) -> u64 {
@@ -203,5 +208,13 @@ impl Platform for Linux {
 
     fn attach(&self, socket: OwnedFd) -> io::Result<Stream> {
         Socket::new(socket).map(Stream::Socket)
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        driver::spawn(task);
+    }
+
+    async fn yield_now(&self) {
+        driver::yield_now().await;
     }
 }

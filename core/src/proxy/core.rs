@@ -4,7 +4,7 @@
 //! and pinned by each request; everything else in [`Core`] is state that outlives it.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -180,8 +180,8 @@ impl RouteCounts {
     }
 }
 
-/// State by its stable id.
-type ByName<T> = HashMap<Arc<str>, Rc<T>>;
+/// State by its stable id, in an order that does not change from run to run.
+type ByName<T> = BTreeMap<Arc<str>, Rc<T>>;
 
 /// Everything that one worker owns.
 #[derive(Debug)]

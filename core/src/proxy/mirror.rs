@@ -22,7 +22,6 @@ use crate::http::flow::{Batch, Flow};
 use crate::http::framing::BodyLength;
 use crate::http::http1::parse::{HeadLimits, Parsed, parse_response};
 use crate::http::message::{HeaderSlots, Method};
-use crate::net::driver::spawn;
 use crate::net::platform::{Connected, Platform};
 use crate::net::proxied::OnBehalf;
 use crate::policy::outlier::Outcome;
@@ -228,10 +227,10 @@ fn send<P: Platform>(core: &Rc<Core<P>>, copies: &Copies<P::Stream>, body: Resul
             }
         }
         core.metrics.count(Counter::Mirrored);
-        let (core, method) = (Rc::clone(core), copies.method);
-        spawn(async move {
-            if let Err(reason) = deliver(&core, copy, method).await {
-                core.metrics.refused(reason);
+        let (worker, method) = (Rc::clone(core), copies.method);
+        core.platform.spawn(async move {
+            if let Err(reason) = deliver(&worker, copy, method).await {
+                worker.metrics.refused(reason);
             }
         });
     }

@@ -9,7 +9,6 @@ use super::connection::{Downstream, PeerText, serve_stream};
 use super::core::{Core, ListenerId, http2_settings};
 use crate::base::deadline::Deadline;
 use crate::http::message::Wire;
-use crate::net::driver::spawn;
 use crate::net::h2::server::{Incoming, ServerConnection};
 use crate::net::listener::Peer;
 use crate::net::platform::Platform;
@@ -65,7 +64,7 @@ pub(super) async fn serve<P: Platform>(
                 let stream = P::Stream::from(stream);
                 let conn = Downstream::new(Rc::clone(&core), stream, peer, peer_text, listener, Wire::Http2);
                 let shared = Rc::clone(&shared);
-                spawn(async move {
+                core.platform.spawn(async move {
                     let core = Rc::clone(&conn.core);
                     serve_stream(conn).await;
                     shared.live.set(shared.live.get() - 1);
