@@ -12,5 +12,6 @@ pub mod net;
 pub mod policy;
 pub mod proxy;
 pub mod server;
+pub mod settings;
 pub mod telemetry;
 pub mod worker;

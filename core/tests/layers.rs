@@ -27,6 +27,11 @@ const CONTROL_CRATES: &[&str] = &[
 const ROOMS: &[Room] = &[
     Room { name: "base", may_import: &[], crates: &["pin_project_lite"] },
     Room {
+        name: "settings",
+        may_import: &["base"],
+        crates: &["serde", "serde_json", "schemars", "saphyr_parser"],
+    },
+    Room {
         name: "http",
         may_import: &["base"],
         crates: &["httparse", "memchr", "bytes", "http", "base64", "ring"],
@@ -34,7 +39,7 @@ const ROOMS: &[Room] = &[
     Room { name: "telemetry", may_import: &["base"], crates: &["hdrhistogram", "crossbeam_channel"] },
     Room {
         name: "policy",
-        may_import: &["base", "http"],
+        may_import: &["base", "settings", "http"],
         crates: &["regex_automata", "regex_syntax", "memchr", "twox_hash"],
     },
     Room {
@@ -58,8 +63,8 @@ const ROOMS: &[Room] = &[
     },
     Room {
         name: "config",
-        may_import: &["base", "http", "policy"],
-        crates: &["serde", "serde_json", "schemars", "saphyr_parser", "regex"],
+        may_import: &["base", "settings", "http", "policy"],
+        crates: &["serde", "serde_json", "schemars", "regex"],
     },
     Room {
         name: "proxy",

@@ -5,6 +5,7 @@ pub mod buffer;
 pub mod clock;
 pub mod deadline;
 pub mod fault;
+pub mod fnv;
 pub mod kept;
 pub mod limits;
 pub mod race;

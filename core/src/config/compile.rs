@@ -1,7 +1,7 @@
 //! From the file's shape to a snapshot: names are resolved, texts become addresses, regexes and header
 //! lines, inheritance is worked out, and everything that is wrong is found in one pass.
 //!
-//! Called with settings whose shape and ranges `check.rs` has passed.
+//! Called with settings whose shape and ranges `settings::check` has passed.
 
 mod rate_limits;
 mod resilience;
@@ -10,25 +10,28 @@ pub(super) mod tls;
 mod traffic;
 mod values;
 
-use std::collections::HashMap;
-use std::num::NonZeroU32;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
-
-use super::address::{AddressError, endpoint_address, host_field, listen_address};
 use super::raw::{self, RawConfig};
-use super::report::{At, Findings, ProblemKind};
 use super::snapshot::{
     AccessLog, Action, Endpoint, EndpointAddress, Forwarding, Http2, Limits, ListenAddress, Listener,
     ListenerTimeouts, LogTarget, RateLimits, Route, RouteTimeouts, Snapshot, Upstream, UpstreamHost,
     UpstreamTimeouts,
 };
+use crate::base::fnv::fnv1a;
 use crate::base::limits;
 use crate::policy::balance::subset::Labels;
 use crate::policy::balance::tiers::{Distance, Locality};
 use crate::policy::route::RouteTable;
 use crate::policy::shed::Class;
+use crate::settings::address::{endpoint_address, host_field, listen_address};
+use crate::settings::diagnostics::Diagnostics;
+use crate::settings::report::{At, Findings, ProblemKind};
+use crate::settings::text::is_token;
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::ops::{Deref, DerefMut};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use traffic::Destinations;
 
@@ -41,23 +44,30 @@ pub(super) struct Compiled {
 
 /// `canonical` is the JSON form of `raw`.
 pub(super) fn compile(raw: &RawConfig, canonical: String, version: u64) -> Compiled {
-    let mut compiler = Compiler { raw, errors: Findings::default(), warnings: Findings::default() };
+    let mut compiler = Compiler { raw, found: Diagnostics::default() };
     let snapshot = compiler.snapshot(canonical, version);
-    let Compiler { errors, warnings, .. } = compiler;
+    let Diagnostics { errors, warnings } = compiler.found;
     Compiled { snapshot: snapshot.filter(|_| errors.is_empty()), errors, warnings }
 }
 
 struct Compiler<'r> {
     raw: &'r RawConfig,
-    errors: Findings,
-    warnings: Findings,
+    found: Diagnostics,
 }
 
-/// FNV-1a, 64 bits: names a configuration; it is no proof against forgery.
-fn fnv1a(bytes: &[u8]) -> u64 {
-    bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+/// What is found is noted from everywhere here, as policies note it.
+impl Deref for Compiler<'_> {
+    type Target = Diagnostics;
+
+    fn deref(&self) -> &Diagnostics {
+        &self.found
+    }
+}
+
+impl DerefMut for Compiler<'_> {
+    fn deref_mut(&mut self) -> &mut Diagnostics {
+        &mut self.found
+    }
 }
 
 impl Compiler<'_> {
@@ -114,58 +124,6 @@ impl Compiler<'_> {
             shedding,
             rate_limits,
         })
-    }
-
-    fn bad_value(&mut self, at: &At<'_>, message: impl std::fmt::Display) {
-        self.errors.add(ProblemKind::BadValue, at, message);
-    }
-
-    fn bad_address(&mut self, at: &At<'_>, text: &str, error: &AddressError) {
-        let finding = self.errors.add(ProblemKind::BadValue, at, format_args!("`{text}`: {error}"));
-        if *error == AddressError::NoPort {
-            finding.hint(format!("as in {text}:8080"));
-        }
-    }
-
-    /// Names of one kind: well-formed and unique. The map leads from a name to its first bearer.
-    fn names<'n>(
-        &mut self,
-        list: &At<'_>,
-        kind: &str,
-        names: impl Iterator<Item = &'n str>,
-    ) -> HashMap<&'n str, usize> {
-        let mut seen: HashMap<&str, usize> = HashMap::new();
-        for (index, name) in names.enumerate() {
-            let item = list.index(index);
-            let at = item.field("name");
-            self.name(&at, name);
-            if let Some(first) = seen.get(name) {
-                let first = list.index(*first);
-                self.errors
-                    .add(ProblemKind::Conflict, &at, format_args!("{kind} `{name}` is there twice"))
-                    .with(&first.field("name"));
-            } else {
-                seen.insert(name, index);
-            }
-        }
-        seen
-    }
-
-    fn name(&mut self, at: &At<'_>, name: &str) {
-        let fits = |c: char| c.is_ascii_alphanumeric() || "-_./:".contains(c);
-        if name.is_empty() || name.len() > limits::NAME_CHARS_MAX || !name.chars().all(fits) {
-            let max = limits::NAME_CHARS_MAX;
-            self.bad_value(
-                at,
-                format_args!("a name has 1 to {max} letters, digits or any of `-`, `_`, `.`, `/`, `:`"),
-            );
-        }
-    }
-
-    fn count(&mut self, at: &At<'_>, what: &str, count: usize, max: usize) {
-        if count > max {
-            self.bad_value(at, format_args!("{count} {what}; at most {max} are accepted"));
-        }
     }
 
     fn admin(&mut self) -> Option<ListenAddress> {
@@ -403,7 +361,7 @@ impl Compiler<'_> {
 
     fn forwarding(&mut self) -> Forwarding {
         let raw = &self.raw.forwarding;
-        if !values::is_token(&raw.via) {
+        if !is_token(&raw.via) {
             let parent = At::Root.field("forwarding");
             self.bad_value(
                 &parent.field("via"),

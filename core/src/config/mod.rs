@@ -1,29 +1,32 @@
 //! From the file's text to a compiled snapshot, or all of its errors at once.
 //!
-//! Text → nodes with places (`yaml`) → shape and ranges (`check`) → typed settings (`raw`) → names resolved and
+//! Text → nodes with places (`settings::yaml`) → shape and ranges (`settings::check`) → typed settings (`raw`) → names resolved and
 //! everything compiled (`compile`) → [`Snapshot`]. Called by the control thread; a worker only ever sees
 //! snapshots. Reads no sockets and starts no threads.
 
-mod address;
-mod check;
 mod compile;
 pub mod raw;
-mod report;
 pub mod snapshot;
 pub mod source;
 #[cfg(test)]
 mod tests;
-mod units;
-mod yaml;
 
-pub use check::schema;
+pub use crate::settings::report::{Location, Problem, ProblemKind, Report, Severity};
 pub use compile::tls::CIPHERS;
 pub use raw::RawConfig;
-pub use report::{Location, Problem, ProblemKind, Report, Severity};
 pub use snapshot::Snapshot;
 
-use report::{At, Findings};
-use yaml::Document;
+use std::sync::OnceLock;
+
+use crate::settings::check;
+use crate::settings::report::{At, Findings};
+use crate::settings::yaml::{self, Document};
+
+/// The JSON Schema (draft 2020-12) of the file, for editors and for `check`.
+pub fn schema() -> &'static serde_json::Value {
+    static SCHEMA: OnceLock<serde_json::Value> = OnceLock::new();
+    SCHEMA.get_or_init(|| schemars::schema_for!(RawConfig).to_value())
+}
 
 /// A configuration that may be used, and what looks wrong with it all the same.
 #[derive(Debug)]
@@ -98,7 +101,7 @@ pub fn report(origin: &Origin, file_name: &str, severity: Severity, remarks: &[R
 fn check_document(document: &Document<'_>, file_name: &str, version: u64) -> Result<Checked, Report> {
     let refuse = |findings| document.report(Severity::Error, file_name, findings);
     let mut findings = Findings::default();
-    let json = check::check(&document.root, &mut findings);
+    let json = check::check(&document.root, schema(), &mut findings);
     if !findings.is_empty() {
         return Err(refuse(findings));
     }

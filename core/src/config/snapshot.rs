@@ -4,15 +4,6 @@
 //! otherwise. Inheritance is resolved, so a reader never asks where a timeout comes from. `None` of a
 //! timeout means no bound; `u64::MAX` of a size means unlimited.
 
-use std::borrow::Cow;
-use std::net::SocketAddr;
-use std::num::NonZeroU32;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
-
-use regex::bytes::Regex;
-
 pub use super::raw::{AccessLogMode, Alpn, Io, ProxyProtocol, TlsVersion, Verify};
 use crate::http::rewrite::HeaderOps;
 use crate::policy::balance::slow_start::Curve;
@@ -24,6 +15,15 @@ use crate::policy::chance::Chance;
 use crate::policy::rate_limit::{KeyPart, Rule};
 use crate::policy::route::{FieldRule, RouteTable, Template, TemplateRewrite};
 use crate::policy::{breaker, canary, concurrency, health, outlier, retry, shed, split};
+pub use crate::settings::address::{EndpointAddress, ListenAddress};
+pub use crate::settings::diagnostics::FieldLine;
+use crate::settings::text::is_safe_path;
+use regex::bytes::Regex;
+use std::borrow::Cow;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 #[derive(Debug)]
 pub struct Snapshot {
@@ -98,12 +98,6 @@ pub struct Shedding {
     pub in_flight_max: u32,
     /// From which level on, for which class.
     pub levels: shed::Settings,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum ListenAddress {
-    Ip(SocketAddr),
-    Unix(PathBuf),
 }
 
 #[derive(Clone, Debug)]
@@ -307,17 +301,6 @@ pub struct Endpoint {
     pub tls_name: Option<Arc<str>>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum EndpointAddress {
-    Ip(SocketAddr),
-    /// The host in lower case. The control thread resolves it.
-    Name {
-        host: Arc<str>,
-        port: u16,
-    },
-    Unix(PathBuf),
-}
-
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UpstreamHost {
     /// The client's, passed on.
@@ -485,9 +468,6 @@ pub enum PathRewrite {
     },
 }
 
-/// The name as the file has it, and the value of one header field.
-pub type FieldLine = (Box<str>, Box<[u8]>);
-
 #[derive(Clone, Debug, PartialEq)]
 pub struct AccessLog {
     pub mode: AccessLogMode,
@@ -530,14 +510,6 @@ impl PathRewrite {
             }
         }
     }
-}
-
-/// What a normalised path is free of, so that no outcome of a rewrite can end the request line, start a query
-/// or climb with dot segments. No stricter than that: a path that a pattern leaves alone must pass.
-pub(super) fn is_safe_path(path: &[u8]) -> bool {
-    path.first() == Some(&b'/')
-        && path.iter().all(|byte| byte.is_ascii_graphic() && !b"?#\\".contains(byte))
-        && path.split(|byte| *byte == b'/').all(|segment| segment != b"." && segment != b"..")
 }
 
 #[cfg(test)]

@@ -37,22 +37,20 @@ mod query;
 mod search;
 mod table;
 mod template;
-mod whole_regex;
-
 #[cfg(test)]
 mod tests;
-
-use std::fmt;
-use std::net::IpAddr;
+mod whole_regex;
 
 use crate::http::message::RequestHead;
-
+pub use crate::settings::address::HostPattern;
 pub use conditions::FieldRule;
 pub use dead::{Cover, Dead, Extent, Loss, dead};
 pub use explain::{
     Explanation, FieldMismatch, HostRank, PathRank, Precedence, Reason, SegmentRank, Specificity, Verdict,
 };
 pub use network::{Network, NetworkError};
+use std::fmt;
+use std::net::IpAddr;
 pub use template::{Template, TemplateError, TemplateRewrite};
 pub use whole_regex::{RegexError, WholeRegex};
 
@@ -107,14 +105,6 @@ pub struct RouteRule {
     pub cookies: Vec<FieldPattern>,
     pub sources: Vec<Network>,
     pub server_names: Vec<HostPattern>,
-}
-
-/// In lower case, without port and trailing dot.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum HostPattern {
-    Exact(Box<str>),
-    /// What follows the `*`, with its dot: `.example.org`. Fits any number of labels before it, but one at least.
-    Wildcard(Box<str>),
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -185,14 +175,5 @@ impl RouteTable {
 impl fmt::Debug for RouteTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RouteTable").field("routes", &self.named.len()).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Display for HostPattern {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            HostPattern::Exact(name) => f.write_str(name),
-            HostPattern::Wildcard(suffix) => write!(f, "*{suffix}"),
-        }
     }
 }

@@ -3,14 +3,15 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::{Compiler, values};
+use super::Compiler;
 use crate::base::limits;
 use crate::config::raw::{self, KeyWord};
-use crate::config::report::{At, ProblemKind, nearest};
 use crate::config::snapshot::{AppliedRate, InFlightLimit, RateLimit, RateLimits};
 use crate::policy::rate_limit::{
     KeyHasher, KeyPart, Mode, OnExcess, Rate, RateRefusal, Rule, Warning, warnings,
 };
+use crate::settings::report::{At, ProblemKind, nearest};
+use crate::settings::text::is_token;
 
 /// Parts of a key, and limits of requests at once for one route.
 const KEY_PARTS_MAX: usize = 4;
@@ -78,7 +79,7 @@ impl Compiler<'_> {
         };
         let key = self.key(&item.field("key"), &raw.key);
         if let Some(name) = &raw.cost_from_response
-            && !values::is_token(name)
+            && !is_token(name)
         {
             self.bad_value(&item.field("cost_from_response"), format_args!("`{name}` is no field's name"));
         }
@@ -149,7 +150,7 @@ impl Compiler<'_> {
             self.bad_value(at, "exactly one of `header`, `cookie` and `query`");
             return None;
         };
-        if kind != "query" && !values::is_token(name) {
+        if kind != "query" && !is_token(name) {
             self.bad_value(
                 &at.field(if kind == "header" { "header" } else { "cookie" }),
                 format_args!("`{name}` is no name (RFC 9110 section 5.6.2)"),

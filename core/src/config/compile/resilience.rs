@@ -1,16 +1,8 @@
 //! The settings of resilience, compiled to what the policies take: balancing, health, breaking, retries, shedding.
 
-use std::collections::BTreeMap;
-use std::num::{NonZeroU8, NonZeroU64};
-use std::ops::RangeInclusive;
-use std::sync::Arc;
-use std::time::Duration;
-
-use super::{Compiler, values};
+use super::Compiler;
 use crate::base::limits;
-use crate::config::address::host_field;
-use crate::config::raw::{self, BalanceRule, OffOrCount};
-use crate::config::report::{At, ProblemKind};
+use crate::config::raw::{self, BalanceRule};
 use crate::config::snapshot::{Balance, HashOn, Hashing, OutlierDetection, Shedding};
 use crate::policy::balance::hash::{MaglevSettings, RingSettings, Shape};
 use crate::policy::balance::slow_start::{self, Curve};
@@ -20,6 +12,14 @@ use crate::policy::balance::tiers::Locality;
 use crate::policy::balance::{Rule, ewma};
 use crate::policy::health::check::{self, HttpProbe, HttpVersion, Probe};
 use crate::policy::{breaker, concurrency, health, outlier, retry, shed};
+use crate::settings::address::host_field;
+use crate::settings::report::{At, ProblemKind};
+use crate::settings::text::is_token;
+use std::collections::BTreeMap;
+use std::num::{NonZeroU8, NonZeroU64};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// The shortest interval of health checks.
 const CHECK_INTERVAL_MIN: Duration = Duration::from_millis(100);
@@ -48,20 +48,6 @@ impl Compiler<'_> {
                 high_percent: 100,
                 retry_after_s: u32::from(raw.retry_after_s),
             },
-        }
-    }
-
-    /// `u32::MAX` for `off`.
-    pub(super) fn off_or_count(&mut self, at: &At<'_>, value: OffOrCount) -> u32 {
-        match value {
-            OffOrCount::Off(_) => u32::MAX,
-            OffOrCount::Count(0) => {
-                self.errors
-                    .add(ProblemKind::BadValue, at, "0 would refuse every request")
-                    .hint("`off` means no bound");
-                u32::MAX
-            }
-            OffOrCount::Count(count) => count,
         }
     }
 
@@ -131,7 +117,7 @@ impl Compiler<'_> {
             return None;
         }
         let mut token = |name: &'static str, text: &String| {
-            if values::is_token(text) {
+            if is_token(text) {
                 Some(text.clone())
             } else {
                 self.bad_value(&at.field(name), format_args!("`{text}` is no name (RFC 9110 section 5.6.2)"));

@@ -4,16 +4,16 @@ use std::collections::HashMap;
 
 use regex::bytes::{Regex, RegexBuilder};
 
-use super::super::address::host_pattern;
 use super::super::raw;
-use super::super::report::{At, ProblemKind};
 use super::Compiler;
-use super::values::{is_token, path_fault};
 use crate::base::limits;
 use crate::policy::route::{
     Cover, Extent, FieldPattern, HostPattern, Network, PathPattern, RegexError, RouteRule, Template,
     ValuePattern, WholeRegex, dead,
 };
+use crate::settings::address::host_pattern;
+use crate::settings::report::{At, ProblemKind};
+use crate::settings::text::{is_token, path_fault};
 
 /// The places where a field is matched differ in what a name may be.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Compiler;
-use crate::config::address::{EndpointScheme, EndpointText, host_field};
 use crate::config::raw;
-use crate::config::report::{At, ProblemKind, nearest};
 use crate::config::snapshot::{
     CertificateFiles, ClientCertificates, ListenerTls, Tickets, UpstreamTls, Verify,
 };
+use crate::settings::address::{EndpointScheme, EndpointText, host_field};
+use crate::settings::report::{At, ProblemKind, nearest};
 
 /// Registered names of the cipher suites that can be had, best first; those of TLS 1.3 are the first three.
 pub const CIPHERS: [&str; 9] = [

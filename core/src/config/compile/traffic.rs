@@ -4,17 +4,18 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::Compiler;
 use super::resilience::labels;
 use super::rules::FieldPlace;
-use super::{Compiler, fnv1a};
+use crate::base::fnv::fnv1a;
 use crate::base::limits;
 use crate::config::raw;
-use crate::config::report::{At, ProblemKind, nearest};
 use crate::config::snapshot::{Action, Arm, Canary, Destination, FaultInjection, LogTarget, Mirror, Split};
 use crate::policy::balance::subset::Labels;
 use crate::policy::chance::Chance;
 use crate::policy::route::FieldRule;
 use crate::policy::{canary, split};
+use crate::settings::report::{At, ProblemKind, nearest};
 
 /// The longest wait that is made on purpose.
 const FAULT_DELAY_MAX: Duration = Duration::from_secs(600);
@@ -185,15 +186,7 @@ impl<'r> Compiler<'r> {
     }
 
     fn arm(&mut self, at: &At<'_>, name: &str, by_name: &HashMap<&str, usize>) -> Option<usize> {
-        let found = by_name.get(name).copied();
-        if found.is_none() {
-            let message = match nearest(name, by_name.keys().copied()) {
-                Some(near) => format!("unknown arm `{name}`, did you mean `{near}`?"),
-                None => format!("unknown arm `{name}`"),
-            };
-            self.errors.add(ProblemKind::UnknownName, at, message);
-        }
-        found
+        self.known(at, "arm", name, by_name)
     }
 
     fn split_arm(

@@ -1,36 +1,15 @@
 //! What a route changes and answers: header operations, rewrites, direct answers, redirections.
 
-use std::collections::{BTreeMap, HashMap};
-
-use regex::bytes::Regex;
-
-use super::super::address::host_field;
 use super::super::raw;
-use super::super::report::{At, ProblemKind};
-use super::super::snapshot::{
-    FieldLine, PathRewrite, Redirect, RedirectTarget, Respond, Scheme, is_safe_path,
-};
+use super::super::snapshot::{FieldLine, PathRewrite, Redirect, RedirectTarget, Respond, Scheme};
 use super::Compiler;
 use crate::base::limits;
 use crate::http::rewrite::HeaderOps;
 use crate::policy::route::{Template, TemplateRewrite};
-
-/// Fields that frame the message or concern one connection (RFC 9110 section 7.6.1), and Host, which decides
-/// where the request goes: the proxy writes these itself.
-const OWN_FIELDS: [&str; 11] = [
-    "connection",
-    "content-length",
-    "expect",
-    "host",
-    "http2-settings",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
-
+use crate::settings::address::host_field;
+use crate::settings::report::{At, ProblemKind};
+use crate::settings::text::is_token;
+use regex::bytes::Regex;
 impl Compiler<'_> {
     pub(super) fn header_ops(&mut self, at: &At<'_>, ops: &raw::HeaderOps) -> HeaderOps {
         let count = ops.set.len()
@@ -80,67 +59,6 @@ impl Compiler<'_> {
             self.errors.add(ProblemKind::BadValue, at, error);
             HeaderOps::default()
         })
-    }
-
-    fn field_lines(&mut self, at: &At<'_>, fields: &BTreeMap<String, String>) -> Vec<FieldLine> {
-        self.refuse_same_names(at, fields.keys());
-        let mut lines = Vec::with_capacity(fields.len());
-        for (name, value) in fields {
-            let entry = at.field(name);
-            let named = self.field_name(&entry, name);
-            if self.field_value(&entry, value) && named {
-                lines.push((name.as_str().into(), value.as_bytes().into()));
-            }
-        }
-        lines
-    }
-
-    fn field_name(&mut self, at: &At<'_>, name: &str) -> bool {
-        let lower = name.to_ascii_lowercase();
-        if !is_token(name) {
-            let message = format_args!("`{name}` is no header field's name");
-            self.errors.add(ProblemKind::BadValue, at, message).on_key();
-        } else if OWN_FIELDS.contains(&lower.as_str()) {
-            let message = format_args!("the field `{name}` is the proxy's own to write");
-            let finding = self.errors.add(ProblemKind::BadValue, at, message).on_key();
-            if lower == "host" {
-                finding.hint("use `rewrite.host`, or the upstream's `host`");
-            }
-        } else {
-            return true;
-        }
-        false
-    }
-
-    /// RFC 9110 section 5.5: no control characters; a leading or trailing blank would not arrive.
-    fn field_value(&mut self, at: &At<'_>, value: &str) -> bool {
-        let max = limits::HEADER_VALUE_BYTES_MAX;
-        if value.bytes().any(|byte| byte != b'\t' && (byte < b' ' || byte == 0x7f)) {
-            self.bad_value(at, "control characters (line ends too) can't stand in a header field");
-        } else if value.starts_with([' ', '\t']) || value.ends_with([' ', '\t']) {
-            self.bad_value(at, "a blank at either end of a header field's value is not sent; remove it");
-        } else if value.len() > max {
-            self.bad_value(
-                at,
-                format_args!("{} bytes; a header field's value has at most {max}", value.len()),
-            );
-        } else {
-            return true;
-        }
-        false
-    }
-
-    fn refuse_same_names<'n>(&mut self, at: &At<'_>, names: impl Iterator<Item = &'n String>) {
-        let mut seen: HashMap<String, &str> = HashMap::new();
-        for name in names {
-            if let Some(first) = seen.insert(name.to_ascii_lowercase(), name) {
-                let message = format_args!("`{first}` and `{name}` are the same field");
-                self.errors
-                    .add(ProblemKind::Conflict, &at.field(name), message)
-                    .on_key()
-                    .with(&at.field(first));
-            }
-        }
     }
 
     pub(super) fn path_rewrite(
@@ -203,12 +121,6 @@ impl Compiler<'_> {
                 self.bad_value(at, format_args!("`{text}`: {error}"));
                 PathRewrite::Keep
             }
-        }
-    }
-
-    fn rewritten_path(&mut self, at: &At<'_>, path: &str) {
-        if let Some(fault) = path_fault(path) {
-            self.bad_value(at, format_args!("`{path}`: {fault}"));
         }
     }
 
@@ -360,56 +272,6 @@ impl Compiler<'_> {
     }
 }
 
-/// RFC 9110 section 5.6.2.
-pub(super) fn is_token(text: &str) -> bool {
-    !text.is_empty()
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte))
-}
-
-/// What keeps a path of the file from ever equalling a normalised path (RFC 3986 section 6.2.2).
-pub(super) fn path_fault(path: &str) -> Option<&'static str> {
-    let bytes = path.as_bytes();
-    if bytes.first() != Some(&b'/') {
-        return Some("a path starts with `/`");
-    }
-    if path.contains(['?', '#']) {
-        return Some("a path has no query or fragment; use `match.query`");
-    }
-    if !path.is_ascii() || path.bytes().any(|byte| !byte.is_ascii_graphic()) {
-        return Some("blanks, control and non-ASCII characters are percent-encoded in paths, as in %20");
-    }
-    // RFC 3986 section 3.3; clients do send some of these plainly, but in a file they are slips: `/users/{id}`.
-    if path.contains(['"', '<', '>', '\\', '^', '`', '{', '|', '}']) {
-        return Some(
-            "the characters \"<>\\^`{|} can't stand in a path; there are no placeholders, use `regex`",
-        );
-    }
-    if !is_safe_path(bytes) {
-        return Some("the segments `.` and `..` can't stand in a path");
-    }
-    for (at, _) in path.match_indices('%') {
-        let Some(digits) = path.get(at + 1..at + 3) else {
-            return Some("`%` is not followed by two hex digits");
-        };
-        let Ok(byte) = u8::from_str_radix(digits, 16) else {
-            return Some("`%` is not followed by two hex digits");
-        };
-        if digits.starts_with('+') {
-            return Some("`%` is not followed by two hex digits");
-        }
-        if byte == 0 {
-            return Some("%00 can't stand in a path");
-        }
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            return Some("letters, digits and `-._~` are compared unencoded; write them plainly");
-        }
-        if digits.bytes().any(|digit| digit.is_ascii_lowercase()) {
-            return Some("percent-encodings are compared with capital hex digits, as in %2F");
-        }
-    }
-    None
-}
-
 /// The references of a substitution that the pattern has no group for, by the rules of `Regex::replace`.
 fn unknown_groups(pattern: &Regex, substitution: &str) -> Vec<String> {
     let mut unknown = Vec::new();
@@ -442,38 +304,7 @@ fn unknown_groups(pattern: &Regex, substitution: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Regex, path_fault, unknown_groups};
-
-    #[test]
-    fn paths() {
-        for (path, fragment) in [
-            ("/", None),
-            ("/users", None),
-            ("/users/", None),
-            ("/a%2Fb/~x@y:z;p=1,2", None),
-            ("/caf%C3%A9", None),
-            ("users", Some("starts with")),
-            ("", Some("starts with")),
-            ("/a?b", Some("query")),
-            ("/a#b", Some("query")),
-            ("/a b", Some("percent-encoded")),
-            ("/café", Some("percent-encoded")),
-            ("/a/../b", Some("segments")),
-            ("/a\\b", Some("characters")),
-            ("/users/{id}", Some("no placeholders")),
-            ("/%", Some("two hex digits")),
-            ("/%2", Some("two hex digits")),
-            ("/%zz", Some("two hex digits")),
-            ("/%+1", Some("two hex digits")),
-            ("/%00", Some("%00")),
-            ("/%41", Some("unencoded")),
-            ("/%2f", Some("capital")),
-        ] {
-            let fault = path_fault(path);
-            assert_eq!(fault.is_some(), fragment.is_some(), "{path}: {fault:?}");
-            assert!(fault.unwrap_or_default().contains(fragment.unwrap_or_default()), "{path}: {fault:?}");
-        }
-    }
+    use super::{Regex, unknown_groups};
 
     #[test]
     fn groups_of_substitutions() {

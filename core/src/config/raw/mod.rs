@@ -4,11 +4,10 @@
 //! Structures refuse unknown fields. What can't be said by a shape alone (a route naming an upstream
 //! that does not exist) is checked in `compile.rs`.
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
-
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 
 mod rate_limits;
 mod resilience;
@@ -17,18 +16,19 @@ mod traffic;
 pub use self::rate_limits::{
     AppliedLimit, CostedLimit, InFlightLimit, KeyField, KeyPart, KeyWord, LimitMode, RateLimit, RateLimits,
 };
-
 pub use self::resilience::{
     AdaptiveConcurrency, Balance, BalanceRule, BalanceSettings, Breaker, DetailedEndpoint, FailurePercent,
-    GrpcCheck, HashOn, HealthCheck, Hedge, HttpCheck, LatencyOutlier, Locality, Node, OffOrCount,
-    OutlierDetection, Priority, Retry, RetryBudget, RetryGrpc, RetryMethods, RetryOn, Shedding, SlowStart,
-    Sticky, SuccessRate,
+    GrpcCheck, HashOn, HealthCheck, Hedge, HttpCheck, LatencyOutlier, Locality, Node, OutlierDetection,
+    Priority, Retry, RetryBudget, RetryGrpc, RetryMethods, RetryOn, Shedding, SlowStart, Sticky, SuccessRate,
 };
 pub use self::traffic::{
     Arm, ArmMatch, Canary, CanaryErrors, CanaryLatency, DecisionLog, FaultAbort, FaultDelay, FaultInjection,
     GrpcMatch, Mirror, Split,
 };
-pub use super::units::{Duration, Size, SizeLimit, Timeout};
+pub use crate::settings::forms::{Off, OffOrCount, OneOrMany};
+pub use crate::settings::units::{Duration, Size, SizeLimit, Timeout};
+
+use crate::settings::forms::{is_default, yes};
 
 /// The version of the file's format that this build reads.
 pub const FORMAT_VERSION: u32 = 1;
@@ -248,13 +248,6 @@ pub enum Tickets {
     On(TicketSettings),
 }
 
-/// The word `off`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Off {
-    Off,
-}
-
 /// How session tickets are sealed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -375,14 +368,6 @@ pub enum Protocol {
     Http1,
     /// HTTP/2: with prior knowledge in the clear, by ALPN under TLS. Endpoints `h2c://host:port` say the same.
     Http2,
-}
-
-/// One text or a list of them.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
-pub enum OneOrMany {
-    One(String),
-    Many(Vec<String>),
 }
 
 /// Timeouts of everything that does not set its own.
@@ -971,22 +956,6 @@ impl Upstream {
     }
 }
 
-impl OneOrMany {
-    pub fn new(texts: &[&str]) -> Self {
-        match texts {
-            [one] => OneOrMany::One((*one).to_owned()),
-            many => OneOrMany::Many(many.iter().map(|text| (*text).to_owned()).collect()),
-        }
-    }
-
-    pub fn as_slice(&self) -> &[String] {
-        match self {
-            OneOrMany::One(one) => std::slice::from_ref(one),
-            OneOrMany::Many(many) => many,
-        }
-    }
-}
-
 impl Default for Admin {
     fn default() -> Self {
         Admin { address: "127.0.0.1:9901".to_owned() }
@@ -1106,20 +1075,12 @@ impl JsonSchema for Workers {
     }
 }
 
-fn yes() -> bool {
-    true
-}
-
 fn newest_tls() -> TlsVersion {
     TlsVersion::Tls13
 }
 
 fn default_alpn() -> Vec<Alpn> {
     vec![Alpn::H2, Alpn::Http11]
-}
-
-fn one() -> u32 {
-    1
 }
 
 fn default_listener_connections_max() -> u32 {
@@ -1168,8 +1129,4 @@ fn default_content_type() -> String {
 
 fn default_redirect_status() -> u16 {
     302
-}
-
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
 }

@@ -4,7 +4,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Duration, is_default, one};
+use super::Duration;
+use crate::settings::forms::{is_default, one};
 
 /// Limits by key: of requests in a time, and of requests at once. Routes name those that apply.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

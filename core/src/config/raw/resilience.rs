@@ -1,12 +1,11 @@
 //! The settings of resilience: how endpoints are chosen, watched and left out, what is tried again, what is refused
 //! under load. Their meaning is the policies' own (`policy::balance` and its neighbours); here is how they are written.
 
-use std::collections::BTreeMap;
-
+use super::{Duration, Off, OffOrCount, Size};
+use crate::settings::forms::{is_default, one};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-
-use super::{Duration, Off, Size, is_default, one};
+use std::collections::BTreeMap;
 
 /// An endpoint with more than its address.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -434,14 +433,6 @@ pub struct Shedding {
     /// The `Retry-After` of a refusal, in seconds.
     #[schemars(range(min = 1, max = 3_600))]
     pub retry_after_s: u16,
-}
-
-/// A number, or `off`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
-pub enum OffOrCount {
-    Off(Off),
-    Count(u32),
 }
 
 impl Default for Balance {

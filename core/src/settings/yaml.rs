@@ -13,13 +13,13 @@ use super::report::{nearest, render_steps};
 use crate::base::limits::{CONFIG_BYTES_MAX, CONFIG_DEPTH_MAX, CONFIG_ERRORS_MAX, CONFIG_NODES_MAX};
 
 #[derive(Clone, Debug)]
-pub(super) struct Node {
-    pub(super) span: Span,
-    pub(super) value: Value,
+pub(crate) struct Node {
+    pub(crate) span: Span,
+    pub(crate) value: Value,
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Value {
+pub(crate) enum Value {
     Null,
     Bool(bool),
     Number(Number),
@@ -29,14 +29,14 @@ pub(super) enum Value {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Key {
-    pub(super) span: Span,
-    pub(super) name: String,
+pub(crate) struct Key {
+    pub(crate) span: Span,
+    pub(crate) name: String,
 }
 
 /// Lines from 1, columns from 0, in characters. All zero for settings that come from no file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Span {
+pub(crate) struct Span {
     line: u32,
     column: u32,
     /// To the end of the line for what spans several.
@@ -45,13 +45,13 @@ pub(super) struct Span {
 
 /// A configuration as a tree, with its text if it has one.
 #[derive(Debug)]
-pub(super) struct Document<'t> {
+pub(crate) struct Document<'t> {
     lines: Vec<&'t str>,
-    pub(super) root: Node,
+    pub(crate) root: Node,
 }
 
 /// Parses, or says all that keeps it from being parsed.
-pub(super) fn parse<'t>(bytes: &'t [u8], file_name: &str) -> Result<Document<'t>, Report> {
+pub(crate) fn parse<'t>(bytes: &'t [u8], file_name: &str) -> Result<Document<'t>, Report> {
     let refuse = |problem: Problem| Report::new(Severity::Error, file_name, vec![problem], 0);
     if bytes.len() > CONFIG_BYTES_MAX {
         let message = format!("the file has {} bytes; at most {CONFIG_BYTES_MAX} are read", bytes.len());
@@ -144,11 +144,11 @@ fn location(lines: &[&str], span: Span) -> Option<Location> {
 
 impl Document<'_> {
     /// For settings that come from no file.
-    pub(super) fn from_json(value: serde_json::Value) -> Self {
+    pub(crate) fn from_json(value: serde_json::Value) -> Self {
         Document { lines: Vec::new(), root: Node::from_json(value) }
     }
 
-    pub(super) fn report(&self, severity: Severity, file_name: &str, findings: Findings) -> Report {
+    pub(crate) fn report(&self, severity: Severity, file_name: &str, findings: Findings) -> Report {
         let (findings, omitted) = findings.into_parts();
         let problems = findings.into_iter().map(|finding| self.problem(finding)).collect();
         Report::new(severity, file_name, problems, omitted)
@@ -479,6 +479,6 @@ fn resolve(text: &str) -> Value {
 }
 
 /// The nearest of the names, in words: `, did you mean …?`, or nothing.
-pub(super) fn did_you_mean<'n>(name: &str, known: impl IntoIterator<Item = &'n str>) -> String {
+pub(crate) fn did_you_mean<'n>(name: &str, known: impl IntoIterator<Item = &'n str>) -> String {
     nearest(name, known).map_or_else(String::new, |near| format!(", did you mean `{near}`?"))
 }

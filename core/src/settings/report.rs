@@ -68,7 +68,7 @@ pub struct Location {
 
 impl Report {
     /// `omitted` were found besides.
-    pub(super) fn new(
+    pub(crate) fn new(
         severity: Severity,
         file_name: &str,
         mut problems: Vec<Problem>,
@@ -159,28 +159,28 @@ fn clip(line: &str, column: usize) -> (String, usize) {
 
 /// A place in the settings, built on the stack while walking down and turned into text only for a problem.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum At<'p> {
+pub(crate) enum At<'p> {
     Root,
     Field(&'p At<'p>, &'p str),
     Index(&'p At<'p>, usize),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(crate) enum Step {
     Field(String),
     Index(usize),
 }
 
 impl<'p> At<'p> {
-    pub(super) fn field(&'p self, name: &'p str) -> At<'p> {
+    pub(crate) fn field(&'p self, name: &'p str) -> At<'p> {
         At::Field(self, name)
     }
 
-    pub(super) fn index(&'p self, index: usize) -> At<'p> {
+    pub(crate) fn index(&'p self, index: usize) -> At<'p> {
         At::Index(self, index)
     }
 
-    pub(super) fn steps(&self) -> Vec<Step> {
+    pub(crate) fn steps(&self) -> Vec<Step> {
         let mut steps = match self {
             At::Root => return Vec::new(),
             At::Field(parent, _) | At::Index(parent, _) => parent.steps(),
@@ -196,18 +196,18 @@ impl<'p> At<'p> {
 
 /// A problem before its place in the file is looked up.
 #[derive(Clone, Debug)]
-pub(super) struct Finding {
-    pub(super) kind: ProblemKind,
-    pub(super) steps: Vec<Step>,
-    pub(super) focus: Focus,
-    pub(super) message: String,
-    pub(super) hint: Option<String>,
-    pub(super) related: Option<Vec<Step>>,
+pub(crate) struct Finding {
+    pub(crate) kind: ProblemKind,
+    pub(crate) steps: Vec<Step>,
+    pub(crate) focus: Focus,
+    pub(crate) message: String,
+    pub(crate) hint: Option<String>,
+    pub(crate) related: Option<Vec<Step>>,
 }
 
 /// What to underline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Focus {
+pub(crate) enum Focus {
     Key,
     Value,
 }
@@ -215,7 +215,7 @@ pub(super) enum Focus {
 /// Collects findings; those beyond `limits::CONFIG_ERRORS_MAX` are only counted, so that a file made of nothing
 /// but errors costs no more memory than another.
 #[derive(Debug, Default)]
-pub(super) struct Findings {
+pub(crate) struct Findings {
     list: Vec<Finding>,
     omitted: usize,
     /// What a caller that is not kept may go on writing to.
@@ -223,7 +223,7 @@ pub(super) struct Findings {
 }
 
 impl Findings {
-    pub(super) fn add(&mut self, kind: ProblemKind, at: &At<'_>, message: impl fmt::Display) -> &mut Finding {
+    pub(crate) fn add(&mut self, kind: ProblemKind, at: &At<'_>, message: impl fmt::Display) -> &mut Finding {
         let finding = Finding {
             kind,
             steps: at.steps(),
@@ -241,55 +241,55 @@ impl Findings {
     }
 
     /// As `add`, for a place that is written out.
-    pub(super) fn add_at(&mut self, kind: ProblemKind, path: &str, message: &str) -> &mut Finding {
+    pub(crate) fn add_at(&mut self, kind: ProblemKind, path: &str, message: &str) -> &mut Finding {
         let finding = self.add(kind, &At::Root, message);
         finding.steps = parse_steps(path);
         finding
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
     /// No more will be kept: what a message takes to write is better saved.
-    pub(super) fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.list.len() >= CONFIG_ERRORS_MAX
     }
 
-    pub(super) fn omit(&mut self) {
+    pub(crate) fn omit(&mut self) {
         self.omitted += 1;
     }
 
     /// How many there have been.
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.list.len() + self.omitted
     }
 
     /// The kept ones, and the number of those that were not.
-    pub(super) fn into_parts(self) -> (Vec<Finding>, usize) {
+    pub(crate) fn into_parts(self) -> (Vec<Finding>, usize) {
         (self.list, self.omitted)
     }
 }
 
 impl Finding {
-    pub(super) fn hint(&mut self, hint: impl Into<String>) -> &mut Self {
+    pub(crate) fn hint(&mut self, hint: impl Into<String>) -> &mut Self {
         self.hint = Some(hint.into());
         self
     }
 
-    pub(super) fn on_key(&mut self) -> &mut Self {
+    pub(crate) fn on_key(&mut self) -> &mut Self {
         self.focus = Focus::Key;
         self
     }
 
-    pub(super) fn with(&mut self, other: &At<'_>) -> &mut Self {
+    pub(crate) fn with(&mut self, other: &At<'_>) -> &mut Self {
         self.related = Some(other.steps());
         self
     }
 }
 
 /// `routes[3].match.hosts[0]`
-pub(super) fn render_steps(steps: &[Step]) -> String {
+pub(crate) fn render_steps(steps: &[Step]) -> String {
     use fmt::Write;
     let mut text = String::new();
     for step in steps {
@@ -315,7 +315,7 @@ fn parse_steps(path: &str) -> Vec<Step> {
 }
 
 /// The nearest known name, if one is near enough to be a slip of the pen.
-pub(super) fn nearest<'n>(name: &str, known: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
+pub(crate) fn nearest<'n>(name: &str, known: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
     // Longer names are not typed by hand, and the comparison is quadratic.
     if name.len() > 64 {
         return None;

@@ -1,26 +1,16 @@
 //! Is every value of the shape that the schema says? Walks the tree along the JSON Schema that schemars
-//! makes of `raw.rs` and notes every difference, where serde would stop at the first. Knows no more of JSON
+//! makes of the types of the settings, and notes every difference, where serde would stop at the first. Knows no more of JSON
 //! Schema than schemars writes for those types; a test sees to it that all of it is understood.
 
+use super::report::{At, Findings, ProblemKind};
+use super::units::{Duration, Size, SizeLimit, Timeout, UnitError};
+use super::yaml::{Node, Value, did_you_mean};
+use serde_json::{Map, Value as Json};
 use std::borrow::Cow;
 use std::collections::HashSet;
-use std::sync::OnceLock;
-
-use serde_json::{Map, Value as Json};
-
-use super::raw::{Duration, RawConfig, Size, SizeLimit, Timeout};
-use super::report::{At, Findings, ProblemKind};
-use super::yaml::{Node, Value, did_you_mean};
-
-/// The JSON Schema (draft 2020-12) of the file, for editors and for `check`.
-pub fn schema() -> &'static Json {
-    static SCHEMA: OnceLock<Json> = OnceLock::new();
-    SCHEMA.get_or_init(|| schemars::schema_for!(RawConfig).to_value())
-}
 
 /// The tree as JSON; complete only if there were no findings.
-pub(super) fn check(root: &Node, findings: &mut Findings) -> Json {
-    let schema = schema();
+pub(crate) fn check(root: &Node, schema: &'static Json, findings: &mut Findings) -> Json {
     let definitions = schema.get("$defs").and_then(Json::as_object);
     let mut checker = Checker { definitions, findings };
     checker.value(root, schema, &At::Root)
@@ -251,7 +241,7 @@ fn constants(shape: Shape) -> Vec<&'static str> {
     listed.chain(shape.get("const")).filter_map(Json::as_str).collect()
 }
 
-fn unit_fault(shape: Shape, text: &str) -> Option<super::units::UnitError> {
+fn unit_fault(shape: Shape, text: &str) -> Option<UnitError> {
     match shape.get("format").and_then(Json::as_str)? {
         "ringway-duration" => Duration::parse(text).err(),
         "ringway-timeout" => Timeout::parse(text).err(),

@@ -5,12 +5,34 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::snapshot::{EndpointAddress, ListenAddress};
-use crate::policy::route::HostPattern;
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ListenAddress {
+    Ip(SocketAddr),
+    Unix(PathBuf),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum EndpointAddress {
+    Ip(SocketAddr),
+    /// The host in lower case. The control thread resolves it.
+    Name {
+        host: Arc<str>,
+        port: u16,
+    },
+    Unix(PathBuf),
+}
+
+/// A host, or all below one. In lower case, without port and trailing dot.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum HostPattern {
+    Exact(Box<str>),
+    /// What follows the `*`, with its dot: `.example.org`. Fits any number of labels before it, but one at least.
+    Wildcard(Box<str>),
+}
 
 /// Why a text is no address. Its `Display` is the sentence for the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum AddressError {
+pub(crate) enum AddressError {
     NoPort,
     BadPort(String),
     PortZero,
@@ -29,7 +51,7 @@ pub(super) enum AddressError {
 }
 
 /// `ip:port`, `[ipv6]:port` or `unix:/path`. Port 0 (any free one) is for tests and tools.
-pub(super) fn listen_address(text: &str) -> Result<ListenAddress, AddressError> {
+pub(crate) fn listen_address(text: &str) -> Result<ListenAddress, AddressError> {
     if let Some(path) = text.strip_prefix("unix:") {
         return unix_path(path).map(ListenAddress::Unix);
     }
@@ -44,7 +66,7 @@ pub(super) fn listen_address(text: &str) -> Result<ListenAddress, AddressError> 
 
 /// Whether an endpoint's address says how to speak to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum EndpointScheme {
+pub(crate) enum EndpointScheme {
     Http,
     Https,
     /// It leaves that to the upstream's settings.
@@ -53,18 +75,18 @@ pub(super) enum EndpointScheme {
 
 /// What the text of an endpoint says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct EndpointText {
-    pub(super) address: EndpointAddress,
-    pub(super) scheme: EndpointScheme,
+pub(crate) struct EndpointText {
+    pub(crate) address: EndpointAddress,
+    pub(crate) scheme: EndpointScheme,
     /// Host or address, without brackets, in lower case.
-    pub(super) host: String,
+    pub(crate) host: String,
     /// 0 for a unix socket.
     port: u16,
 }
 
 impl EndpointText {
     /// What a Host field says, given the port that goes without saying.
-    pub(super) fn authority(&self, scheme_port: u16) -> Arc<str> {
+    pub(crate) fn authority(&self, scheme_port: u16) -> Arc<str> {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         let bare = self.port == scheme_port || self.port == 0;
         if bare { host.into() } else { format!("{host}:{}", self.port).into() }
@@ -72,7 +94,7 @@ impl EndpointText {
 }
 
 /// The address of an endpoint.
-pub(super) fn endpoint_address(text: &str) -> Result<EndpointText, AddressError> {
+pub(crate) fn endpoint_address(text: &str) -> Result<EndpointText, AddressError> {
     if let Some(path) = text.strip_prefix("unix:") {
         let address = unix_path(path).map(EndpointAddress::Unix)?;
         return Ok(EndpointText {
@@ -114,7 +136,7 @@ pub(super) fn endpoint_address(text: &str) -> Result<EndpointText, AddressError>
 }
 
 /// A host of `match.hosts`: a name, an address, or `*.` and a name.
-pub(super) fn host_pattern(text: &str) -> Result<HostPattern, AddressError> {
+pub(crate) fn host_pattern(text: &str) -> Result<HostPattern, AddressError> {
     if text.contains('/') {
         return Err(AddressError::HostWithPath);
     }
@@ -148,7 +170,7 @@ pub(super) fn host_pattern(text: &str) -> Result<HostPattern, AddressError> {
 }
 
 /// What may stand in a Host field: a name or an address, and perhaps a port. In lower case.
-pub(super) fn host_field(text: &str) -> Result<String, AddressError> {
+pub(crate) fn host_field(text: &str) -> Result<String, AddressError> {
     if text.contains(['/', '?', '#']) {
         return Err(AddressError::HostWithPath);
     }
@@ -257,6 +279,15 @@ impl fmt::Display for AddressError {
             AddressError::BadWildcard => {
                 f.write_str("`*` may only stand for the left-most labels, as in *.example.org")
             }
+        }
+    }
+}
+
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HostPattern::Exact(name) => f.write_str(name),
+            HostPattern::Wildcard(suffix) => write!(f, "*{suffix}"),
         }
     }
 }
