@@ -13,6 +13,10 @@ test:
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
 
+# Everything at once in the simulation, with so many seeds.
+sim seeds="10000" first="1":
+    RINGWAY_SIM_SEEDS={{seeds}} RINGWAY_SIM_FIRST={{first}} cargo test -p ringway-tests --test sim mixed::everything_at_once -- --exact
+
 # Licences, duplicates, sources. Needs `cargo install cargo-deny`.
 deny:
     cargo deny check

@@ -9,6 +9,7 @@
 //! - [`process`]: the real binary. [`folder`]: a place for its files. [`problem`]: what a refusal says.
 //! - [`h2`]: client, origin and raw frames of HTTP/2.
 //! - [`tls`]: certificates and a client that speaks TLS.
+//! - [`sim`]: the whole proxy in memory, with a clock that moves by itself.
 //! - [`load`]: steady load for claims of "zero failed". [`wait`]: watchdog, conditions, gates.
 
 pub mod client;
@@ -22,6 +23,7 @@ pub mod payload;
 pub mod problem;
 pub mod process;
 pub mod proxy;
+pub mod sim;
 pub mod stream;
 pub mod tls;
 pub mod wait;
