@@ -8,9 +8,10 @@ use ringway_tests::origin::{After, Exchange, Origin, Outcome, named, scripted};
 use ringway_tests::proxy::Proxy;
 use ringway_tests::wait::{Gate, eventually};
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 /// Serves one request a connection, then reads the next head and closes without a byte: the keep-alive race of RFC
 /// 9112 section 9.3.1, made certain.
@@ -25,6 +26,25 @@ fn stale_after_one() -> impl Fn(&mut Exchange<'_>) -> Outcome + Send + Sync + 's
             *count
         };
         if nth == 1 { exchange.reply(200, &[], "fresh") } else { Ok(After::Close) }
+    }
+}
+
+/// A response that nobody asked for.
+const STRAY: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nstray";
+
+/// Answers each request, and `after` that says what nobody asked for; then counts it in `said`.
+fn talkative(
+    after: Duration,
+    stray: &'static str,
+    said: &Arc<AtomicUsize>,
+) -> impl Fn(&mut Exchange<'_>) -> Outcome + Send + Sync + 'static {
+    let said = Arc::clone(said);
+    move |exchange| {
+        scripted(exchange)?;
+        thread::park_timeout(after);
+        exchange.write(stray)?;
+        said.fetch_add(1, Ordering::SeqCst);
+        Ok(After::KeepAlive)
     }
 }
 
@@ -81,6 +101,59 @@ for_each_driver! {
         let proxy = Proxy::start(driver, &Config::to(&origin));
         proxy.get("/").expect(502);
         assert_eq!(origin.request_count(), 1, "a new connection that fails is no stale one");
+    }
+
+    /// Whatever an origin says over an idle connection is nobody's response, however soon after the last one it comes.
+    fn a_late_response_never_reaches_another_client(driver) {
+        // The start of a response, and what is none at all, are no better than a whole one.
+        let strays = [(0, STRAY), (1, STRAY), (100, STRAY), (1, "HTTP/1.1 200 OK\r\n"), (1, "\r\n")];
+        for (after_ms, stray) in strays {
+            let said = Arc::default();
+            let origin = Origin::with(talkative(Duration::from_millis(after_ms), stray, &said));
+            let proxy = Proxy::start(driver, &Config::to(&origin));
+            for number in 1..=5 {
+                let target = format!("/{number}");
+                assert_eq!(proxy.get(&target).expect(200).text(), format!("GET {target}"), "{after_ms} ms");
+                eventually("the stray", || (said.load(Ordering::SeqCst) == number).then_some(()));
+            }
+            assert_eq!(origin.accepted(), 5, "none was used again");
+            proxy.await_metric("ringway_upstream_unsolicited_total", &[], |count| count >= 4.0);
+        }
+    }
+
+    /// Both in one write: the second is read with the first, or stays in the socket behind a body that is spliced.
+    fn a_second_response_in_the_same_segment(driver) {
+        let big = 300_000;
+        let origin = Origin::with(move |exchange| {
+            exchange.read_body()?;
+            let body = if exchange.target() == "/big" { "b".repeat(big) } else { "small".to_owned() };
+            exchange.write(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}{STRAY}", body.len()))?;
+            Ok(After::KeepAlive)
+        });
+        let proxy = Proxy::start(driver, &Config::to(&origin));
+        for number in 1..=5 {
+            assert_eq!(proxy.get("/small").expect(200).text(), "small");
+            assert_eq!(proxy.get("/big").expect(200).text().len(), big);
+            assert_eq!(origin.accepted(), 2 * number);
+        }
+    }
+
+    /// The newest idle connection is the one that is taken, so under load all of them are fresh.
+    fn late_responses_under_load_reach_nobody(driver) within 60 {
+        const CLIENTS: usize = 8;
+        let said = Arc::default();
+        let origin = Origin::with(talkative(Duration::ZERO, STRAY, &said));
+        let proxy = Proxy::start(driver, &Config::to(&origin).workers(2));
+        let mut clients: Vec<_> = (0..CLIENTS).map(|_| proxy.connect()).collect();
+        for round in 1..=20 {
+            for (number, client) in clients.iter_mut().enumerate() {
+                client.send(get(&format!("/{round}/{number}")));
+            }
+            for (number, client) in clients.iter_mut().enumerate() {
+                assert_eq!(client.response("GET").expect(200).text(), format!("GET /{round}/{number}"));
+            }
+            eventually("the strays", || (said.load(Ordering::SeqCst) == round * CLIENTS).then_some(()));
+        }
     }
 
     /// A close that has already arrived is seen before the connection is used, so that even a POST is safe.

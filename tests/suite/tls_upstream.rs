@@ -15,6 +15,8 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// An origin behind TLS: another proxy of ours, with a plain origin behind it.
 struct Behind {
@@ -255,12 +257,49 @@ for_each_driver! {
         let proxy = Proxy::start(driver, &to(&format!("https://localhost:{}", address.port()), &ca));
         let mut client = proxy.connect();
         for _ in 0..4 {
-            // A POST is sent on a kept connection only after a look at it.
             client.ask(&post("/", "")).expect(200);
         }
         let metrics = proxy.metrics();
         assert_eq!(metrics.sum("ringway_upstream_connects_total", &[]), 1.0);
         assert_eq!(metrics.sum("ringway_upstream_stale_total", &[]), 0.0);
+    }
+
+    /// Keys and tickets that come over an idle connection are no response; plaintext is, and half a record may be one.
+    fn what_an_idle_connection_says(driver) {
+        const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
+        let authority = Authority::new();
+        let folder = Folder::new(&format!("tls-up-idle-{}", driver.name()));
+        folder.write("ca.pem", authority.pem());
+        let ca = format!("ca: {}", folder.join("ca.pem").display());
+        for (what, reused) in [("keys", true), ("response", false), ("half a record", false)] {
+            let said = Arc::new(AtomicUsize::new(0));
+            let count = Arc::clone(&said);
+            let address = serve_raw(&authority.issue(&Leaf::default()), move |mut raw| {
+                // Else the second write would wait in the kernel for the first one's acknowledgement.
+                raw.sock.set_nodelay(true).unwrap();
+                while read_head(&mut raw) {
+                    raw.write_all(ANSWER).unwrap();
+                    let _ = raw.flush();
+                    match what {
+                        "keys" => raw.conn.refresh_traffic_keys().unwrap(),
+                        "response" => raw.write_all(ANSWER).unwrap(),
+                        _ => raw.sock.write_all(&[23, 3, 3, 0, 64, 1, 2, 3]).unwrap(),
+                    }
+                    let _ = raw.flush();
+                    count.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+            let proxy = Proxy::start(driver, &to(&format!("https://localhost:{}", address.port()), &ca));
+            for number in 1..=4 {
+                assert_eq!(proxy.get("/").expect(200).text(), "hi");
+                eventually("what it says", || (said.load(Ordering::SeqCst) == number).then_some(()));
+            }
+            let metrics = proxy.metrics();
+            let connects = metrics.sum("ringway_upstream_connects_total", &[]);
+            assert_eq!(connects, if reused { 1.0 } else { 4.0 }, "{what}");
+            let unsolicited = metrics.sum("ringway_upstream_unsolicited_total", &[]);
+            assert!(if reused { unsolicited == 0.0 } else { unsolicited >= 3.0 }, "{what}: {unsolicited}");
+        }
     }
 
     fn nginx_is_an_origin(driver) {

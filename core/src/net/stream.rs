@@ -32,6 +32,11 @@ pub trait Transport: 'static {
     }
     /// Looks at the stream without taking anything from it.
     fn peek(&self) -> Peek;
+    /// As [`peek`](Self::peek), for a stream over which nothing is due: parts of a message that can't be read yet are
+    /// bytes, too.
+    fn peek_idle(&self) -> Peek {
+        self.peek()
+    }
     /// No more bytes from us; the peer reads the end of the stream.
     fn shutdown_write(&self);
     /// The next close sends a reset instead of an orderly end, so that the peer can tell a cut body from a whole one.
@@ -259,6 +264,10 @@ impl Transport for Stream {
 
     fn peek(&self) -> Peek {
         each!(self, s => s.peek())
+    }
+
+    fn peek_idle(&self) -> Peek {
+        each!(self, s => s.peek_idle())
     }
 
     fn shutdown_write(&self) {

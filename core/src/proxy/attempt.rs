@@ -20,7 +20,7 @@ use super::record::Record;
 use super::replay::Replay;
 use super::request::Exchange;
 use super::shape::encode_again;
-use super::upstream::{Endpoint, Found, Lease, Need, Pass, Unavailable, Want};
+use super::upstream::{Discarded, Endpoint, Found, Lease, Need, Pass, Unavailable, Want};
 use crate::base::buffer::Buffer;
 use crate::base::deadline::Expired;
 use crate::base::fault::{Fault, Retry};
@@ -29,7 +29,7 @@ use crate::http::flow::{Batch, Flow, PIECES_MAX};
 use crate::net::listener::Peer;
 use crate::net::platform::{ConnectError, Connected, Platform};
 use crate::net::proxied::OnBehalf;
-use crate::net::stream::{Peek, Transport};
+use crate::net::stream::Transport;
 use crate::policy::outlier::Outcome;
 use crate::telemetry::metrics::Counter;
 
@@ -174,11 +174,7 @@ pub(super) async fn open<P: Platform>(
     let Exchange { conn, plan, .. } = exchange;
     let core = &conn.core;
     let now = core.now_ms();
-    let need = match plan.connect {
-        true => Need::New,
-        false if plan.asker.method.is_idempotent() => Need::Likely,
-        false => Need::Looked,
-    };
+    let need = if plan.connect { Need::New } else { Need::Any };
     let (mut lease, found) = reuse(core, pass, endpoint, need);
     if found {
         return Ok(lease);
@@ -230,31 +226,26 @@ pub(super) fn reuse<P: Platform>(
     endpoint: &Rc<Endpoint<P::Stream>>,
     need: Need,
 ) -> (Lease<P::Stream>, bool) {
-    let mut stale = 0;
-    let (mut lease, found) = Lease::take(pass, endpoint, need, core.now_ms(), &mut stale);
-    if stale > 0 {
-        core.metrics.add(Counter::UpstreamStale, stale);
-    }
-    match found {
-        Found::Idle(stream) => {
-            core.metrics.count(Counter::UpstreamReused);
-            lease.hold(stream, true);
-            return (lease, true);
-        }
+    let mut discarded = Discarded::default();
+    let (mut lease, found) = Lease::take(pass, endpoint, need, core.now_ms(), &mut discarded);
+    let stream = match found {
+        Found::Idle(stream) => Some(stream),
         Found::Lent(socket) => {
-            if let Ok(stream) = core.platform.attach(socket)
-                && stream.peek() == Peek::Quiet
-            {
+            let stream = core.platform.attach(socket).ok().filter(|stream| discarded.look(stream));
+            if stream.is_some() {
                 core.metrics.count(Counter::Borrowed);
-                core.metrics.count(Counter::UpstreamReused);
-                lease.hold(stream, true);
-                return (lease, true);
             }
-            core.metrics.count(Counter::UpstreamStale);
+            stream
         }
-        Found::Nothing => {}
+        Found::Nothing => None,
+    };
+    core.discarded(discarded);
+    let found = stream.is_some();
+    if let Some(stream) = stream {
+        core.metrics.count(Counter::UpstreamReused);
+        lease.hold(stream, true);
     }
-    (lease, false)
+    (lease, found)
 }
 
 /// For the PROXY header, where the endpoint reads one.

@@ -16,7 +16,7 @@ use super::limiting::{self, LimitCounts, Limiting, Limits};
 use super::log::LogBuffer;
 use super::split::Trial;
 use super::standing::{self, Applied};
-use super::upstream::{self, Lend, Members, Upstream};
+use super::upstream::{self, Discarded, Lend, Members, Upstream};
 use crate::base::buffer::BufferPool;
 use crate::base::deadline::Deadlines;
 use crate::base::kept::KeptAccount;
@@ -534,6 +534,16 @@ impl<P: Platform> Core<P> {
         }
     }
 
+    /// Counts idle connections that could not be used.
+    pub(super) fn discarded(&self, discarded: Discarded) {
+        if discarded.stale > 0 {
+            self.metrics.add(Counter::UpstreamStale, discarded.stale);
+        }
+        if discarded.unsolicited > 0 {
+            self.metrics.add(Counter::UpstreamUnsolicited, discarded.unsolicited);
+        }
+    }
+
     /// A request begins or ends.
     pub(super) fn active(&self, delta: i64) {
         self.active.set(self.active.get().wrapping_add_signed(delta));
@@ -569,8 +579,8 @@ impl<P: Platform> Core<P> {
         let now = self.tick_ns() / 1_000_000;
         let lend = if self.node.workers() > 1 { Lend::Surplus } else { Lend::Nothing };
         for upstream in self.upstreams.borrow().values() {
-            let (stale, lent) = upstream.maintain(now, |stream| self.platform.detach(stream), lend);
-            self.metrics.add(Counter::UpstreamStale, stale);
+            let (discarded, lent) = upstream.maintain(now, |stream| self.platform.detach(stream), lend);
+            self.discarded(discarded);
             self.metrics.add(Counter::Lent, lent);
             upstream.compare(now, || self.platform.random(), |applied| self.health_changed(applied));
         }

@@ -35,6 +35,7 @@ use crate::http::upgrade::{Switch, switched};
 use crate::net::platform::Platform;
 use crate::net::stream::{Peek, Transport};
 use crate::policy::outlier::Outcome;
+use crate::telemetry::metrics::Counter;
 
 /// The client left before its answer came.
 pub(super) const GONE: &str = "client_gone";
@@ -548,7 +549,10 @@ async fn relay_response<P: Platform>(
     {
         exchange.after_trailers(status, record);
     }
-    // Bytes behind the response belong to nobody: such a connection is not kept.
+    // Bytes behind the response belong to nobody: such a connection is not reused.
+    if !buffer.is_empty() {
+        conn.core.metrics.count(Counter::UpstreamUnsolicited);
+    }
     let reusable = shaped.reusable && shaped.from != BodyLength::UntilClose && buffer.is_empty();
     let after = match (shaped.keep, phase.sent.get()) {
         (true, _) => After::KeepAlive,

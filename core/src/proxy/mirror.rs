@@ -261,7 +261,7 @@ async fn deliver<P: Platform>(
     let now_ns = core.tick_ns();
     deadline.cap(now_ns / 1_000_000, copy.mirror.timeout);
     let pass = copy.upstream.admit(now_ns).map_err(|_| "mirror_unavailable")?;
-    let (mut lease, found) = reuse(core, pass, &copy.endpoint, Need::Looked);
+    let (mut lease, found) = reuse(core, pass, &copy.endpoint, Need::Any);
     if !found {
         connect(core, &deadline, &copy, &mut lease).await?;
     }

@@ -58,10 +58,12 @@ counters! {
     UpstreamConnectErrors => "ringway_upstream_connect_errors_total",
     /// TLS handshakes with clients that failed. Their reasons are among the refusals.
     HandshakesFailed => "ringway_tls_handshakes_failed_total",
-    /// Requests sent on a kept upstream connection.
+    /// Requests sent on a reused upstream connection.
     UpstreamReused => "ringway_upstream_reused_total",
-    /// Kept upstream connections found closed by the origin.
+    /// Idle upstream connections found closed by the origin.
     UpstreamStale => "ringway_upstream_stale_total",
+    /// Upstream connections closed because their origin sent bytes that no request had asked for.
+    UpstreamUnsolicited => "ringway_upstream_unsolicited_total",
     /// Upstream connections opened that carry many requests at once (HTTP/2).
     UpstreamHttp2Connects => "ringway_upstream_http2_connects_total",
     /// Requests sent again.

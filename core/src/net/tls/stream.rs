@@ -613,6 +613,15 @@ impl Transport for TlsStream {
         }
     }
 
+    /// Session tickets and new keys come whenever the peer likes, and `look` takes them in: they are no bytes of anybody's
+    /// message. Of a record that is not whole nobody can tell what it is.
+    fn peek_idle(&self) -> Peek {
+        match self.peek() {
+            Peek::Quiet if !self.inner.borrow().session.held().is_empty() => Peek::Bytes,
+            peek => peek,
+        }
+    }
+
     fn shutdown_write(&self) {
         let mut inner = self.inner.borrow_mut();
         scratch::with(|scratch| inner.close(&self.socket, &mut scratch.outbound));

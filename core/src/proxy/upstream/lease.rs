@@ -14,9 +14,26 @@ use crate::policy::balance::Rule;
 use crate::policy::outlier::Outcome;
 use crate::proxy::standing::{Applied, Ticket};
 
-/// A request that may be repeated takes a connection unseen if it has been idle for less than this: should the origin
-/// have closed it, the request goes out again. Looking costs a system call, 0.5 µs.
-const LOOK_AFTER_IDLE_MS: u64 = 500;
+/// Idle connections that could not be used, by what a look at them showed.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Discarded {
+    /// The origin has closed them.
+    pub stale: u64,
+    /// The origin has sent what nobody asked for: whoever took the connection next would take that for its response.
+    pub unsolicited: u64,
+}
+
+impl Discarded {
+    /// Looks at an idle connection. True if it may be used: its origin has neither closed it nor said anything.
+    pub fn look<S: Transport>(&mut self, stream: &S) -> bool {
+        match stream.peek_idle() {
+            Peek::Quiet => return true,
+            Peek::Bytes => self.unsolicited += 1,
+            Peek::Closed => self.stale += 1,
+        }
+        false
+    }
+}
 
 /// What the pool has for a request.
 #[derive(Debug)]
@@ -55,23 +72,22 @@ enum Share {
 /// What a request needs of its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
-    /// Any that is likely to live: if it proves dead, the request is sent again.
-    Likely,
-    /// One that is known to live a moment before: the request can't be sent again (RFC 9110 section 9.2.2).
-    Looked,
+    /// Any.
+    Any,
     /// A new one: what comes is no HTTP exchange, but everything that follows on the connection.
     New,
 }
 
 impl<S: Transport + From<Box<ClientStream>>> Lease<S> {
     /// Reserves a place at the endpoint and looks for an idle connection: the one used last, as it is the most likely
-    /// to live. Counts dead ones met on the way into `stale`.
+    /// to live. Each is looked at before it is used, however short it has been idle: a response that comes late, or that
+    /// nobody asked for, must not become the next client's. The look is one recv(2), a microsecond.
     pub fn take(
         pass: Pass<S>,
         endpoint: &Rc<Endpoint<S>>,
         need: Need,
         now_ms: u64,
-        stale: &mut u64,
+        discarded: &mut Discarded,
     ) -> (Self, Found<S>) {
         if endpoint.dial.http2.is_some() {
             return Self::take_stream(pass, endpoint, now_ms);
@@ -87,11 +103,9 @@ impl<S: Transport + From<Box<ClientStream>>> Lease<S> {
                 endpoint.open.set(endpoint.open.get() - 1);
                 break None;
             }
-            let fresh = need == Need::Likely && now_ms.saturating_sub(idle.since_ms) <= LOOK_AFTER_IDLE_MS;
-            if fresh || idle.stream.peek() == Peek::Quiet {
+            if discarded.look(&idle.stream) {
                 break Some(idle.stream);
             }
-            *stale += 1;
             endpoint.open.set(endpoint.open.get() - 1);
         };
         let found = if let Some(stream) = found {

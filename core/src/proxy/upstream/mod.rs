@@ -25,7 +25,7 @@ use crate::net::connect::Address;
 use crate::net::h2::Settings as Http2Settings;
 use crate::net::platform::Dial;
 use crate::net::proxied::ProxyVersion;
-use crate::net::stream::{Peek, Transport};
+use crate::net::stream::Transport;
 use crate::net::tls::client::{Connector, ServerName, TlsClient};
 use crate::policy::balance::hash::Key;
 use crate::policy::balance::slow_start::Curve;
@@ -37,7 +37,7 @@ use crate::proxy::standing::{self, Applied, Comparison, Standing};
 pub use endpoint::Endpoint;
 pub use group::Group;
 pub use guards::{Denied, GuardNumbers, Pass};
-pub use lease::{Found, Lease, Need};
+pub use lease::{Discarded, Found, Lease, Need};
 pub use loans::Loans;
 
 /// One endpoint as the control thread resolved it.
@@ -294,22 +294,20 @@ impl<S: Transport> Upstream<S> {
     }
 
     /// Closes what has been idle for too long or was closed by its origin, and lends surplus to workers
-    /// that have none. Returns (closed by the origin, lent).
+    /// that have none. Returns what it discarded, and how many it lent.
     pub fn maintain(
         &self,
         now_ms: u64,
         mut detach: impl FnMut(S) -> Option<OwnedFd>,
         lend: Lend,
-    ) -> (u64, u64) {
+    ) -> (Discarded, u64) {
         let settings = self.settings.borrow();
-        let (mut stale, mut lent) = (0, 0);
+        let (mut discarded, mut lent) = (Discarded::default(), 0);
         for endpoint in self.endpoints.borrow().iter() {
             let mut idle = endpoint.idle.borrow_mut();
             let before = idle.len();
             idle.retain(|i| now_ms.saturating_sub(i.since_ms) < settings.idle_ms);
-            let timely = idle.len();
-            idle.retain(|i| i.stream.peek() == Peek::Quiet);
-            stale += (timely - idle.len()) as u64;
+            idle.retain(|i| discarded.look(&i.stream));
             endpoint.open.set(endpoint.open.get() - (before - idle.len()) as u32);
             endpoint.retain_sessions(|m| {
                 if m.session.streams() > 0 {
@@ -334,10 +332,10 @@ impl<S: Transport> Upstream<S> {
                 endpoint.loans.expire(now_ms, settings.idle_ms);
             }
         }
-        if stale > 0 {
+        if discarded.stale + discarded.unsolicited > 0 {
             self.queue.call_all();
         }
-        (stale, lent)
+        (discarded, lent)
     }
 
     /// Compares the endpoints with each other, if that is due. What it did goes to `did`.
