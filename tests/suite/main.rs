@@ -32,6 +32,7 @@ mod mirrors;
 mod peers;
 mod pipelining;
 mod pools;
+mod private_connections;
 mod process;
 mod proxy_protocol;
 mod rate_limits;

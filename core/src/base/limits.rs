@@ -41,6 +41,10 @@ pub const FREE_PIPES_MAX: usize = 32;
 /// copying is cheaper by 4 %, at 16 KiB splicing is by 21 %, at 1 MiB by 38 % and more (docs/performance.md).
 pub const SPLICE_BYTES_MIN: u64 = 16 * 1024;
 
+/// Connections to endpoints that one client's connection may own, since they were authenticated as that client. A client
+/// that needs more loses the oldest, and authenticates again.
+pub const PRIVATE_CONNECTIONS_MAX: usize = 4;
+
 /// Idle upstream connections to one endpoint that workers may have lent at once.
 pub const LENT_CONNECTIONS_MAX: usize = 64;
 /// Bytes of a request method. The longest registered one (UPDATEREDIRECTREF) has 17; a longer one is no method.

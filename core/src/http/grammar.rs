@@ -179,6 +179,15 @@ pub fn list_members(value: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
     value.split(|&byte| byte == b',').map(trim).filter(|member| !member.is_empty())
 }
 
+/// Whether challenges or credentials (RFC 9110 sections 11.3 and 11.4) are of a scheme that authenticates the connection
+/// and not the request: NTLM, or Negotiate (RFC 4559). A comma in a quoted parameter may make it see one too many.
+pub fn authenticates_connection(value: &[u8]) -> bool {
+    list_members(value).any(|member| {
+        let scheme = member.split(|&byte| byte == b' ' || byte == b'\t').next().unwrap_or_default();
+        scheme.eq_ignore_ascii_case(b"negotiate") || scheme.eq_ignore_ascii_case(b"ntlm")
+    })
+}
+
 /// Equal but for case and for '_' in place of '-': the names that CGI-like servers take for one another.
 #[inline]
 pub fn eq_folding_underscore(name: &[u8], canonical: &[u8]) -> bool {

@@ -369,6 +369,8 @@ pub struct RequestHead<'h, 'b> {
     pub length_fields: FieldSet,
     /// The Expect fields.
     pub expect_fields: FieldSet,
+    /// It carries credentials of NTLM or Negotiate, which authenticate the connection.
+    pub authenticates_connection: bool,
 }
 
 impl<'h, 'b> RequestHead<'h, 'b> {
@@ -403,6 +405,8 @@ pub struct ResponseHead<'h, 'b> {
     /// The Content-Length field.
     pub length_fields: FieldSet,
     pub has_date: bool,
+    /// It offers NTLM or Negotiate, which authenticate the connection.
+    pub authenticates_connection: bool,
 }
 
 impl<'h, 'b> ResponseHead<'h, 'b> {

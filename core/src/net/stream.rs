@@ -61,6 +61,8 @@ pub trait Transport: 'static {
     fn was_reset(&self) -> bool {
         false
     }
+    /// The connection that carries this exchange takes no further one. Of use where many share it.
+    fn retire_connection(&self) {}
     /// Why what was written can't be said on this stream, nor on another to the same peer. Nothing of it was.
     fn unfit(&self) -> Option<Malformed> {
         None
@@ -304,6 +306,10 @@ impl Transport for Stream {
 
     fn was_reset(&self) -> bool {
         each!(self, s => s.was_reset())
+    }
+
+    fn retire_connection(&self) {
+        each!(self, s => s.retire_connection());
     }
 
     fn unfit(&self) -> Option<Malformed> {

@@ -18,9 +18,9 @@ use super::mirror;
 use super::pump::{End, PumpError, Pumping};
 use super::record::Record;
 use super::replay::Replay;
-use super::request::Exchange;
+use super::request::{Exchange, Plan};
 use super::shape::encode_again;
-use super::upstream::{Discarded, Endpoint, Found, Lease, Need, Pass, Unavailable, Want};
+use super::upstream::{Discarded, Endpoint, Found, Lease, Need, Pass, Private, Unavailable, Want};
 use crate::base::buffer::Buffer;
 use crate::base::deadline::Expired;
 use crate::base::fault::{Fault, Retry};
@@ -132,7 +132,8 @@ pub(super) async fn choose<P: Platform>(
     avoid: &[Rc<Endpoint<P::Stream>>],
 ) -> Result<Rc<Endpoint<P::Stream>>, Fault> {
     let Exchange { conn, plan, .. } = exchange;
-    let want = Want { group: plan.group, key: plan.key, sticky: plan.sticky, avoid };
+    let want =
+        Want { group: plan.group, key: plan.key, sticky: plan.sticky, private: Some(&conn.private), avoid };
     let mut armed = false;
     loop {
         let now_ms = conn.core.now_ms();
@@ -175,8 +176,9 @@ pub(super) async fn open<P: Platform>(
     let core = &conn.core;
     let now = core.now_ms();
     let need = if plan.connect { Need::New } else { Need::Any };
-    let (mut lease, found) = reuse(core, pass, endpoint, need);
+    let (mut lease, found) = reuse(core, pass, endpoint, need, Some(&conn.private));
     if found {
+        bind_if_due(plan, &lease);
         return Ok(lease);
     }
     core.metrics.count(Counter::UpstreamConnects);
@@ -191,6 +193,7 @@ pub(super) async fn open<P: Platform>(
                 core.metrics.count(Counter::UpstreamHttp2Connects);
             }
             if lease.connected(connected, core.now_ms()) {
+                bind_if_due(plan, &lease);
                 return Ok(lease);
             }
             exchange.failed(&lease, Outcome::ConnectFailure);
@@ -219,15 +222,23 @@ pub(super) async fn open<P: Platform>(
     }
 }
 
+/// A request with credentials for the connection makes that the client's own.
+fn bind_if_due<S: Transport>(plan: &Plan<S>, lease: &Lease<S>) {
+    if plan.authenticates_connection {
+        lease.bind_to_client();
+    }
+}
+
 /// A lease, and whether it has a connection already: one of this worker's, or one that another lends.
 pub(super) fn reuse<P: Platform>(
     core: &Core<P>,
     pass: Pass<P::Stream>,
     endpoint: &Rc<Endpoint<P::Stream>>,
     need: Need,
+    private: Option<&Private<P::Stream>>,
 ) -> (Lease<P::Stream>, bool) {
     let mut discarded = Discarded::default();
-    let (mut lease, found) = Lease::take(pass, endpoint, need, core.now_ms(), &mut discarded);
+    let (mut lease, found) = Lease::take(pass, endpoint, need, private, core.now_ms(), &mut discarded);
     let stream = match found {
         Found::Idle(stream) => Some(stream),
         Found::Lent(socket) => {
@@ -307,7 +318,7 @@ async fn once<P: Platform>(
     let outcome = if flow.is_ended() {
         // The whole request is out, and still in the buffer for another attempt.
         let lease = match &exchange.route().hedge {
-            Some(settings) if plan.web.is_none() && plan.offered.is_none() => {
+            Some(settings) if plan.web.is_none() && plan.offered.is_none() && !lease.is_private() => {
                 let request = buffer.filled();
                 Box::pin(hedge::first(exchange, lease, settings, &pumping, request, record)).await?
             }

@@ -15,6 +15,7 @@ use super::pump::{Pumping, would_block};
 use super::record::Record;
 use super::request;
 use super::respond::{self, Asker, Common};
+use super::upstream::Private;
 use crate::base::buffer::Buffer;
 use crate::base::deadline::Deadline;
 use crate::base::fault::Fault;
@@ -79,6 +80,8 @@ pub(super) struct Downstream<P: Platform> {
     pub(super) listener: ListenerId,
     pub(super) wire: Wire,
     pub(super) deadline: Deadline,
+    /// Connections to endpoints that are this client's alone.
+    pub(super) private: Private<P::Stream>,
     requests: Cell<u32>,
     peer_text: PeerText,
 }
@@ -158,6 +161,7 @@ impl<P: Platform> Downstream<P> {
             stream,
             peer,
             listener,
+            private: Private::default(),
             requests: Cell::new(0),
             peer_text,
         }

@@ -95,7 +95,7 @@ pub(super) async fn respond<P: Platform>(
         Ok(relayed) => relayed,
         Err(failed) => {
             if matches!(&failed, Failed::Again(again) if again.clean) {
-                lease.give_back(conn.core.now_ms());
+                lease.give_back(conn.core.now_ms(), Some(&conn.private));
             }
             return Err(failed);
         }
@@ -104,7 +104,7 @@ pub(super) async fn respond<P: Platform>(
         return Ok(Ended::Switched(lease, upstream_bytes));
     }
     if relayed.reusable {
-        lease.give_back(conn.core.now_ms());
+        lease.give_back(conn.core.now_ms(), Some(&conn.private));
     }
     Ok(Ended::Response(relayed.after))
 }
@@ -156,7 +156,7 @@ pub(super) async fn duplex<P: Platform>(
         }
     };
     if relayed.reusable && phase.sent.get() {
-        lease.give_back(conn.core.now_ms());
+        lease.give_back(conn.core.now_ms(), Some(&conn.private));
     }
     Ok(relayed.after)
 }
@@ -392,6 +392,9 @@ fn shape<P: Platform>(
         Ok(Parsed::Complete(head)) => head,
         Err(error) => return Err(refuse(error.reason())),
     };
+    if head.authenticates_connection {
+        lease.bind_to_client();
+    }
     let route = &exchange.route();
     let tunnel = match switched(&head, plan.offered.as_deref()) {
         Ok(Switch::Tunnel(protocol)) => Some(protocol),

@@ -129,7 +129,8 @@ fn second<P: Platform>(
 ) -> Option<Second<P::Stream>> {
     let Exchange { conn, plan, .. } = exchange;
     let now_ms = conn.core.now_ms();
-    let want = Want { group: plan.group, key: plan.key, sticky: None, avoid: std::slice::from_ref(first) };
+    let avoid = std::slice::from_ref(first);
+    let want = Want { group: plan.group, key: plan.key, sticky: None, private: None, avoid };
     let chosen = plan.upstream.choose(&want, now_ms, || conn.core.platform.random()).ok()?;
     if Rc::ptr_eq(&chosen, first) {
         return None;

@@ -64,6 +64,8 @@ struct Copy<S> {
     head: Vec<u8>,
     /// For the PROXY header.
     client: OnBehalf,
+    /// It carries credentials of NTLM or Negotiate.
+    authenticates_connection: bool,
     connect_timeout: Duration,
     /// Held from the start: a body that is gathered takes memory before its copy is sent.
     _place: Place<S>,
@@ -116,7 +118,7 @@ pub(super) fn copies<P: Platform>(
             core.metrics.refused("mirror_busy");
             continue;
         };
-        let want = Want { group: 0, key: None, sticky: None, avoid: &[] };
+        let want = Want { group: 0, key: None, sticky: None, private: None, avoid: &[] };
         let Ok(endpoint) = upstream.choose(&want, core.now_ms(), || core.platform.random()) else {
             core.metrics.refused("mirror_unavailable");
             continue;
@@ -131,6 +133,7 @@ pub(super) fn copies<P: Platform>(
             mirror: *mirror,
             upstream: Rc::clone(upstream),
             client: on_behalf(conn, &endpoint),
+            authenticates_connection: request.head.authenticates_connection,
             endpoint,
             head,
             connect_timeout: bound.snapshot.upstreams[mirror.upstream].timeouts.connect,
@@ -261,9 +264,13 @@ async fn deliver<P: Platform>(
     let now_ns = core.tick_ns();
     deadline.cap(now_ns / 1_000_000, copy.mirror.timeout);
     let pass = copy.upstream.admit(now_ns).map_err(|_| "mirror_unavailable")?;
-    let (mut lease, found) = reuse(core, pass, &copy.endpoint, Need::Any);
+    let (mut lease, found) = reuse(core, pass, &copy.endpoint, Need::Any, None);
     if !found {
         connect(core, &deadline, &copy, &mut lease).await?;
+    }
+    if copy.authenticates_connection {
+        // Nobody's next copy may be taken for this client's.
+        lease.bind_to_client();
     }
     let spliced = Cell::new(0);
     let pumping = Pumping {
@@ -289,7 +296,7 @@ async fn deliver<P: Platform>(
         Ok((status, clean)) => {
             learn(Outcome::of_status(status), Some(status));
             if clean {
-                lease.give_back(now_ns / 1_000_000);
+                lease.give_back(now_ns / 1_000_000, None);
             }
             Ok(())
         }
@@ -348,6 +355,9 @@ async fn answer<P: Platform>(
             Ok(Parsed::Complete(head)) => {
                 let (status, body, keep_alive, bytes) =
                     (head.status, head.body, head.keep_alive, head.head_bytes);
+                if head.authenticates_connection {
+                    lease.bind_to_client();
+                }
                 buffer.consume(bytes);
                 if !status.is_informational() {
                     break (status.0, body, keep_alive);

@@ -76,6 +76,8 @@ pub(super) struct Plan<S> {
     pub(super) grant: Option<Grant>,
     /// The client speaks gRPC-Web, and the upstream gRPC.
     pub(super) web: Option<Call>,
+    /// It carries credentials of NTLM or Negotiate: the connection that it goes over is the client's from then on.
+    pub(super) authenticates_connection: bool,
     /// CONNECT: bytes both ways once the upstream is connected.
     pub(super) connect: bool,
 }
@@ -391,7 +393,7 @@ fn decide<P: Platform>(
             let sticky = affinity.sticky.as_ref().and_then(|cookie| {
                 cookie.tags(head.fields.values("cookie")).find_map(|tag| state.tagged(tag))
             });
-            let want = Want { group, key, sticky, avoid: &[] };
+            let want = Want { group, key, sticky, private: Some(&conn.private), avoid: &[] };
             let endpoint = match state.choose(&want, now_ms, || conn.core.platform.random()) {
                 Ok(endpoint) => Some(endpoint),
                 Err(Unavailable::Busy) => None,
@@ -434,6 +436,7 @@ fn decide<P: Platform>(
                 expect_continue: head.expect_continue,
                 offered: offered.map(Box::from),
                 web,
+                authenticates_connection: head.authenticates_connection,
                 connect: head.method == Method::Connect,
                 hop,
                 pass: Cell::new(Some(pass)),

@@ -24,8 +24,8 @@ use crate::http::framing::{
     length_is_void, transfer_coding,
 };
 use crate::http::grammar::{
-    eq_folding_underscore, is_authority, is_field_value, is_tchar, is_token, list_members, split_authority,
-    trim,
+    authenticates_connection, eq_folding_underscore, is_authority, is_field_value, is_tchar, is_token,
+    list_members, split_authority, trim,
 };
 use crate::http::message::{
     FieldSet, Fields, HeaderSlots, Method, RequestHead, ResponseHead, Scheme, Status, Target, Version,
@@ -163,6 +163,7 @@ fn request<'h, 'b>(
         host_fields: facts.host_fields,
         length_fields: facts.length_fields,
         expect_fields: facts.expect_fields,
+        authenticates_connection: facts.authenticates_connection,
     }))
 }
 
@@ -205,6 +206,7 @@ fn response<'h, 'b>(
         hop_by_hop: facts.hop_by_hop,
         length_fields: facts.length_fields,
         has_date: facts.has_date,
+        authenticates_connection: facts.authenticates_connection,
     }))
 }
 
@@ -334,6 +336,7 @@ struct Facts<'b> {
     has_date: bool,
     expect_continue: bool,
     te_trailers: bool,
+    authenticates_connection: bool,
     upgrade: UpgradeField<'b>,
     connection_fields: FieldSet,
     hop_by_hop: FieldSet,
@@ -372,6 +375,7 @@ const fn key(name: &[u8]) -> u32 {
 }
 
 const CONNECTION: u32 = key(b"connection");
+const AUTHORIZATION: u32 = key(b"authorization");
 const CONTENT_LENGTH: u32 = key(b"content-length");
 const DATE: u32 = key(b"date");
 const EXPECT: u32 = key(b"expect");
@@ -386,6 +390,7 @@ const PROXY_CONNECTION: u32 = key(b"proxy-connection");
 const TE: u32 = key(b"te");
 const TRANSFER_ENCODING: u32 = key(b"transfer-encoding");
 const UPGRADE: u32 = key(b"upgrade");
+const WWW_AUTHENTICATE: u32 = key(b"www-authenticate");
 
 /// Checks every line's end and every field that means something to a proxy.
 #[inline]
@@ -469,11 +474,19 @@ fn classify<'b>(fields: &Fields<'_, 'b>, side: Side, version: Version) -> Result
             PROXY_CONNECTION if name.eq_ignore_ascii_case(b"proxy-connection") => {
                 facts.hop_by_hop.insert(index);
             }
+            AUTHORIZATION if name.eq_ignore_ascii_case(b"authorization") => {
+                facts.authenticates_connection |= authenticates_connection(value);
+            }
+            WWW_AUTHENTICATE if name.eq_ignore_ascii_case(b"www-authenticate") => {
+                facts.authenticates_connection |= authenticates_connection(value);
+            }
             PROXY_AUTHENTICATE if name.eq_ignore_ascii_case(b"proxy-authenticate") => {
                 facts.hop_by_hop.insert(index);
+                facts.authenticates_connection |= authenticates_connection(value);
             }
             PROXY_AUTHORIZATION if name.eq_ignore_ascii_case(b"proxy-authorization") => {
                 facts.hop_by_hop.insert(index);
+                facts.authenticates_connection |= authenticates_connection(value);
             }
             PROXY if side == Side::Downstream && name.eq_ignore_ascii_case(b"proxy") => {
                 facts.hop_by_hop.insert(index);

@@ -366,6 +366,10 @@ impl Transport for ClientStream {
         self.inner.borrow().reset
     }
 
+    fn retire_connection(&self) {
+        self.state.over.set(true);
+    }
+
     fn unfit(&self) -> Option<Malformed> {
         self.inner.borrow().outbound.unfit()
     }

@@ -96,6 +96,18 @@ impl Balancer {
         }
     }
 
+    /// Whether a client may go on with the endpoint that it has a connection of its own to.
+    pub(super) fn may_return<S: Transport>(
+        &self,
+        endpoints: &[Rc<Endpoint<S>>],
+        number: usize,
+        want: &Want<'_, S>,
+    ) -> bool {
+        self.group.has(number)
+            && endpoints[number].observer.admission() != Admission::Closed
+            && !want.avoid.iter().any(|avoid| Rc::ptr_eq(avoid, &endpoints[number]))
+    }
+
     /// Chooses an endpoint. What `want` avoids is chosen only if nobody else has room.
     pub(super) fn choose<S: Transport>(
         &mut self,

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use super::endpoint::{Endpoint, Idle, Multiplexed};
 use super::guards::Pass;
+use super::private::Private;
 use crate::http::message::Wire;
 use crate::net::h2::client::ClientStream;
 use crate::net::platform::Connected;
@@ -57,6 +58,8 @@ pub struct Lease<S: Transport> {
     ticket: Cell<Option<Ticket>>,
     /// It has carried a request before: an origin may just be closing it.
     pub reused: bool,
+    /// The connection is bound to the client: it goes back to nobody else.
+    private: Cell<bool>,
     /// It has a place among the endpoint's connections to itself; a stream shares one with others.
     place: Share,
 }
@@ -86,11 +89,22 @@ impl<S: Transport + From<Box<ClientStream>>> Lease<S> {
         pass: Pass<S>,
         endpoint: &Rc<Endpoint<S>>,
         need: Need,
+        private: Option<&Private<S>>,
         now_ms: u64,
         discarded: &mut Discarded,
     ) -> (Self, Found<S>) {
         if endpoint.dial.http2.is_some() {
             return Self::take_stream(pass, endpoint, now_ms);
+        }
+        if need == Need::Any
+            && let Some(stream) = private.and_then(|private| private.take(endpoint))
+        {
+            if discarded.look(&stream) {
+                let lease = Self::new(pass, endpoint, Share::Own);
+                lease.private.set(true);
+                return (lease, Found::Idle(stream));
+            }
+            endpoint.open.set(endpoint.open.get() - 1);
         }
         let connections_max = pass.upstream.settings.borrow().connections_max;
         let found = loop {
@@ -155,6 +169,7 @@ impl<S: Transport> Lease<S> {
             endpoint: Rc::clone(endpoint),
             stream: None,
             reused: false,
+            private: Cell::new(false),
             place,
         }
     }
@@ -171,6 +186,20 @@ impl<S: Transport> Lease<S> {
     pub fn hold(&mut self, stream: S, reused: bool) {
         self.stream = Some(stream);
         self.reused = reused;
+    }
+
+    /// The exchange has authenticated the connection, or may have: it is used for nobody else from now on. A connection
+    /// that many share can't be one client's, so it takes no further streams.
+    pub fn bind_to_client(&self) {
+        self.private.set(true);
+        if self.is_shared() {
+            self.stream().retire_connection();
+        }
+    }
+
+    /// The connection is bound to the client.
+    pub fn is_private(&self) -> bool {
+        self.private.get()
     }
 
     /// The connection carries others' requests as well.
@@ -238,10 +267,21 @@ impl<S: Transport> Lease<S> {
         self.pass.stop_counting();
     }
 
-    /// The exchange ended cleanly: keeps the connection for the next one, if there is room.
-    pub fn give_back(mut self, now_ms: u64) {
+    /// The exchange ended cleanly: keeps the connection for the next one, if there is room. One that is bound to its
+    /// client goes to `private`.
+    pub fn give_back(mut self, now_ms: u64, private: Option<&Private<S>>) {
         // After a PROXY header a connection is one client's, and tells nothing of the next.
         if self.place != Share::Own || self.endpoint.dial.proxy.is_some() {
+            return;
+        }
+        if self.private.get() {
+            if let Some(private) = private.filter(|_| !self.endpoint.retired.get())
+                && let Some(stream) = self.stream.take()
+            {
+                private.put(&self.pass.upstream, &self.endpoint, stream);
+                // The drop below must not count it as closed.
+                self.endpoint.open.set(self.endpoint.open.get() + 1);
+            }
             return;
         }
         let idle_max = self.pass.upstream.settings.borrow().idle_max;

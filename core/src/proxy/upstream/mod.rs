@@ -8,6 +8,7 @@ mod group;
 mod guards;
 mod lease;
 mod loans;
+mod private;
 mod queue;
 
 use std::cell::{Cell, RefCell};
@@ -39,6 +40,7 @@ pub use group::Group;
 pub use guards::{Denied, GuardNumbers, Pass};
 pub use lease::{Discarded, Found, Lease, Need};
 pub use loans::Loans;
+pub use private::Private;
 
 /// One endpoint as the control thread resolved it.
 #[derive(Debug, Clone)]
@@ -161,6 +163,8 @@ pub struct Want<'w, S> {
     pub key: Option<Key>,
     /// The endpoint that the client was with.
     pub sticky: Option<usize>,
+    /// Connections of the client's own: who is known to an endpoint goes to it.
+    pub private: Option<&'w Private<S>>,
     /// Passed over unless nobody else has room: those that have failed this request.
     pub avoid: &'w [Rc<Endpoint<S>>],
 }
@@ -278,6 +282,12 @@ impl<S: Transport> Upstream<S> {
         };
         let changes = endpoints[0].observer.standing().cohort().changes();
         let settings = self.settings.borrow();
+        if let Some(known) = want.private.and_then(|private| private.endpoint(self))
+            && let Some(number) = endpoints.iter().position(|e| Rc::ptr_eq(e, &known))
+            && balancer.may_return(&endpoints, number, want)
+        {
+            return Ok(known);
+        }
         let number = balancer.choose(&endpoints, &settings, changes, want, now_ms, draw)?;
         Ok(Rc::clone(&endpoints[number]))
     }
