@@ -266,6 +266,28 @@ for_each_driver! {
         assert_eq!(tally(&proxy, 40), expected.into());
     }
 
+    /// An endpoint is its address: what else is said of it changes in place.
+    fn a_changed_weight_keeps_connections_and_counts(driver) {
+        let (a, b) = (Origin::with(named("a")), Origin::with(named("b")));
+        let weighted = |weight: u32| {
+            let (a, b) = (a.address(), b.address());
+            Config::to_urls(&["here"]).to_string().replace(
+                "[\"here\"]",
+                &format!("[{{ address: \"{a}\", weight: {weight} }}, {{ address: \"{b}\", weight: 1 }}]"),
+            )
+        };
+        let proxy = Proxy::start_text(driver, &weighted(1));
+        let expected = [("a", 4), ("b", 4)].map(|(name, count)| (name.to_owned(), count));
+        assert_eq!(tally(&proxy, 8), expected.into());
+        proxy.server().reload(&weighted(3)).unwrap();
+        let requests = || proxy.metrics().sum("ringway_upstream_requests_total", &[]);
+        assert_eq!(requests(), 8.0);
+        let expected = [("a", 6), ("b", 2)].map(|(name, count)| (name.to_owned(), count));
+        assert_eq!(tally(&proxy, 8), expected.into());
+        assert_eq!(requests(), 16.0);
+        assert_eq!((a.accepted(), b.accepted()), (1, 1), "their connections stay");
+    }
+
     fn least_requests_avoids_the_busy_one(driver) {
         let gate = Gate::new();
         let held = gate.clone();

@@ -16,7 +16,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// An origin behind TLS: another proxy of ours, with a plain origin behind it.
 struct Behind {
@@ -178,6 +178,57 @@ for_each_driver! {
         // With TLS 1.3 the refusal comes after our end of the handshake: what breaks then is the exchange.
         let reason = problem(&response).reason;
         assert!(["upstream_tls_failed", "upstream_closed", "upstream_reset"].contains(&reason.as_str()), "{reason}");
+    }
+
+    /// The proxy gets another certificate under load: no request fails, no count is lost, and what comes later is said
+    /// under the new one.
+    fn a_rotated_client_certificate_costs_no_request(driver) within 90 {
+        let (old, new) = (Authority::new(), Authority::new());
+        let shared = Folder::new(&format!("tls-up-rotate-{}", driver.name()));
+        shared.write("clients.pem", format!("{}{}", old.pem(), new.pem()));
+        let leaf = Leaf { common_name: "proxy", ..Leaf::default() };
+        old.issue_to(&shared, "client", &leaf);
+        let file = |name: &str| shared.join(name).display().to_string();
+        let more = format!("client_certificates: required, client_ca: {}", file("clients.pem"));
+        let behind = behind("rotate", driver, &Leaf::default(), Origin::start(), &more);
+        let shown = format!(", client_cert: {}, client_key: {}", file("client.pem"), file("client.key"));
+        let proxy = Proxy::start(driver, &behind.config(&shown));
+        let stopping = Arc::new(AtomicBool::new(false));
+        let clients: Vec<_> = (0..4)
+            .map(|_| {
+                let (mut client, stopping) = (proxy.connect(), Arc::clone(&stopping));
+                std::thread::spawn(move || {
+                    let mut answered = 0;
+                    while !stopping.load(Ordering::Relaxed) {
+                        client.get("/").expect(200);
+                        answered += 1;
+                    }
+                    answered
+                })
+            })
+            .collect();
+        let requests = || proxy.metrics().sum("ringway_upstream_requests_total", &[]);
+        let handshakes = || behind.front.metrics().sum("ringway_tls_handshakes_total", &[]);
+        eventually("some load", || (requests() > 20.0).then_some(()));
+        let before = requests();
+        new.issue_to(&shared, "client", &leaf);
+        // Four clients need four connections, unless those may not be used again.
+        eventually("connections under the new certificate", || (handshakes() > 4.0).then_some(()));
+        // From here on who has only the old one is refused.
+        shared.write("clients.pem", new.pem());
+        eventually("the other authority", || {
+            let strange = proxy.metrics().sum("ringway_upstream_requests_total", &[]);
+            (strange > before + 20.0).then_some(())
+        });
+        stopping.store(true, Ordering::Relaxed);
+        let answered: u32 = clients.into_iter().map(|client| client.join().expect("no request failed")).sum();
+        assert_eq!(requests(), f64::from(answered), "no count is lost");
+        // Those of the old certificate are closed little by little.
+        eventually("the end of the old connections", || {
+            let open = proxy.metrics().sum("ringway_upstream_connections", &[]);
+            (open <= 4.0).then_some(())
+        });
+        drop(behind.origin);
     }
 
     /// What was opened with other settings is not used again; what was opened with the same is.

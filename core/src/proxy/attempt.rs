@@ -27,7 +27,7 @@ use crate::base::fault::{Fault, Retry};
 use crate::config::snapshot::RouteTimeouts;
 use crate::http::flow::{Batch, Flow, PIECES_MAX};
 use crate::net::listener::Peer;
-use crate::net::platform::{ConnectError, Connected, Platform};
+use crate::net::platform::{ConnectError, Connected, Dial, Platform};
 use crate::net::proxied::OnBehalf;
 use crate::net::stream::Transport;
 use crate::policy::outlier::Outcome;
@@ -183,9 +183,9 @@ pub(super) async fn open<P: Platform>(
     }
     core.metrics.count(Counter::UpstreamConnects);
     conn.deadline.arm(now, exchange.connect_timeout());
-    let client = on_behalf(conn, endpoint);
-    let outcome =
-        conn.deadline.bound(core.platform.connect(&endpoint.address, &endpoint.dial, &client)).await;
+    let client = on_behalf(conn, &lease.dial);
+    let dialled = core.platform.connect(&endpoint.address, &lease.dial, &client);
+    let outcome = conn.deadline.bound(dialled).await;
     core.tick_ns();
     match outcome {
         Ok(Ok(connected)) => {
@@ -260,9 +260,9 @@ pub(super) fn reuse<P: Platform>(
 }
 
 /// For the PROXY header, where the endpoint reads one.
-pub(super) fn on_behalf<P: Platform>(conn: &Downstream<P>, endpoint: &Endpoint<P::Stream>) -> OnBehalf {
+pub(super) fn on_behalf<P: Platform>(conn: &Downstream<P>, dial: &Dial) -> OnBehalf {
     match conn.peer {
-        Peer::Tcp(source) if endpoint.dial.proxy.is_some() => {
+        Peer::Tcp(source) if dial.proxy.is_some() => {
             OnBehalf { source: Some(source), destination: conn.stream.local_address() }
         }
         _ => OnBehalf::default(),

@@ -132,7 +132,7 @@ pub(super) fn copies<P: Platform>(
         heads.push(Copy {
             mirror: *mirror,
             upstream: Rc::clone(upstream),
-            client: on_behalf(conn, &endpoint),
+            client: on_behalf(conn, &endpoint.dial()),
             authenticates_connection: request.head.authenticates_connection,
             endpoint,
             head,
@@ -320,8 +320,7 @@ async fn connect<P: Platform>(
     core.metrics.count(Counter::UpstreamConnects);
     deadline.arm(core.now_ms(), copy.connect_timeout);
     let endpoint = &copy.endpoint;
-    let connected =
-        deadline.bound(core.platform.connect(&endpoint.address, &endpoint.dial, &copy.client)).await;
+    let connected = deadline.bound(core.platform.connect(&endpoint.address, &lease.dial, &copy.client)).await;
     let now_ns = core.tick_ns();
     if let Ok(Ok(connected)) = connected {
         if matches!(connected, Connected::Session(_)) {

@@ -106,11 +106,14 @@ pub(super) fn encode<P: Platform>(
         }
         (None, _) => TargetRewrite::Path(path),
     };
+    let authority = endpoint.map(Endpoint::authority);
     let host = match (&route.rewrite_host, &bound.snapshot.upstreams[request.upstream].host) {
         (Some(host), _) | (None, UpstreamHost::Literal(host)) => Some(host.as_bytes()),
-        (None, UpstreamHost::Endpoint) => endpoint.map(|e| e.authority.as_bytes()),
+        (None, UpstreamHost::Endpoint) => authority.as_ref().map(|authority| authority.as_bytes()),
         // HTTP/1.0 needs no Host, but what we send is HTTP/1.1, which does: the origin is told its own name.
-        (None, UpstreamHost::Client) if head.host.is_empty() => endpoint.map(|e| e.authority.as_bytes()),
+        (None, UpstreamHost::Client) if head.host.is_empty() => {
+            authority.as_ref().map(|authority| authority.as_bytes())
+        }
         (None, UpstreamHost::Client) => None,
     };
     let client_text = client.filter(|ip| Some(*ip) != conn.peer.ip()).map(|ip| ip.to_string());

@@ -1,6 +1,6 @@
 //! One endpoint as one worker knows it: its connections, idle, shared and lent.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, Ref, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -14,16 +14,15 @@ use crate::policy::balance::ewma::Ewma;
 use crate::policy::balance::slow_start::Curve;
 use crate::proxy::standing::Observer;
 
-/// One endpoint's state.
+/// One endpoint's state. An endpoint is its address: what is configured about it changes in place, and what was learnt
+/// about it stays.
 #[derive(Debug)]
 pub struct Endpoint<S> {
     /// Its stable id.
     pub address: Address,
-    /// What a Host field for it says.
-    pub authority: Arc<str>,
-    /// How connections to it are opened. All that it has were opened so.
-    pub dial: Dial,
-    pub(super) weight: u32,
+    authority: RefCell<Arc<str>>,
+    dial: RefCell<Rc<Dial>>,
+    pub(super) weight: Cell<u32>,
     /// What cookies call it.
     pub tag: u64,
     /// What this worker saw of its health, and what the node knows.
@@ -49,6 +48,8 @@ pub struct Endpoint<S> {
 pub(super) struct Idle<S> {
     pub(super) stream: S,
     pub(super) since_ms: u64,
+    /// How it was opened. Only the oldest may have been opened otherwise than connections are now.
+    pub(super) dial: Rc<Dial>,
 }
 
 #[derive(Debug)]
@@ -61,10 +62,10 @@ pub(super) struct Multiplexed {
 impl<S> Endpoint<S> {
     pub(super) fn new(resolved: &Resolved, dial: Dial) -> Self {
         Self {
-            dial,
             address: resolved.address.clone(),
-            authority: Arc::clone(&resolved.authority),
-            weight: resolved.weight,
+            authority: RefCell::new(Arc::clone(&resolved.authority)),
+            dial: RefCell::new(Rc::new(dial)),
+            weight: Cell::new(resolved.weight),
             tag: resolved.tag,
             observer: Observer::new(Arc::clone(&resolved.standing)),
             latency: Cell::default(),
@@ -80,6 +81,39 @@ impl<S> Endpoint<S> {
         }
     }
 
+    /// It is the one that was resolved: it has been there all the time.
+    pub(super) fn is(&self, resolved: &Resolved) -> bool {
+        self.address == resolved.address && Arc::ptr_eq(self.observer.standing(), &resolved.standing)
+    }
+
+    /// Takes over what is configured about it. Connections that were opened otherwise than they would be now serve the
+    /// requests that they carry, and no others: the identity that was shown or proved on them may hold no longer. Idle
+    /// ones are closed little by little, so that not all clients of an endpoint come back in the same moment.
+    pub(super) fn configure(&self, resolved: &Resolved, dial: Dial) {
+        self.weight.set(resolved.weight);
+        self.authority.borrow_mut().clone_from(&resolved.authority);
+        if **self.dial.borrow() != dial {
+            *self.dial.borrow_mut() = Rc::new(dial);
+            self.retain_sessions(|_| false);
+            while self.loans.borrow().is_some() {}
+        }
+    }
+
+    /// What a Host field for it says.
+    pub fn authority(&self) -> Ref<'_, str> {
+        Ref::map(self.authority.borrow(), |authority| &**authority)
+    }
+
+    /// How connections to it are opened.
+    pub fn dial(&self) -> Rc<Dial> {
+        Rc::clone(&self.dial.borrow())
+    }
+
+    /// A connection that was opened so may be used for a further request.
+    pub(super) fn reuses(&self, dial: &Rc<Dial>) -> bool {
+        !self.retired.get() && Rc::ptr_eq(&self.dial.borrow(), dial)
+    }
+
     /// What it has of its weight, if it is new.
     pub(super) fn weight_now(&self, curve: &Curve, whole: Weight, now_ms: u64) -> Weight {
         match self.observer.standing().word().healthy_since_ms() {
@@ -90,11 +124,11 @@ impl<S> Endpoint<S> {
 
     /// A TLS connection's keys can't cross to another worker.
     pub(super) fn may_lend(&self) -> bool {
-        self.dial.tls.is_none()
+        self.dial.borrow().tls.is_none()
     }
 
     pub(super) fn has_room(&self, settings: &Settings) -> bool {
-        if self.dial.http2.is_none() {
+        if self.dial.borrow().http2.is_none() {
             return self.open.get() < settings.connections_max || !self.idle.borrow().is_empty();
         }
         (self.open.get() < settings.connections_max && !self.dialling.get())

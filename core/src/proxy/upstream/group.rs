@@ -151,7 +151,7 @@ impl Balancer {
             let choice = Choice { rule: settings.rule, tier, weights: slow.weights(tier, now_ms), hashed };
             let candidate = |i: usize| {
                 let endpoint = &endpoints[i];
-                let whole = Weight::whole(endpoint.weight);
+                let whole = Weight::whole(endpoint.weight.get());
                 let active = endpoint.active.get();
                 Candidate {
                     weight: curve.map_or(whole, |curve| endpoint.weight_now(curve, whole, now_ms)),

@@ -9,7 +9,7 @@ use super::guards::Pass;
 use super::private::Private;
 use crate::http::message::Wire;
 use crate::net::h2::client::ClientStream;
-use crate::net::platform::Connected;
+use crate::net::platform::{Connected, Dial};
 use crate::net::stream::{Peek, Transport};
 use crate::policy::balance::Rule;
 use crate::policy::outlier::Outcome;
@@ -53,6 +53,8 @@ pub struct Lease<S: Transport> {
     pass: Pass<S>,
     /// Where the connection goes.
     pub endpoint: Rc<Endpoint<S>>,
+    /// How its connection is opened, or was.
+    pub dial: Rc<Dial>,
     stream: Option<S>,
     /// What this attempt is to the endpoint's health, until that is known.
     ticket: Cell<Option<Ticket>>,
@@ -93,7 +95,7 @@ impl<S: Transport + From<Box<ClientStream>>> Lease<S> {
         now_ms: u64,
         discarded: &mut Discarded,
     ) -> (Self, Found<S>) {
-        if endpoint.dial.http2.is_some() {
+        if endpoint.dial().http2.is_some() {
             return Self::take_stream(pass, endpoint, now_ms);
         }
         if need == Need::Any
@@ -111,12 +113,18 @@ impl<S: Transport + From<Box<ClientStream>>> Lease<S> {
             if need == Need::New && endpoint.open.get() < connections_max {
                 break None;
             }
-            let Some(idle) = endpoint.idle.borrow_mut().pop() else { break None };
-            if need == Need::New {
-                // At the cap an idle one makes room.
-                endpoint.open.set(endpoint.open.get() - 1);
+            let mut all = endpoint.idle.borrow_mut();
+            let fits = need == Need::Any && all.last().is_some_and(|idle| endpoint.reuses(&idle.dial));
+            if !fits {
+                // At the cap one that can't be used makes room.
+                if endpoint.open.get() >= connections_max && !all.is_empty() {
+                    all.remove(0);
+                    endpoint.open.set(endpoint.open.get() - 1);
+                }
                 break None;
             }
+            let Some(idle) = all.pop() else { break None };
+            drop(all);
             if discarded.look(&idle.stream) {
                 break Some(idle.stream);
             }
@@ -148,10 +156,12 @@ impl<S: Transport + From<Box<ClientStream>>> Lease<S> {
             Connected::Session(session) => {
                 let Some(stream) = session.open() else { return false };
                 self.hold(S::from(Box::new(stream)), false);
-                if !self.endpoint.retired.get() {
+                if self.endpoint.reuses(&self.dial) {
                     self.endpoint.sessions.borrow_mut().push(Multiplexed { session, used_ms: now_ms });
                     // The place is the session's now.
                     self.leave_place(Share::Stream);
+                } else {
+                    self.leave_place(Share::Own);
                 }
             }
         }
@@ -166,6 +176,7 @@ impl<S: Transport> Lease<S> {
         Self {
             pass,
             ticket: Cell::new(Some(endpoint.observer.begin())),
+            dial: endpoint.dial(),
             endpoint: Rc::clone(endpoint),
             stream: None,
             reused: false,
@@ -214,7 +225,7 @@ impl<S: Transport> Lease<S> {
 
     /// What responses come over.
     pub fn wire(&self) -> Wire {
-        if self.endpoint.dial.http2.is_some() { Wire::Http2 } else { Wire::Http1 }
+        if self.dial.http2.is_some() { Wire::Http2 } else { Wire::Http1 }
     }
 
     /// What became of the attempt: its response's head came, with a status, or it failed for a reason that is the
@@ -271,14 +282,15 @@ impl<S: Transport> Lease<S> {
     /// client goes to `private`.
     pub fn give_back(mut self, now_ms: u64, private: Option<&Private<S>>) {
         // After a PROXY header a connection is one client's, and tells nothing of the next.
-        if self.place != Share::Own || self.endpoint.dial.proxy.is_some() {
+        let alone = self.dial.proxy.is_some() || self.dial.http2.is_some();
+        if self.place != Share::Own || alone || !self.endpoint.reuses(&self.dial) {
             return;
         }
         if self.private.get() {
-            if let Some(private) = private.filter(|_| !self.endpoint.retired.get())
+            if let Some(private) = private
                 && let Some(stream) = self.stream.take()
             {
-                private.put(&self.pass.upstream, &self.endpoint, stream);
+                private.put(&self.pass.upstream, &self.endpoint, &self.dial, stream);
                 // The drop below must not count it as closed.
                 self.endpoint.open.set(self.endpoint.open.get() + 1);
             }
@@ -286,11 +298,11 @@ impl<S: Transport> Lease<S> {
         }
         let idle_max = self.pass.upstream.settings.borrow().idle_max;
         let mut idle = self.endpoint.idle.borrow_mut();
-        if self.endpoint.retired.get() || idle.len() >= idle_max as usize {
+        if idle.len() >= idle_max as usize {
             return;
         }
         if let Some(stream) = self.stream.take() {
-            idle.push(Idle { stream, since_ms: now_ms });
+            idle.push(Idle { stream, since_ms: now_ms, dial: Rc::clone(&self.dial) });
             // The drop below must not count it as closed.
             self.endpoint.open.set(self.endpoint.open.get() + 1);
         }

@@ -12,6 +12,7 @@ mod private;
 mod queue;
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -187,10 +188,8 @@ impl<S: Transport> Upstream<S> {
         })
     }
 
-    /// Takes over settings and endpoints. Endpoints that stay keep their connections and counts; those that left stop
-    /// keeping any.
-    ///
-    /// An endpoint with other TLS settings is another endpoint: what was opened under the old ones must not be used.
+    /// Takes over settings and endpoints. Endpoints that stay keep their connections, counts, averages and health; those
+    /// that left stop keeping connections.
     ///
     /// Rotations over endpoints that are the same as before go on; others begin where `draw` says.
     pub fn configure(
@@ -218,20 +217,22 @@ impl<S: Transport> Upstream<S> {
             }
         };
         let old = self.endpoints.borrow().clone();
+        // Two names may have the same address, which is then two endpoints.
+        let mut known: HashMap<&Address, Vec<&Rc<Endpoint<S>>>> = HashMap::with_capacity(old.len());
+        for endpoint in old.iter().rev() {
+            known.entry(&endpoint.address).or_default().push(endpoint);
+        }
         let new: Rc<[Rc<Endpoint<S>>]> = members
             .endpoints
             .iter()
             .map(|r| {
-                let same = |e: &&Rc<Endpoint<S>>| {
-                    e.address == r.address
-                        && e.weight == r.weight
-                        && e.authority == r.authority
-                        && e.dial == dial(r)
-                };
-                old.iter().find(same).map_or_else(|| Rc::new(Endpoint::new(r, dial(r))), Rc::clone)
+                let same = known.get_mut(&r.address).and_then(|all| all.pop_if(|e| e.is(r)));
+                let Some(endpoint) = same else { return Rc::new(Endpoint::new(r, dial(r))) };
+                endpoint.configure(r, dial(r));
+                Rc::clone(endpoint)
             })
             .collect();
-        for gone in old.iter().filter(|e| !new.iter().any(|n| Rc::ptr_eq(n, e))) {
+        for gone in known.into_values().flatten() {
             gone.retire();
         }
         let same_places = old.len() == new.len() && old.iter().zip(new.iter()).all(|(a, b)| Rc::ptr_eq(a, b));
@@ -253,12 +254,12 @@ impl<S: Transport> Upstream<S> {
 
     /// The connector for these settings; the one there is while they are the same.
     fn connector(&self, tls: Option<&Arc<TlsClient>>) -> Option<Rc<Connector>> {
-        let mut kept = self.connector.borrow_mut();
-        let stays = matches!((&*kept, tls), (Some((old, _)), Some(new)) if Arc::ptr_eq(old, new));
+        let mut current = self.connector.borrow_mut();
+        let stays = matches!((&*current, tls), (Some((old, _)), Some(new)) if Arc::ptr_eq(old, new));
         if !stays {
-            *kept = tls.map(|tls| (Arc::clone(tls), Rc::new(tls.connector())));
+            *current = tls.map(|tls| (Arc::clone(tls), Rc::new(tls.connector())));
         }
-        kept.as_ref().map(|(_, connector)| Rc::clone(connector))
+        current.as_ref().map(|(_, connector)| Rc::clone(connector))
     }
 
     /// The upstream has left the configuration.
@@ -315,10 +316,10 @@ impl<S: Transport> Upstream<S> {
         let (mut discarded, mut lent) = (Discarded::default(), 0);
         for endpoint in self.endpoints.borrow().iter() {
             let mut idle = endpoint.idle.borrow_mut();
-            let before = idle.len();
+            let mut closed = idle.len();
             idle.retain(|i| now_ms.saturating_sub(i.since_ms) < settings.idle_ms);
             idle.retain(|i| discarded.look(&i.stream));
-            endpoint.open.set(endpoint.open.get() - (before - idle.len()) as u32);
+            closed -= idle.len();
             endpoint.retain_sessions(|m| {
                 if m.session.streams() > 0 {
                     m.used_ms = now_ms;
@@ -329,12 +330,17 @@ impl<S: Transport> Upstream<S> {
                 }
                 !m.session.is_over() && now_ms.saturating_sub(m.used_ms) < settings.idle_ms
             });
+            // Those that were opened otherwise than connections are now: an eighth of them, and at least one.
+            let old = idle.iter().take_while(|i| !endpoint.reuses(&i.dial)).count();
+            closed += old.div_ceil(8);
+            idle.drain(..old.div_ceil(8));
             // The bottom of the stack has not been needed for a whole round: half of it may help others.
             let unused =
                 idle.iter().filter(|i| now_ms.saturating_sub(i.since_ms) > LEND_AFTER_IDLE_MS).count();
-            if lend == Lend::Surplus && endpoint.may_lend() {
+            endpoint.open.set(endpoint.open.get() - closed as u32);
+            if lend == Lend::Surplus && old == 0 && endpoint.may_lend() {
                 for _ in 0..unused / 2 {
-                    let Idle { stream, since_ms } = idle.remove(0);
+                    let Idle { stream, since_ms, .. } = idle.remove(0);
                     endpoint.open.set(endpoint.open.get() - 1);
                     let Some(socket) = detach(stream) else { break };
                     lent += u64::from(endpoint.loans.lend(socket, since_ms));

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use super::Upstream;
 use super::endpoint::Endpoint;
 use crate::base::limits::PRIVATE_CONNECTIONS_MAX;
+use crate::net::platform::Dial;
 
 /// The private connections of one client's connection. Most clients have none, and it costs them one word.
 #[allow(clippy::box_collection)] // The vector's three words would stand in the task of every idle connection.
@@ -32,6 +33,7 @@ impl<S> Default for Private<S> {
 struct Connection<S> {
     upstream: Rc<Upstream<S>>,
     endpoint: Rc<Endpoint<S>>,
+    dial: Rc<Dial>,
     /// `None` once it was taken.
     stream: Option<S>,
 }
@@ -66,14 +68,21 @@ impl<S> Private<S> {
     pub(super) fn take(&self, endpoint: &Rc<Endpoint<S>>) -> Option<S> {
         self.with(|connections| {
             let at = connections.iter().position(|c| Rc::ptr_eq(&c.endpoint, endpoint))?;
-            // Once the endpoint has left the configuration, the connection ends here.
-            connections.swap_remove(at).stream.take_if(|_| !endpoint.retired.get())
+            let mut connection = connections.swap_remove(at);
+            // Once the endpoint has left the configuration, or is connected to otherwise, the connection ends here.
+            if endpoint.reuses(&connection.dial) { connection.stream.take() } else { None }
         })
         .flatten()
     }
 
     /// Keeps a connection, with its place among the endpoint's connections. The one that is kept longest makes room.
-    pub(super) fn put(&self, upstream: &Rc<Upstream<S>>, endpoint: &Rc<Endpoint<S>>, stream: S) {
+    pub(super) fn put(
+        &self,
+        upstream: &Rc<Upstream<S>>,
+        endpoint: &Rc<Endpoint<S>>,
+        dial: &Rc<Dial>,
+        stream: S,
+    ) {
         let mut connections = self.0.take().unwrap_or_default();
         if connections.len() >= PRIVATE_CONNECTIONS_MAX {
             connections.remove(0);
@@ -81,6 +90,7 @@ impl<S> Private<S> {
         connections.push(Connection {
             upstream: Rc::clone(upstream),
             endpoint: Rc::clone(endpoint),
+            dial: Rc::clone(dial),
             stream: Some(stream),
         });
         self.0.set(Some(connections));
