@@ -9,14 +9,14 @@ use std::time::Duration;
 use criterion::{Criterion, criterion_group, criterion_main};
 use ringway::http::message::Method;
 use ringway::policy::breaker::{self, Breaker};
-use ringway::policy::canary::{self, ArmCells, Decider, Tally};
 use ringway::policy::concurrency::{self, Limiter};
 use ringway::policy::deadline::{Asked, Deadline, push_field};
 use ringway::policy::retry::{
     Attempt, Body, Budget, BudgetSettings, Conditions, Failure, Response, Settings, decide,
 };
 use ringway::policy::shed::{self, Class, Load};
-use ringway::policy::split::{Override, Point, Split};
+use ringway::policy::split::canary::{self, ArmCells, Decider, Tally};
+use ringway::policy::split::{Override, Point, Shares};
 
 fn breakers(c: &mut Criterion) {
     let mut breaker = Breaker::new(breaker::Settings::DEFAULT, 0);
@@ -124,7 +124,7 @@ fn deadlines(c: &mut Criterion) {
 fn splits(c: &mut Criterion) {
     let split = |arms: usize| {
         let names = ["stable", "canary", "third", "fourth", "fifth"];
-        Split::new("checkout", names.into_iter().zip([90, 10, 5, 3, 2]).take(arms))
+        Shares::new("checkout", names.into_iter().zip([90, 10, 5, 3, 2]).take(arms))
     };
     let two = split(2);
     c.bench_function("split: point of a key of 16 bytes", |b| {

@@ -40,7 +40,7 @@ const ROOMS: &[Room] = &[
     Room {
         name: "policy",
         may_import: &["base", "settings", "http"],
-        crates: &["regex_automata", "regex_syntax", "memchr", "twox_hash"],
+        crates: &["regex_automata", "regex_syntax", "regex", "memchr", "twox_hash", "serde", "schemars"],
     },
     Room {
         name: "net",
@@ -64,7 +64,7 @@ const ROOMS: &[Room] = &[
     Room {
         name: "config",
         may_import: &["base", "settings", "http", "policy"],
-        crates: &["serde", "serde_json", "schemars", "regex"],
+        crates: &["serde", "serde_json", "schemars"],
     },
     Room {
         name: "proxy",

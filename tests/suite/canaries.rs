@@ -1,5 +1,5 @@
 //! Canaries that the proxy decides about by itself, seen from outside: a bad one is taken back, a good one promoted, and
-//! the log says why. The statistics have simulations of their own (`policy::canary`).
+//! the log says why. The statistics have simulations of their own (`policy::split::canary`).
 
 use ringway_tests::client::{Client, get, post};
 use ringway_tests::config::Config;

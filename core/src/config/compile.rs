@@ -3,13 +3,18 @@
 //!
 //! Called with settings whose shape and ranges `settings::check` has passed.
 
-mod rate_limits;
-mod resilience;
-mod rules;
+mod destinations;
 pub(super) mod tls;
-mod traffic;
-mod values;
+mod upgrade;
 
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::ops::{Deref, DerefMut};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::destinations::{Destinations, destination, destinations, selects_any, upstream_named};
 use super::raw::{self, RawConfig};
 use super::snapshot::{
     AccessLog, Action, Endpoint, EndpointAddress, Forwarding, Http2, Limits, ListenAddress, Listener,
@@ -20,20 +25,16 @@ use crate::base::fnv::fnv1a;
 use crate::base::limits;
 use crate::policy::balance::subset::Labels;
 use crate::policy::balance::tiers::{Distance, Locality};
+use crate::policy::health::check::HttpVersion;
 use crate::policy::route::RouteTable;
-use crate::policy::shed::Class;
+use crate::policy::{
+    balance, breaker, concurrency, fault, headers, health, mirror, rate_limit, redirect, respond, retry,
+    rewrite, route as policy_route, shed, split,
+};
 use crate::settings::address::{endpoint_address, host_field, listen_address};
 use crate::settings::diagnostics::Diagnostics;
 use crate::settings::report::{At, Findings, ProblemKind};
 use crate::settings::text::is_token;
-use std::collections::HashMap;
-use std::num::NonZeroU32;
-use std::ops::{Deref, DerefMut};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
-
-use traffic::Destinations;
 
 /// What came of it. `snapshot` is there unless `errors` has entries.
 pub(super) struct Compiled {
@@ -81,16 +82,21 @@ impl Compiler<'_> {
         let forwarding = self.forwarding();
         let upstream_names =
             self.names(&root.field("upstreams"), "upstream", raw.upstreams.iter().map(|u| u.name.as_str()));
-        let mut destinations = self.destinations(upstream_names);
+        let mut destinations = destinations(raw, upstream_names);
         let upstreams = self.upstreams(std::mem::take(&mut destinations.subsets));
-        let rate_limits = self.rate_limits();
+        let rate_limits = rate_limit::compile::compile(self, &raw.rate_limits);
         let (route_table, routes) = self.routes(&destinations, &rate_limits);
-        let shedding = self.shedding();
+        let shedding = shed::compile::compile(self, &raw.shedding);
         let access_log = self.access_log();
         let decision_log = self.decision_log();
         let state_dir = self.state_dir();
         self.warn_of_unused_upstreams();
-        self.warn_of_unused_limits();
+        rate_limit::compile::warn_of_unused(
+            self,
+            &raw.rate_limits,
+            |name| raw.routes.iter().any(|route| route.rate_limits.iter().any(|limit| limit.name() == name)),
+            |name| raw.routes.iter().any(|route| route.in_flight_limits.iter().any(|limit| limit == name)),
+        );
         if raw.io == raw::Io::Uring {
             self.warnings
                 .add(
@@ -179,23 +185,7 @@ impl Compiler<'_> {
                     http2: self.listener_http2(&item, &listener.http2),
                     tls: self.listener_tls(&item, listener),
                     redirect_to_https: self.redirect_to_https(&item, listener),
-                    timeouts: ListenerTimeouts {
-                        request_head: listener
-                            .timeouts
-                            .request_head
-                            .unwrap_or(raw.timeouts.request_head)
-                            .as_std(),
-                        keep_alive_idle: listener
-                            .timeouts
-                            .keep_alive_idle
-                            .unwrap_or(raw.timeouts.keep_alive_idle)
-                            .as_std(),
-                        tls_handshake: listener
-                            .timeouts
-                            .tls_handshake
-                            .unwrap_or(raw.timeouts.tls_handshake)
-                            .as_std(),
-                    },
+                    timeouts: ListenerTimeouts::compile(&listener.timeouts, &raw.timeouts),
                 }
             })
             .collect();
@@ -379,7 +369,7 @@ impl Compiler<'_> {
         let raw = self.raw;
         let list = At::Root.field("upstreams");
         let node = At::Root.field("node");
-        let here = self.locality(&node.field("locality"), &raw.node.locality);
+        let here = balance::compile::locality(self, &node.field("locality"), &raw.node.locality);
         self.count(&list, "upstreams", raw.upstreams.len(), limits::UPSTREAMS_MAX);
         let upstreams: Vec<_> = raw
             .upstreams
@@ -399,15 +389,28 @@ impl Compiler<'_> {
                 Upstream {
                     name: upstream.name.as_str().into(),
                     endpoints,
-                    balance: self.balance(&item, upstream),
-                    sticky: self.sticky(&item, upstream),
+                    balance: balance::compile::compile(self, &item, &upstream.balance),
+                    sticky: balance::compile::sticky(
+                        self,
+                        &item,
+                        upstream.balance.rule(),
+                        upstream.sticky.as_ref(),
+                    ),
                     panic_percent: u32::from(upstream.panic_percent),
-                    slow_start: Self::slow_start(upstream.slow_start.as_ref()),
+                    slow_start: balance::compile::slow_start(upstream.slow_start.as_ref()),
                     health_check: self.health_check(&item, upstream),
-                    outlier_detection: self.outlier_detection(&item, upstream.outlier_detection.as_ref()),
-                    breaker: self.breaker(&item, upstream.breaker.as_ref()),
-                    adaptive_concurrency: self.adaptive_concurrency(&item, upstream),
-                    retry_budget: Self::retry_budget(upstream.retry_budget),
+                    outlier_detection: health::outlier::compile::compile(
+                        self,
+                        &item,
+                        upstream.outlier_detection.as_ref(),
+                    ),
+                    breaker: breaker::compile::compile(self, &item, upstream.breaker.as_ref()),
+                    adaptive_concurrency: concurrency::compile::compile(
+                        self,
+                        &item,
+                        upstream.adaptive_concurrency.as_ref(),
+                    ),
+                    retry_budget: retry::compile::budget(upstream.retry_budget),
                     subsets,
                     requests_max: self.off_or_count(&item.field("requests_max"), upstream.requests_max),
                     connections_max: upstream.connections_max,
@@ -418,15 +421,7 @@ impl Compiler<'_> {
                     proxy_protocol: self.upstream_proxy_protocol(&item, upstream),
                     ping_interval: upstream.http2.ping_interval.as_std(),
                     ping_timeout: upstream.http2.ping_timeout.as_std(),
-                    timeouts: UpstreamTimeouts {
-                        connect: upstream.timeouts.connect.unwrap_or(raw.timeouts.connect).as_std(),
-                        response_head: upstream
-                            .timeouts
-                            .response_head
-                            .unwrap_or(raw.timeouts.response_head)
-                            .as_std(),
-                        idle: upstream.timeouts.upstream_idle.unwrap_or(raw.timeouts.upstream_idle).as_std(),
-                    },
+                    timeouts: UpstreamTimeouts::compile(&upstream.timeouts, &raw.timeouts),
                     dns_refresh: upstream.dns.refresh.as_std(),
                     tls: self.upstream_tls(&item, upstream),
                 }
@@ -446,7 +441,8 @@ impl Compiler<'_> {
             let (at, weight, priority, there) = match endpoint {
                 raw::Endpoint::Address(_) => (entry, 1, 0, Locality::default()),
                 raw::Endpoint::Detailed(detailed) => {
-                    let there = self.locality(&entry.field("locality"), &detailed.locality);
+                    let there =
+                        balance::compile::locality(self, &entry.field("locality"), &detailed.locality);
                     (entry.field("address"), detailed.weight, detailed.priority, there)
                 }
             };
@@ -522,7 +518,7 @@ impl Compiler<'_> {
         for (index, route) in raw.routes.iter().enumerate() {
             let item = list.index(index);
             // Both are looked at, whatever becomes of the first.
-            let rule = self.rule(&item.field("match"), &route.matches);
+            let rule = policy_route::compile::rule(self, &item.field("match"), &route.matches);
             let compiled = self.route(&item, route, destinations, rate_limits);
             if let (Some(rule), Some(compiled)) = (rule, compiled) {
                 rules.push(rule);
@@ -534,7 +530,8 @@ impl Compiler<'_> {
         if !complete {
             return (RouteTable::new(Vec::new()), None);
         }
-        self.shadowed(&rules);
+        let names: Vec<&str> = raw.routes.iter().map(|route| route.name.as_str()).collect();
+        policy_route::compile::shadowed(self, &rules, &names);
         (RouteTable::new(rules), Some(routes))
     }
 
@@ -546,29 +543,39 @@ impl Compiler<'_> {
         rate_limits: &RateLimits,
     ) -> Option<Route> {
         let raw = self.raw;
-        let retry = self.retry(item, route);
-        let hedge = self.hedge(item, route);
-        let rates = self.applied_rates(item, route, rate_limits);
-        let in_flight = self.applied_in_flight(item, route, rate_limits);
-        let mirrors = self.mirrors(item, route, destinations);
-        let fault = self.fault(item, route);
+        let whole = route.timeouts.request.unwrap_or(raw.timeouts.request).as_std();
+        let retry = retry::compile::compile(self, item, route.retry.as_ref(), whole);
+        let per_try = route.retry.as_ref().and_then(|retry| retry.per_try_timeout);
+        let hedge = retry::compile::hedge(self, item, route.hedge, per_try);
+        let rates = rate_limit::compile::applied_rates(self, item, &route.rate_limits, rate_limits);
+        let in_flight =
+            rate_limit::compile::applied_in_flight(self, item, &route.in_flight_limits, rate_limits);
+        let mirrors = mirror::compile::compile(
+            self,
+            item,
+            &route.mirrors,
+            route.upstream.as_deref(),
+            &|found, at, name| upstream_named(found, at, name, destinations),
+        );
+        let fault = fault::compile::compile(self, item, route.fault.as_ref());
         let action = self.action(item, route, destinations);
-        let rewrite = item.field("rewrite");
-        let rewrite_path = self.path_rewrite(&rewrite, &route.rewrite, &route.matches);
-        let rewrite_host = route.rewrite.host.as_ref().and_then(|text| match host_field(text) {
-            Ok(host) => Some(Arc::from(host)),
-            Err(error) => {
-                self.bad_address(&rewrite.field("host"), text, &error);
-                None
-            }
-        });
-        let request_headers = self.header_ops(&item.field("request_headers"), &route.request_headers);
-        let response_headers = self.header_ops(&item.field("response_headers"), &route.response_headers);
+        let rewrite_at = item.field("rewrite");
+        let path = route.matches.path.as_ref();
+        let matched = rewrite::compile::Matched {
+            prefix: path.and_then(|path| path.prefix.as_deref()),
+            template: path.and_then(|path| path.template.as_deref()),
+        };
+        let rewrite_path = rewrite::compile::path(self, &rewrite_at, &route.rewrite, matched);
+        let rewrite_host = rewrite::compile::host(self, &rewrite_at, &route.rewrite);
+        let request_headers =
+            headers::compile::compile(self, &item.field("request_headers"), &route.request_headers);
+        let response_headers =
+            headers::compile::compile(self, &item.field("response_headers"), &route.response_headers);
         let upgrade = self.upgrade(&item.field("upgrade"), route.upgrade.as_deref());
         let action = action?;
         match &action {
             Action::Upstream(destination) => {
-                if !route.subset.is_empty() && !self.selects_any(destination.upstream, &route.subset) {
+                if !route.subset.is_empty() && !selects_any(raw, destination.upstream, &route.subset) {
                     let name = &raw.upstreams[destination.upstream].name;
                     let message =
                         format_args!("no endpoint of `{name}` has these labels: every request gets 503");
@@ -588,7 +595,6 @@ impl Compiler<'_> {
             Action::Split(_) => {}
             Action::Respond(_) | Action::Redirect(_) => self.refuse_upstream_settings(item, route),
         }
-        let timeouts = &route.timeouts;
         Some(Route {
             name: route.name.as_str().into(),
             action,
@@ -599,11 +605,7 @@ impl Compiler<'_> {
             upgrade,
             connect: route.connect,
             grpc_web: route.grpc_web,
-            timeouts: RouteTimeouts {
-                request: timeouts.request.unwrap_or(raw.timeouts.request).as_std(),
-                body_idle: timeouts.body_idle.unwrap_or(raw.timeouts.body_idle).as_std(),
-                tunnel_idle: timeouts.tunnel_idle.unwrap_or(raw.timeouts.tunnel_idle).as_std(),
-            },
+            timeouts: RouteTimeouts::compile(&route.timeouts, &raw.timeouts),
             body_bytes_max: route
                 .limits
                 .body_bytes
@@ -614,11 +616,7 @@ impl Compiler<'_> {
             fault,
             retry,
             hedge,
-            class: match route.priority {
-                raw::Priority::High => Class::High,
-                raw::Priority::Normal => Class::Normal,
-                raw::Priority::Low => Class::Low,
-            },
+            class: shed::compile::class(route.priority),
             rates,
             in_flight,
         })
@@ -657,17 +655,29 @@ impl Compiler<'_> {
                 return None;
             }
         }
-        if let Some(respond) = &route.respond {
-            return self.respond(&item.field("respond"), respond).map(Action::Respond);
+        if let Some(given) = &route.respond {
+            return respond::compile::compile(self, &item.field("respond"), given).map(Action::Respond);
         }
-        if let Some(redirect) = &route.redirect {
-            return self.redirect(&item.field("redirect"), redirect).map(Action::Redirect);
+        if let Some(given) = &route.redirect {
+            return redirect::compile::compile(self, &item.field("redirect"), given).map(Action::Redirect);
         }
-        if let Some(split) = &route.split {
-            return self.split(&item.field("split"), route, split, destinations);
+        let raw = self.raw;
+        if let Some(given) = &route.split {
+            let around = split::compile::Around {
+                destination: &|found, at, name, subset| {
+                    destination(raw, found, at, name, subset, route, destinations)
+                },
+                selects_any: &|upstream, subset| selects_any(raw, upstream, subset),
+                endpoints: &|name| {
+                    let upstream = raw.upstreams.iter().find(|upstream| upstream.name == name);
+                    upstream.map(|upstream| format!("{:?}", upstream.endpoints))
+                },
+            };
+            let split = split::compile::compile(self, &item.field("split"), &route.name, given, &around);
+            return split.map(|split| Action::Split(Box::new(split)));
         }
         let name = route.upstream.as_deref()?;
-        self.destination(&item.field("upstream"), name, &route.subset, route, destinations)
+        destination(raw, self, &item.field("upstream"), name, &route.subset, route, destinations)
             .map(Action::Upstream)
     }
 
@@ -690,6 +700,35 @@ impl Compiler<'_> {
                 self.errors.add(ProblemKind::Conflict, &item.field(name), message).on_key();
             }
         }
+    }
+
+    fn health_check(
+        &mut self,
+        item: &At<'_>,
+        upstream: &raw::Upstream,
+    ) -> Option<Arc<health::check::Settings>> {
+        let starts =
+            |with: &str| upstream.endpoints.iter().any(|endpoint| endpoint.address().starts_with(with));
+        let http2 = upstream.protocol == raw::Protocol::Http2 || starts("h2c://");
+        let version = if http2 { HttpVersion::Http2 } else { HttpVersion::Http1 };
+        health::compile::compile(self, item, upstream.health_check.as_ref(), version, starts("unix:"))
+    }
+
+    fn decision_log(&mut self) -> Option<LogTarget> {
+        let parent = At::Root.field("decision_log");
+        match self.raw.decision_log.path.as_str() {
+            "off" => None,
+            path => Some(self.log_target(&parent.field("path"), path, "`off`, ")),
+        }
+    }
+
+    fn state_dir(&mut self) -> Option<PathBuf> {
+        let path = self.raw.state_dir.as_deref()?;
+        if !Path::new(path).is_absolute() || path.contains('\0') {
+            let message = format_args!("`{path}`: expected an absolute path");
+            self.bad_value(&At::Root.field("state_dir"), message);
+        }
+        Some(PathBuf::from(path))
     }
 
     fn access_log(&mut self) -> AccessLog {

@@ -4,26 +4,33 @@
 //! otherwise. Inheritance is resolved, so a reader never asks where a timeout comes from. `None` of a
 //! timeout means no bound; `u64::MAX` of a size means unlimited.
 
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
 pub use super::raw::{AccessLogMode, Alpn, Io, ProxyProtocol, TlsVersion, Verify};
 use crate::http::rewrite::HeaderOps;
 use crate::policy::balance::slow_start::Curve;
 use crate::policy::balance::sticky::Cookie;
 use crate::policy::balance::subset::Labels;
 use crate::policy::balance::tiers::Distance;
-use crate::policy::balance::{self, ewma, hash};
-use crate::policy::chance::Chance;
-use crate::policy::rate_limit::{KeyPart, Rule};
-use crate::policy::route::{FieldRule, RouteTable, Template, TemplateRewrite};
-use crate::policy::{breaker, canary, concurrency, health, outlier, retry, shed, split};
+pub use crate::policy::balance::{Balance, Hashing};
+pub use crate::policy::deadline::{ListenerTimeouts, RouteTimeouts, UpstreamTimeouts};
+pub use crate::policy::fault::FaultInjection;
+pub use crate::policy::hash_on::HashOn;
+pub use crate::policy::health::outlier::OutlierDetection;
+pub use crate::policy::mirror::Mirror;
+pub use crate::policy::rate_limit::{AppliedRate, InFlightLimit, RateLimit, RateLimits};
+pub use crate::policy::redirect::{Redirect, RedirectTarget, Scheme};
+pub use crate::policy::respond::Respond;
+pub use crate::policy::rewrite::PathRewrite;
+use crate::policy::route::RouteTable;
+pub use crate::policy::shed::Shedding;
+pub use crate::policy::split::{Arm, Canary, Destination, Split};
+use crate::policy::{breaker, concurrency, health, retry, shed};
 pub use crate::settings::address::{EndpointAddress, ListenAddress};
 pub use crate::settings::diagnostics::FieldLine;
-use crate::settings::text::is_safe_path;
-use regex::bytes::Regex;
-use std::borrow::Cow;
-use std::num::NonZeroU32;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
 
 #[derive(Debug)]
 pub struct Snapshot {
@@ -53,51 +60,6 @@ pub struct Snapshot {
     pub state_dir: Option<PathBuf>,
     pub shedding: Shedding,
     pub rate_limits: RateLimits,
-}
-
-/// What routes are limited by; [`Route::rates`] and [`Route::in_flight`] are indexes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RateLimits {
-    pub rates: Vec<RateLimit>,
-    pub in_flight: Vec<InFlightLimit>,
-    /// For each of the two kinds.
-    pub keys_max: usize,
-    /// Clients are told.
-    pub headers: bool,
-}
-
-/// One limit of requests in a time.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RateLimit {
-    /// With a name that is not hashed yet.
-    pub rule: Rule,
-    /// In lower case: the response's field that says what a request took.
-    pub cost_from_response: Option<Box<str>>,
-}
-
-/// One limit of requests at once.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InFlightLimit {
-    pub name: Box<str>,
-    pub max: u32,
-    pub key: Vec<KeyPart>,
-}
-
-/// A limit of a route.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AppliedRate {
-    /// Index of [`RateLimits::rates`].
-    pub limit: usize,
-    pub cost: u32,
-}
-
-/// When a worker refuses requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shedding {
-    /// Requests in flight in one worker; `u32::MAX`: no bound.
-    pub in_flight_max: u32,
-    /// From which level on, for which class.
-    pub levels: shed::Settings,
 }
 
 #[derive(Clone, Debug)]
@@ -166,13 +128,6 @@ pub struct UpstreamTls {
     pub certificate: Option<CertificateFiles>,
     pub min_version: TlsVersion,
     pub max_version: TlsVersion,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ListenerTimeouts {
-    pub request_head: Duration,
-    pub keep_alive_idle: Duration,
-    pub tls_handshake: Duration,
 }
 
 /// Bounds of one HTTP/2 connection.
@@ -244,48 +199,6 @@ pub struct Upstream {
     pub tls: UpstreamTls,
 }
 
-/// How endpoints are chosen.
-#[derive(Clone, Debug)]
-pub struct Balance {
-    pub rule: balance::Rule,
-    /// How latencies are remembered, for the rule that asks for them.
-    pub ewma: ewma::Settings,
-    /// For the rules that hash.
-    pub hash: Option<Hashing>,
-}
-
-/// What is hashed, into which kind of table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hashing {
-    pub on: HashOn,
-    pub shape: hash::Shape,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HashOn {
-    /// In lower case.
-    Header(Box<str>),
-    Cookie(Box<str>),
-    ClientAddress,
-}
-
-/// Who is left out, and for how long.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct OutlierDetection {
-    pub outlier: outlier::Settings,
-    pub ejection: health::Ejection,
-    /// Between two comparisons.
-    pub interval: Duration,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UpstreamTimeouts {
-    pub connect: Duration,
-    /// What routes without their own inherit.
-    pub response_head: Option<Duration>,
-    pub idle: Duration,
-}
-
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     pub address: EndpointAddress,
@@ -347,127 +260,6 @@ pub enum Action {
     Redirect(Redirect),
 }
 
-/// Endpoints that requests go to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Destination {
-    /// An index of [`Snapshot::upstreams`].
-    pub upstream: usize,
-    /// An index of the upstream's `subsets`; `None`: all of its endpoints.
-    pub subset: Option<usize>,
-    /// How long a response's head may take.
-    pub response_head: Option<Duration>,
-}
-
-/// Several destinations that requests are divided among.
-#[derive(Debug)]
-pub struct Split {
-    /// At least one.
-    pub arms: Box<[Arm]>,
-    /// What no arm's own match takes.
-    pub shares: split::Split,
-    /// What keeps a client on its arm.
-    pub hash_on: Option<HashOn>,
-    pub canary: Option<Canary>,
-}
-
-/// One of them.
-#[derive(Debug)]
-pub struct Arm {
-    /// Unique in its split.
-    pub name: Arc<str>,
-    pub destination: Destination,
-    /// Requests that it takes whatever the shares.
-    pub matches: Option<FieldRule>,
-}
-
-/// Which arm is tried against which. Indexes of [`Split::arms`].
-#[derive(Debug)]
-pub struct Canary {
-    pub arm: usize,
-    pub baseline: usize,
-    pub settings: canary::Settings,
-}
-
-/// Who gets a copy of requests.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Mirror {
-    /// An index of [`Snapshot::upstreams`].
-    pub upstream: usize,
-    pub chance: Chance,
-    /// Of a body that is copied.
-    pub body_bytes_max: usize,
-    /// For each worker.
-    pub in_flight_max: u32,
-    pub timeout: Duration,
-}
-
-/// Faults made on purpose.
-#[derive(Debug)]
-pub struct FaultInjection {
-    pub delay: Option<(Duration, Chance)>,
-    /// The status of the answer.
-    pub abort: Option<(u16, Chance)>,
-    /// Only requests that carry this.
-    pub matches: FieldRule,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Respond {
-    pub status: u16,
-    pub content_type: Box<str>,
-    pub headers: Box<[FieldLine]>,
-    pub body: Arc<[u8]>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Redirect {
-    /// 301, 302, 303, 307 or 308.
-    pub status: u16,
-    pub target: RedirectTarget,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RedirectTarget {
-    /// The Location field as it stands.
-    Location(Box<str>),
-    /// `None` keeps the request's; the query is kept. With neither `scheme` nor `host` the request's port is
-    /// kept too; with either, a port is written only if it is given here.
-    Parts { scheme: Option<Scheme>, host: Option<Box<str>>, port: Option<u16>, path: Option<Box<str>> },
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scheme {
-    Http,
-    Https,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RouteTimeouts {
-    pub request: Option<Duration>,
-    pub body_idle: Option<Duration>,
-    pub tunnel_idle: Option<Duration>,
-}
-
-#[derive(Debug)]
-pub enum PathRewrite {
-    Keep,
-    /// With what the variables of the route's template stand for.
-    Template {
-        template: Template,
-        rewrite: TemplateRewrite,
-    },
-    /// `matched` is what the route's prefix matched; both without a trailing slash (`/` is empty).
-    Prefix {
-        matched: Box<str>,
-        replacement: Box<str>,
-    },
-    Full(Box<str>),
-    Regex {
-        pattern: Regex,
-        substitution: Box<str>,
-    },
-}
-
 #[derive(Clone, Debug, PartialEq)]
 pub struct AccessLog {
     pub mode: AccessLogMode,
@@ -481,74 +273,4 @@ pub enum LogTarget {
     Stdout,
     Stderr,
     File(PathBuf),
-}
-
-impl PathRewrite {
-    /// The path to send for a (normalised) path. `None` if the outcome is no path, which only a regex can
-    /// cause; that request must be refused. Allocates only where the path changes.
-    pub fn apply<'p>(&'p self, path: &'p [u8]) -> Option<Cow<'p, [u8]>> {
-        match self {
-            PathRewrite::Keep => Some(Cow::Borrowed(path)),
-            PathRewrite::Full(full) => Some(Cow::Borrowed(full.as_bytes())),
-            PathRewrite::Template { template, rewrite } => {
-                rewrite.apply(template, path).filter(|path| is_safe_path(path)).map(Cow::Owned)
-            }
-            PathRewrite::Prefix { matched, replacement } => {
-                let rest = path.strip_prefix(matched.as_bytes())?;
-                Some(match (replacement.is_empty(), rest) {
-                    // Gateway API, ReplacePrefixMatch: /foo for /xyz makes /foo/bar into /xyz/bar, /foo into /xyz
-                    // and /foo/ into /xyz/; what would be empty is `/`.
-                    (true, []) => Cow::Borrowed(b"/"),
-                    (true, rest) => Cow::Borrowed(rest),
-                    (false, []) => Cow::Borrowed(replacement.as_bytes()),
-                    (false, rest) => Cow::Owned([replacement.as_bytes(), rest].concat()),
-                })
-            }
-            PathRewrite::Regex { pattern, substitution } => {
-                let path = pattern.replace_all(path, substitution.as_bytes());
-                is_safe_path(&path).then_some(path)
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{PathRewrite, Regex};
-
-    #[test]
-    fn path_rewrites() {
-        let prefix = |matched: &str, replacement: &str| PathRewrite::Prefix {
-            matched: matched.into(),
-            replacement: replacement.into(),
-        };
-        let regex = |pattern: &str, substitution: &str| PathRewrite::Regex {
-            pattern: Regex::new(pattern).unwrap(),
-            substitution: substitution.into(),
-        };
-        for (rewrite, path, expected) in [
-            (PathRewrite::Keep, "/a", Some("/a")),
-            (PathRewrite::Full("/x".into()), "/a/b", Some("/x")),
-            (prefix("/foo", "/xyz"), "/foo/bar", Some("/xyz/bar")),
-            (prefix("/foo", "/xyz"), "/foo", Some("/xyz")),
-            (prefix("/foo", "/xyz"), "/foo/", Some("/xyz/")),
-            (prefix("/foo", ""), "/foo/bar", Some("/bar")),
-            (prefix("/foo", ""), "/foo", Some("/")),
-            (prefix("/foo", ""), "/foo/", Some("/")),
-            (prefix("", "/v1"), "/foo", Some("/v1/foo")),
-            (prefix("", "/v1"), "/", Some("/v1/")),
-            (prefix("", ""), "/", Some("/")),
-            (regex("^/u/([0-9]+)", "/users/$1"), "/u/7/x", Some("/users/7/x")),
-            (regex("^/", ""), "/a", None),
-            (regex("a", "?"), "/a", None),
-            (regex("a", " "), "/a", None),
-            (regex("a", ".."), "/a/b", None),
-            (regex("b", "c"), "/a", Some("/a")),
-            (regex("b", "c"), "/a|{x}", Some("/a|{x}")),
-        ] {
-            let outcome = rewrite.apply(path.as_bytes());
-            let outcome = outcome.as_deref().map(|path| std::str::from_utf8(path).unwrap());
-            assert_eq!(outcome, expected, "{rewrite:?} {path}");
-        }
-    }
 }

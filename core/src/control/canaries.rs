@@ -1,4 +1,4 @@
-//! Canaries, decided once for the node: about once a second the workers' counts are added up, `policy::canary` judges them,
+//! Canaries, decided once for the node: about once a second the workers' counts are added up, `policy::split::canary` judges them,
 //! and what it decides workers read with their next request.
 //!
 //! State is kept by the route's name over reloads. Where several proxies share a store one of them is to decide for all;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::config::snapshot::{Action, Canary, LogTarget, Snapshot, Split};
-use crate::policy::canary::{Decider, Decision, Phase, Saved, Tally};
+use crate::policy::split::canary::{Decider, Decision, Phase, Saved, Tally};
 use crate::proxy::split::Trial;
 use crate::telemetry::metrics::CanaryInfo;
 use crate::telemetry::{access_log, journal};

@@ -4,17 +4,25 @@
 
 pub mod balance;
 pub mod breaker;
-pub mod canary;
 pub mod chance;
 pub mod concurrency;
 pub mod deadline;
+pub mod fault;
+pub mod hash_on;
+pub mod headers;
 pub mod health;
-pub mod outlier;
+pub mod mirror;
 pub mod rate_limit;
+pub mod redirect;
+pub mod respond;
 pub mod retry;
+pub mod rewrite;
 pub mod route;
 pub mod shed;
 pub mod split;
+
+pub use health::outlier;
+pub use split::canary;
 
 /// Makes [`Phase`] of a table, so that a phase can't lack a number, a name or a sentence.
 macro_rules! phases {

@@ -56,3 +56,8 @@ pub(crate) fn one() -> u32 {
 pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
+
+/// For `#[serde(default)]`.
+pub(crate) fn hundred_percent() -> f64 {
+    100.0
+}

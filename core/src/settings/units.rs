@@ -51,6 +51,10 @@ impl Duration {
         self.0
     }
 
+    pub const fn millis(self) -> u64 {
+        self.0.as_millis() as u64
+    }
+
     pub fn parse(text: &str) -> Result<Self, UnitError> {
         const EXPECTED: &str = "a duration such as 250ms, 5s, 1m30s or 1h";
         let mut rest = text;

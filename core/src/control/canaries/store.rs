@@ -13,7 +13,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::base::limits::CANARY_STATE_BYTES_MAX;
-use crate::policy::canary::{Phase, Saved, WHOLE_BP};
+use crate::policy::split::canary::{Phase, Saved, WHOLE_BP};
 
 const NAME: &str = "canaries.json";
 const NEW: &str = "canaries.json.new";

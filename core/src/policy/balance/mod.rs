@@ -17,12 +17,14 @@
 //!
 //! `proxy::upstream` calls it for each attempt; the control thread builds layouts and tables.
 
+pub(crate) mod compile;
 mod draw;
 pub mod ewma;
 pub mod hash;
 mod ketama;
 mod maglev;
 mod rotate;
+pub mod settings;
 #[cfg(test)]
 mod simulation;
 pub mod slow_start;
@@ -31,6 +33,8 @@ pub mod subset;
 #[cfg(test)]
 mod tests;
 pub mod tiers;
+
+pub use compile::{Balance, Hashing};
 
 use crate::base::limits::ENDPOINT_WEIGHT_MAX;
 

@@ -11,12 +11,14 @@
 //! State is keyed by the rule's name and the key's parts. It survives a reload; a rule whose numbers changed keeps the time
 //! until its buckets are full: what was used up under the old numbers is waited for under the new ones. Call [`Worker::release`] when a snapshot is replaced.
 
+pub(crate) mod compile;
 pub mod headers;
 pub mod in_flight;
 pub mod key;
 pub mod lease;
 pub mod node;
 pub mod rule;
+pub mod settings;
 pub mod sketch;
 mod table;
 pub mod worker;
@@ -28,6 +30,7 @@ mod simulation_tests;
 #[cfg(test)]
 mod tests;
 
+pub use compile::{AppliedRate, InFlightLimit, RateLimit, RateLimits};
 pub use in_flight::{InFlight, Permit};
 pub use key::{KeyHash, KeyHasher, RuleId};
 pub use lease::{Rate, RateRefusal};

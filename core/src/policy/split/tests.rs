@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::{Override, Point, Split, mix};
+use super::{Override, Point, Shares, mix};
 
 const USERS: u32 = 100_000;
 
@@ -8,13 +8,13 @@ fn users() -> impl Iterator<Item = String> {
     (0..USERS).map(|user| format!("user-{user}"))
 }
 
-fn split(name: &str, weights: &[u32]) -> Split {
+fn split(name: &str, weights: &[u32]) -> Shares {
     let names = ["stable", "canary", "third", "fourth", "fifth", "sixth"];
-    Split::new(name, names.into_iter().zip(weights.iter().copied()))
+    Shares::new(name, names.into_iter().zip(weights.iter().copied()))
 }
 
 /// Arms of all users.
-fn arms(split: &Split, set: Option<Override>) -> Vec<Option<usize>> {
+fn arms(split: &Shares, set: Option<Override>) -> Vec<Option<usize>> {
     users().map(|user| split.arm(split.point(user.as_bytes()), set)).collect()
 }
 
@@ -182,8 +182,8 @@ fn splits_know_nothing_of_each_other() {
 
 #[test]
 fn the_order_of_arms_means_nothing() {
-    let one = Split::new("order", [("a", 5), ("b", 3), ("zero", 0), ("c", 2)]);
-    let other = Split::new("order", [("c", 2), ("a", 5), ("b", 3)]);
+    let one = Shares::new("order", [("a", 5), ("b", 3), ("zero", 0), ("c", 2)]);
+    let other = Shares::new("order", [("c", 2), ("a", 5), ("b", 3)]);
     let (names, others) = (["a", "b", "zero", "c"], ["c", "a", "b"]);
     for user in users().take(10_000) {
         let name = one.arm(one.point(user.as_bytes()), None).map(|arm| names[arm]);
@@ -193,7 +193,7 @@ fn the_order_of_arms_means_nothing() {
 
 #[test]
 fn a_name_that_is_there_twice_is_two_arms() {
-    let twice = Split::new("twice", [("a", 1), ("a", 1), ("a", 2)]);
+    let twice = Shares::new("twice", [("a", 1), ("a", 1), ("a", 2)]);
     let found = arms(&twice, None);
     let count = |arm| found.iter().filter(|a| **a == Some(arm)).count();
     assert!((24_000..26_000).contains(&count(0)) && (24_000..26_000).contains(&count(1)), "{}", count(0));
@@ -203,7 +203,7 @@ fn a_name_that_is_there_twice_is_two_arms() {
 #[test]
 fn more_arms_than_the_bound_are_left_out() {
     let names: Vec<String> = (0..40).map(|n| n.to_string()).collect();
-    assert_eq!(Split::new("many", names.iter().map(|name| (name.as_str(), 1))).len(), super::SPLIT_ARMS_MAX);
+    assert_eq!(Shares::new("many", names.iter().map(|name| (name.as_str(), 1))).len(), super::SPLIT_ARMS_MAX);
 }
 
 proptest! {

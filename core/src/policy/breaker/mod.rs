@@ -1,0 +1,7 @@
+//! A circuit breaker: when too many requests to an upstream fail or are slow, it rejects them for a while.
+
+pub(crate) mod compile;
+mod decide;
+pub mod settings;
+
+pub use decide::{Breaker, Numbers, Outcome, Permit, Rejected, Settings, State};

@@ -1,0 +1,7 @@
+//! An adaptive limit on the requests in flight to an upstream.
+
+pub(crate) mod compile;
+mod decide;
+pub mod settings;
+
+pub use decide::{Limited, Limiter, Numbers, Outcome, Settings};

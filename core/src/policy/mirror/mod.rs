@@ -1,0 +1,6 @@
+//! Copies of requests for other upstreams, whose answers nobody sees.
+
+pub(crate) mod compile;
+pub mod settings;
+
+pub use compile::Mirror;

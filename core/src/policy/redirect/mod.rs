@@ -1,0 +1,6 @@
+//! Redirections.
+
+pub(crate) mod compile;
+pub mod settings;
+
+pub use compile::{Redirect, RedirectTarget, Scheme};

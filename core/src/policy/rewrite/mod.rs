@@ -1,0 +1,7 @@
+//! What is changed in the request's line and Host before it is sent on.
+
+pub(crate) mod compile;
+mod decide;
+pub mod settings;
+
+pub use decide::PathRewrite;

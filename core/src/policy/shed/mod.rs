@@ -1,0 +1,8 @@
+//! Which requests a worker refuses when it has too much to do.
+
+pub(crate) mod compile;
+mod decide;
+pub mod settings;
+
+pub use compile::Shedding;
+pub use decide::{Class, Load, OVERLOAD_MEMORY, OVERLOAD_REQUESTS, Settings, Verdict, decide};

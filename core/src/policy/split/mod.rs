@@ -1,0 +1,9 @@
+//! Which destination a request goes to, where there are several; canaries move the shares by themselves.
+
+pub mod canary;
+pub(crate) mod compile;
+mod decide;
+pub mod settings;
+
+pub use compile::{Arm, Canary, Destination, Split};
+pub use decide::{Override, Point, Shares, WHOLE_BP};
