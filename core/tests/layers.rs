@@ -1,6 +1,8 @@
 //! Reads every `use` line (and path) of the engine and fails with the name of the rule that one of them breaks.
-//! The rules are the table in ARCHITECTURE.md.
+//! The rules are the table in ARCHITECTURE.md: who may import whom, that no policy imports another, and that no files
+//! or folders that stand side by side import each other in a circle.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -117,6 +119,36 @@ const WATCHED: &[&str] = &[
     "twox_hash",
 ];
 
+/// What all policies may import of their own room: the words that several share, and how a route matches fields.
+const SHARED_BY_POLICIES: &[&str] = &["chance", "hash_on", "route"];
+
+/// Circles that stand today, by the folder that they are in. This list may only become shorter.
+const KNOWN_CIRCLES: &[(&str, &[&str])] = &[
+    ("net", &["h2", "stream", "tls"]),
+    ("net::tls", &["server", "stream"]),
+    (
+        "proxy",
+        &[
+            "again",
+            "attempt",
+            "connection",
+            "core",
+            "exchange",
+            "hedge",
+            "limiting",
+            "mirror",
+            "multiplex",
+            "pump",
+            "replay",
+            "request",
+            "shape",
+            "split",
+            "tunnel",
+        ],
+    ),
+    ("proxy", &["log", "record"]),
+];
+
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -185,4 +217,157 @@ fn every_import_follows_the_table() {
         }
     }
     assert!(broken.is_empty(), "broken rules:\n{}", broken.join("\n"));
+}
+
+/// The name of a file's module, in its parts: `proxy::upstream::lease`. A folder's `mod.rs` has the folder's name.
+fn module(inside: &str) -> Vec<String> {
+    let mut parts: Vec<String> = inside.trim_end_matches(".rs").split('/').map(str::to_owned).collect();
+    if parts.last().is_some_and(|last| last == "mod") {
+        parts.pop();
+    }
+    parts
+}
+
+/// Reads one tree of a `use` line, or one path, from its first word on. Gives each path in it to `found`, and returns what
+/// stands behind the tree.
+fn read_tree<'t>(mut rest: &'t str, before: &[&'t str], found: &mut Vec<Vec<&'t str>>) -> &'t str {
+    let mut path = before.to_vec();
+    loop {
+        if let Some(group) = rest.strip_prefix('{') {
+            rest = group;
+            loop {
+                rest = rest.trim_start_matches(|c: char| c.is_whitespace() || c == ',');
+                if rest.is_empty() || rest.starts_with('}') {
+                    return rest.get(1..).unwrap_or_default();
+                }
+                rest = read_tree(rest, &path, found);
+            }
+        }
+        let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+        if end == 0 {
+            found.push(path);
+            // A glob, or a bracket that no tree has: past it.
+            return rest.get(rest.chars().next().map_or(0, char::len_utf8)..).unwrap_or_default();
+        }
+        path.push(&rest[..end]);
+        rest = &rest[end..];
+        let Some(after) = rest.strip_prefix("::") else {
+            found.push(path);
+            let renamed = rest.trim_start().strip_prefix("as ").map(str::trim_start);
+            return renamed
+                .map_or(rest, |name| name.trim_start_matches(|c: char| c.is_alphanumeric() || c == '_'));
+        };
+        rest = after;
+    }
+}
+
+/// For each folder, which of its files and folders import which others of them.
+fn imports_side_by_side() -> BTreeMap<String, BTreeMap<String, BTreeSet<String>>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    let inside = |file: &PathBuf| file.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
+    let of_tests = |inside: &String| inside.ends_with("tests.rs") || inside.contains("/tests/");
+    let files: Vec<String> =
+        files.iter().map(inside).filter(|file| file != "lib.rs" && !of_tests(file)).collect();
+    let modules: BTreeSet<Vec<String>> = files
+        .iter()
+        .map(|file| module(file))
+        .flat_map(|parts| (1..=parts.len()).map(move |length| parts[..length].to_vec()))
+        .collect();
+    let mut imports: BTreeMap<String, BTreeMap<String, BTreeSet<String>>> = BTreeMap::new();
+    for file in &files {
+        let own = module(file);
+        let code = code(&fs::read_to_string(root.join(file)).unwrap());
+        let starts = ["crate::", "super::", "self::"].into_iter().flat_map(|word| {
+            let starts = code.match_indices(word).filter(|(at, _)| {
+                !code[..*at].chars().next_back().is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':')
+            });
+            starts.map(|(at, _)| at).collect::<Vec<_>>()
+        });
+        let mut paths = Vec::new();
+        for at in starts {
+            read_tree(&code[at..], &[], &mut paths);
+        }
+        for path in paths {
+            let mut target = own.clone();
+            let mut words = path.into_iter().peekable();
+            match words.next() {
+                Some("crate") => target.clear(),
+                Some("super") => drop(target.pop()),
+                _ => {}
+            }
+            while words.next_if_eq(&"super").is_some() {
+                target.pop();
+            }
+            target.extend(words.map(str::to_owned));
+            let shared = own.iter().zip(&target).take_while(|(own, target)| own == target).count();
+            if shared > 0
+                && shared < own.len()
+                && target.get(..=shared).is_some_and(|sibling| modules.contains(sibling))
+            {
+                let folder = imports.entry(own[..shared].join("::")).or_default();
+                folder.entry(own[shared].clone()).or_default().insert(target[shared].clone());
+            }
+        }
+    }
+    imports
+}
+
+/// All that `from` imports, by way of others too.
+fn reached(imports: &BTreeMap<String, BTreeSet<String>>, from: &str) -> BTreeSet<String> {
+    let mut reached = BTreeSet::new();
+    let mut next = vec![from];
+    while let Some(name) = next.pop() {
+        for other in imports.get(name).into_iter().flatten() {
+            if reached.insert(other.clone()) {
+                next.push(other);
+            }
+        }
+    }
+    reached
+}
+
+#[test]
+fn no_files_side_by_side_import_each_other_in_a_circle() {
+    let all = imports_side_by_side();
+    assert!(all.len() > 10, "the engine's folders were not found");
+    let mut broken = Vec::new();
+    for (folder, imports) in &all {
+        for name in imports.keys().filter(|name| reached(imports, name).contains(*name)) {
+            let circle: Vec<String> = reached(imports, name)
+                .into_iter()
+                .filter(|other| reached(imports, other).contains(name))
+                .collect();
+            let known = KNOWN_CIRCLES.iter().any(|(place, members)| {
+                place == folder && circle.iter().all(|member| members.contains(&member.as_str()))
+            });
+            if !known {
+                broken.push(format!("in {folder}: {}", circle.join(", ")));
+            }
+        }
+    }
+    broken.sort();
+    broken.dedup();
+    assert!(broken.is_empty(), "circles of imports:\n{}", broken.join("\n"));
+}
+
+#[test]
+fn no_policy_imports_another() {
+    let all = imports_side_by_side();
+    let policies = &all["policy"];
+    for (policy, imports) in policies {
+        let others: Vec<_> =
+            imports.iter().filter(|other| !SHARED_BY_POLICIES.contains(&other.as_str())).collect();
+        assert!(others.is_empty(), "the policy {policy} imports {others:?}");
+    }
+}
+
+#[test]
+fn paths_of_use_lines_are_read() {
+    let mut found = Vec::new();
+    let rest = read_tree("crate::a::{b::{self, C as D}, e::*, f};", &[], &mut found);
+    let found: Vec<String> = found.iter().map(|path| path.join("::")).collect();
+    assert_eq!(found, ["crate::a::b::self", "crate::a::b::C", "crate::a::e", "crate::a::f"]);
+    assert_eq!(rest, ";");
 }

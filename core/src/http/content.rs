@@ -1,9 +1,9 @@
 //! Takes the framing off a body, for whoever changes its content on the way: what of the input is content, and the
 //! trailers behind it. Called by `flow`, which does without where only the framing changes.
 
-use super::chunked::{ChunkEvent, ChunkedDecoder};
-use super::flow::FlowError;
+use super::chunked::{ChunkError, ChunkEvent, ChunkedDecoder};
 use super::framing::BodyLength;
+use super::grpc_web;
 
 /// One body as it comes.
 #[derive(Debug)]
@@ -100,6 +100,28 @@ impl Content {
                 Ok(())
             }
             Source::Length { .. } | Source::Chunked(_) => Err(FlowError::Truncated),
+        }
+    }
+}
+
+/// Why a body can't go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlowError {
+    /// The chunked coding is broken.
+    Chunk(ChunkError),
+    /// The stream ended before the body did.
+    Truncated,
+    /// What is inside is no gRPC-Web.
+    GrpcWeb(grpc_web::Malformed),
+}
+
+impl FlowError {
+    /// A stable code for logs and metrics.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Chunk(error) => error.reason(),
+            Self::Truncated => "body_truncated",
+            Self::GrpcWeb(error) => error.reason(),
         }
     }
 }

@@ -7,17 +7,17 @@
 //! The one content that changes on its way is gRPC-Web's: then all that a step sends is its own, and as much as the
 //! input and a third, at the most.
 
-use std::io::IoSlice;
-use std::ops::Range;
-
 use super::chunked::{
     ChunkError, ChunkEvent, ChunkedDecoder, LAST_CHUNK, TrailerSlots, Trailers, encode_chunk_size,
     encode_trailers, parse_trailers,
 };
+pub use super::content::FlowError;
 use super::content::{Content, Part};
 use super::framing::BodyLength;
 use super::grpc::GrpcStatus;
 use super::grpc_web::{self, Encoding, RequestBody};
+use std::io::IoSlice;
+use std::ops::Range;
 
 /// Pieces that one step makes at the most; what is left of the input waits for the next step.
 pub const PIECES_MAX: usize = 16;
@@ -65,28 +65,6 @@ enum Turn {
 enum Sink {
     Plain,
     Chunked,
-}
-
-/// Why a body can't go on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FlowError {
-    /// The chunked coding is broken.
-    Chunk(ChunkError),
-    /// The stream ended before the body did.
-    Truncated,
-    /// What is inside is no gRPC-Web.
-    GrpcWeb(grpc_web::Malformed),
-}
-
-impl FlowError {
-    /// A stable code for logs and metrics.
-    pub fn reason(self) -> &'static str {
-        match self {
-            Self::Chunk(error) => error.reason(),
-            Self::Truncated => "body_truncated",
-            Self::GrpcWeb(error) => error.reason(),
-        }
-    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,22 +4,9 @@
 //! read differently is refused, not repaired, because a proxy that repairs it picks one of the two readings for
 //! somebody else. Called by `http1::parse`; `relay` by whoever sends a response on.
 
-use std::fmt;
-
+pub use crate::http::message::BodyLength;
 use crate::http::message::{Method, Status, Version};
-
-/// How the end of a body is found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BodyLength {
-    /// No body can follow, whatever the fields say.
-    None,
-    /// Exactly so many bytes, maybe 0.
-    Length(u64),
-    /// Until the last chunk and its trailer section.
-    Chunked,
-    /// Until the connection closes: responses only.
-    UntilClose,
-}
+use std::fmt;
 
 impl BodyLength {
     /// Nothing follows the head on the wire.

@@ -8,7 +8,6 @@ use std::mem::MaybeUninit;
 
 use crate::base::limits::HEADER_COUNT_MAX;
 
-pub use crate::http::framing::BodyLength;
 pub use httparse::Header;
 
 /// HTTP/1.x as this layer knows it; anything else is refused with 505.
@@ -419,6 +418,19 @@ impl<'h, 'b> ResponseHead<'h, 'b> {
     pub fn header(&self, name: &str) -> Option<&'b [u8]> {
         self.fields.header(name)
     }
+}
+
+/// How the end of a body is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyLength {
+    /// No body can follow, whatever the fields say.
+    None,
+    /// Exactly so many bytes, maybe 0.
+    Length(u64),
+    /// Until the last chunk and its trailer section.
+    Chunked,
+    /// Until the connection closes: responses only.
+    UntilClose,
 }
 
 #[cfg(test)]

@@ -9,11 +9,11 @@
 //! on: changing them moves every key.
 
 use super::ketama::Ring;
-use super::maglev::Maglev;
-use super::tiers::{Layout, Tier};
-
 pub use super::ketama::Settings as RingSettings;
+use super::maglev::Maglev;
 pub use super::maglev::Settings as MaglevSettings;
+use super::spread::{Share, mix};
+use super::tiers::{Layout, Tier};
 
 /// The stable id of an endpoint, from its address as text (for example `10.0.0.1:8080`).
 pub fn id(address: &str) -> u64 {
@@ -69,15 +69,6 @@ impl Tables {
     }
 }
 
-/// What a table is made of, for one endpoint.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Share {
-    pub(super) number: u32,
-    pub(super) id: u64,
-    /// At least 1.
-    pub(super) weight: u32,
-}
-
 /// From keys to endpoints.
 #[derive(Debug)]
 pub struct Table {
@@ -131,23 +122,6 @@ impl Table {
         let candidates = self.shares.iter().filter(|share| usable(share.number as usize));
         candidates.max_by_key(|share| mix(key.0 ^ share.id)).map(|share| share.number as usize)
     }
-}
-
-/// The finaliser of `SplitMix64` (G. Steele et al., 2014): a bijection in which every bit depends on every bit.
-#[inline]
-pub(super) const fn mix(value: u64) -> u64 {
-    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    value ^ (value >> 31)
-}
-
-/// The step of `SplitMix64`: 2^64 divided by the golden ratio.
-pub(super) const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
-
-/// `hash` mapped to 0..`len` by its upper bits; cheaper than a remainder.
-#[inline]
-pub(super) fn scale(hash: u64, len: usize) -> usize {
-    ((u128::from(hash) * len as u128) >> 64) as usize
 }
 
 #[cfg(test)]

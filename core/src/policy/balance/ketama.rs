@@ -6,7 +6,7 @@
 //! changes: when the sum of weights crosses `entries_min` divided by a power of two (or `entries_max`). Envoy, which
 //! fits the ring to its size exactly, moves some keys of the others each time.
 
-use super::hash::{STEP, Share, mix, scale};
+use super::spread::{STEP, Share, mix, scale};
 use crate::base::limits::{HASH_STEPS_MAX, RING_ENTRIES_MAX};
 
 /// How large the ring is.

@@ -5,7 +5,7 @@
 //! Shares are even to a slot for each endpoint, and finding one is one look. In exchange an endpoint that comes or goes
 //! also moves a few keys of the others (tests state how many), and all of them where the table's size changes.
 
-use super::hash::{STEP, Share, mix, scale};
+use super::spread::{STEP, Share, mix, scale};
 use crate::base::limits::{HASH_STEPS_MAX, MAGLEV_SLOTS_MAX};
 
 /// How large the table is.

@@ -28,6 +28,7 @@ pub mod settings;
 #[cfg(test)]
 mod simulation;
 pub mod slow_start;
+mod spread;
 pub mod sticky;
 pub mod subset;
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! Weights may change with every call: a credit is in steps of weight whatever the weights were when it was earned. An
 //! endpoint that had just been chosen when its weight fell waits at most about one turn of its own at the new weight.
 
-use super::hash::mix;
+use super::spread::mix;
 use super::tiers::Tier;
 use super::{Candidate, Weights};
 

@@ -150,7 +150,7 @@ fn workers_that_know_nothing_of_each_other() {
     for each in [1, 3, 5, 15, 25, 105] {
         let round = |start: fn(u64, u64) -> u64| fullest(Rule::RoundRobin, each, start);
         let same = round(|_, _| 0);
-        let random = round(|worker, node| super::hash::mix(node ^ worker));
+        let random = round(|worker, node| super::spread::mix(node ^ worker));
         let spread = round(|worker, node| node.wrapping_add(worker << 60));
         let least = fullest(Rule::LeastRequests, each, |worker, node| node.wrapping_add(worker << 60));
         let chance = fullest(Rule::Random, each, |_, _| 0);

@@ -4,8 +4,9 @@ use std::cell::Cell;
 
 use proptest::prelude::*;
 
-use super::hash::{Key, MaglevSettings, RingSettings, STEP, Shape, Tables, mix};
+use super::hash::{Key, MaglevSettings, RingSettings, Shape, Tables};
 use super::slow_start::{Curve, Settings as SlowStart};
+use super::spread::{STEP, mix};
 use super::tiers::{Distance, Layout, Member, Settings, Tiers};
 use super::{Candidate, Choice, Rule, State, Weight, Weights};
 

@@ -254,7 +254,7 @@ impl Tiers {
         if first.until >= SHARES {
             return Some(first);
         }
-        let place = super::hash::scale(draw(), SHARES as usize) as u32;
+        let place = super::spread::scale(draw(), SHARES as usize) as u32;
         self.0.iter().find(|tier| place < tier.until)
     }
 

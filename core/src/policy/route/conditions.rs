@@ -39,6 +39,15 @@ impl FieldRule {
     }
 }
 
+/// How specific a host is; the greater wins. Also of server names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HostRank {
+    Any,
+    /// By the bytes behind the `*`: of two that fit the same host, the longer has more labels.
+    Wildcard(usize),
+    Exact,
+}
+
 /// The first condition that a request disagrees with, in the order of precedence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Disagreement {

@@ -3,9 +3,7 @@
 //!
 //! Says what was expected, never what a request carried: a header or a cookie may be a secret.
 
-use std::fmt;
-
-use super::conditions::{Conditions, Disagreement};
+use super::conditions::{Conditions, Disagreement, HostRank};
 use super::cookies::first_cookie;
 use super::query::first_parameter;
 use super::search::Observer;
@@ -13,15 +11,7 @@ use super::template::Segment;
 use super::{
     FieldPattern, HostPattern, Network, PathPattern, RequestView, RouteKey, RouteTable, ValuePattern,
 };
-
-/// How specific a host is; the greater wins. Also of server names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum HostRank {
-    Any,
-    /// By the bytes behind the `*`: of two that fit the same host, the longer has more labels.
-    Wildcard(usize),
-    Exact,
-}
+use std::fmt;
 
 /// How specific a path is; the greater wins.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -11,7 +11,7 @@ use std::collections::{HashMap, HashSet};
 
 use regex_syntax::hir::{Hir, HirKind};
 
-use super::search::Range;
+use super::table::Range;
 use crate::base::limits::{REGEX_GROUPS_MAX, REGEX_LITERAL_BYTES_MAX};
 
 /// Groups of matchers, each behind the windows of its patterns. No window is of two groups.

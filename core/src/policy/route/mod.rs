@@ -45,10 +45,10 @@ mod whole_regex;
 
 use crate::http::message::RequestHead;
 pub use crate::settings::address::HostPattern;
-pub use conditions::FieldRule;
+pub use conditions::{FieldRule, HostRank};
 pub use dead::{Cover, Dead, Extent, Loss, dead};
 pub use explain::{
-    Explanation, FieldMismatch, HostRank, PathRank, Precedence, Reason, SegmentRank, Specificity, Verdict,
+    Explanation, FieldMismatch, PathRank, Precedence, Reason, SegmentRank, Specificity, Verdict,
 };
 pub use network::{Network, NetworkError};
 use std::fmt;

@@ -1,14 +1,12 @@
 //! The search itself, and the flat structure that it goes through. One search serves look-ups, which stop at the first
 //! route that agrees, and explanations, whose observer sees every candidate that host and path lead to.
 
-use std::sync::Arc;
-
 use super::automaton::Automaton;
-use super::conditions::{Conditions, Disagreement};
-use super::explain::HostRank;
+use super::conditions::{Conditions, Disagreement, HostRank};
 use super::literal_filter::LiteralFilter;
-use super::table::ScopedMap;
+use super::table::{Range, ScopedMap};
 use super::{HOST_BYTES_MAX, RequestView, RouteKey, WholeRegex};
+use std::sync::Arc;
 
 #[derive(Debug)]
 pub(super) struct Index {
@@ -54,13 +52,6 @@ pub(super) struct Node {
     pub(super) leads_to_template: bool,
     /// Whether any of them is below a literal child: else its segment need not be looked up.
     pub(super) leads_by_literal: bool,
-}
-
-/// A range of `candidates` or `matchers`.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Range {
-    pub(super) start: u32,
-    pub(super) end: u32,
 }
 
 pub(super) const NONE: u32 = u32::MAX;

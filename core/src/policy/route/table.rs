@@ -186,6 +186,13 @@ fn fold(a: u64, b: u64) -> u64 {
     wide as u64 ^ (wide >> 64) as u64
 }
 
+/// A range of `candidates` or `matchers`.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Range {
+    pub(super) start: u32,
+    pub(super) end: u32,
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Letters, ScopedMapBuilder, lower};
