@@ -7,6 +7,7 @@ pub mod breaker;
 pub mod chance;
 pub mod concurrency;
 pub mod deadline;
+pub mod explain;
 pub mod fault;
 pub mod hash_on;
 pub mod headers;

@@ -2,6 +2,7 @@
 
 pub(crate) mod compile;
 mod decide;
+pub mod explain;
 pub mod settings;
 
 pub use decide::{Breaker, Numbers, Outcome, Permit, Rejected, Settings, State};

@@ -19,6 +19,7 @@
 
 pub mod check;
 pub(crate) mod compile;
+pub mod explain;
 pub mod outlier;
 pub mod settings;
 

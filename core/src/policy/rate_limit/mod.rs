@@ -12,6 +12,7 @@
 //! until its buckets are full: what was used up under the old numbers is waited for under the new ones. Call [`Worker::release`] when a snapshot is replaced.
 
 pub(crate) mod compile;
+pub mod explain;
 pub mod headers;
 pub mod in_flight;
 pub mod key;

@@ -43,6 +43,7 @@
 mod budget;
 pub(crate) mod compile;
 mod conditions;
+pub mod explain;
 mod fields;
 pub mod settings;
 #[cfg(test)]

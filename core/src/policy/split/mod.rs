@@ -3,6 +3,7 @@
 pub mod canary;
 pub(crate) mod compile;
 mod decide;
+pub mod explain;
 pub mod settings;
 
 pub use compile::{Arm, Canary, Destination, Split};
