@@ -21,6 +21,7 @@ use libfuzzer_sys::fuzz_target;
 use ringway::base::clock::Monotonic;
 use ringway::config::raw::{Duration as RawDuration, Io, Retry, RetryMethods, RetryOn, Size, Workers};
 use ringway::config::{RawConfig, compile};
+use ringway::control::prepare::Installer;
 use ringway::http::flow::{Batch, Flow, PIECES_MAX};
 use ringway::http::framing::BodyLength;
 use ringway::http::http1::parse::{HeadLimits, Parsed, parse_request};
@@ -33,14 +34,10 @@ use ringway::net::platform::{AcceptError, ConnectError, Connected, Dial, Platfor
 use ringway::net::proxied::OnBehalf;
 use ringway::net::stream::{Peek, Transport};
 use ringway::net::tls::server::TlsServer;
-use ringway::policy::balance::tiers::{Distance, Member};
-use ringway::policy::health::Verdict;
 use ringway::policy::retry::ATTEMPT_FIELD;
 use ringway::proxy::connection;
 use ringway::proxy::core::{Core, Install, ListenerId, Node};
 use ringway::proxy::log::LogBuffer;
-use ringway::proxy::standing::{Cohort, Standing};
-use ringway::proxy::upstream::{Group, Members, Resolved, Loans};
 
 /// One end of a stream: `incoming` is what the proxy will read, in pieces; then the end.
 #[derive(Default)]
@@ -229,28 +226,7 @@ fn install() -> Install {
         ..Retry::default()
     });
     let snapshot = Arc::new(compile(&raw, 1).expect("the settings are valid"));
-    let cohort = Arc::new(Cohort::default());
-    let endpoints = [2, 3].map(|port| Resolved {
-        address: Address::Tcp(SocketAddr::from(([127, 0, 0, 1], port))),
-        authority: format!("127.0.0.1:{port}").into(),
-        weight: 1,
-        loans: Loans::new(),
-        standing: Standing::new(Verdict::Unchecked, Arc::clone(&cohort), 0),
-        tag: u64::from(port),
-        tls_name: None,
-    });
-    let members =
-        [0, 1].map(|number| Member { number, weight: 1, priority: 0, distance: Distance::Elsewhere });
-    let groups = vec![Group::new(&members, None, |number| (number as u64, 1))];
-    Install {
-        snapshot,
-        upstreams: vec![Members { endpoints: endpoints.into(), groups, tags: None }],
-        tls_clients: vec![None],
-        tls_servers: vec![None],
-        listeners: vec![Some(0)],
-        trials: vec![None],
-        limiting: None,
-    }
+    Installer::default().install(&snapshot, 0, 1).expect("it names no files")
 }
 
 thread_local! {
