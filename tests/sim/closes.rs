@@ -123,6 +123,31 @@ fn idle_upstream_connections_that_close() {
     });
 }
 
+/// A response that nobody asked for belongs to nobody, however soon after the one before it comes.
+#[test]
+fn stray_responses() {
+    each_seed("closes::stray_responses", 2 * SEEDS, |start| {
+        let workers = 1 + start.seed as usize % 2;
+        let sim = Sim::new(start, workers, Weather::fair(), &Config::to(&[1]).text());
+        let random = sim.random.fork();
+        sim.origin(1, move |_| Answer::bytes(10).after(After::Stray(random.ms(0..400))));
+        for _ in 0..4 {
+            let client = sim.client();
+            let random = sim.random.fork();
+            sim.act(async move {
+                let mut caller = client.connect().await.unwrap();
+                for nth in 0..20 {
+                    client.pause(random.ms(0..300)).await;
+                    let ask = if nth % 3 == 0 { Ask::post("/a", Body::Length(10)) } else { Ask::get("/a") };
+                    let reply = caller.ask(&ask).await.unwrap();
+                    assert_eq!(reply.status, 200, "{reply:?}");
+                }
+            });
+        }
+        sim.finish();
+    });
+}
+
 /// Requests that come before the answer to the one before, in one piece or many, are answered in order.
 #[test]
 fn pipelined_requests() {

@@ -342,7 +342,9 @@ impl End {
         }
         if out.reader_gone.get() {
             out.held.set(out.held.get() - length);
-            return self.reset_both(arrives_ns + self.network.latency_ns());
+            // The answer comes behind all that the peer has sent before.
+            let back_ns = (arrives_ns + self.network.latency_ns()).max(self.incoming.last_ns.get());
+            return self.reset_both(back_ns);
         }
         out.segments.borrow_mut().push_back(Segment { arrives_ns, bytes, read: 0 });
         let direction = Rc::clone(out);
@@ -556,7 +558,7 @@ impl Drop for End {
             self.fin();
             if !segments.is_empty() && !self.incoming.silent.get() {
                 let last = segments.iter().map(|segment| segment.arrives_ns).max().unwrap_or(now);
-                self.reset_both(last + self.network.latency_ns());
+                self.reset_both((last + self.network.latency_ns()).max(self.outgoing.last_ns.get()));
             }
         }
     }

@@ -164,7 +164,8 @@ impl Answer {
             answer.after = After::CloseIn(random.ms(0..1_500));
         }
         if random.one_in(harm) {
-            match random.below(5) {
+            match random.below(6) {
+                4 => answer.after = After::Stray(random.ms(0..900)),
                 0 => answer.cut = Some((0, Ending::Silence)),
                 1 => answer.cut = Some((random.below(answer.bytes + 150), Ending::Reset)),
                 2 => {
@@ -296,8 +297,13 @@ impl Origin {
             self.read_body(talk, tag, framing, request.body_bytes).await?;
         }
         // What was not read would be taken for the next request.
-        let unread = answer.body == ReadBody::Never && framing != Framing::None;
-        Ok(if keeps && !unread { answer.after } else { After::Close })
+        if answer.body == ReadBody::Never && framing != Framing::None {
+            if let After::CloseIn(pause) = answer.after {
+                self.executor.pause(pause).await;
+            }
+            return Ok(After::Close);
+        }
+        Ok(if keeps { answer.after } else { After::Close })
     }
 
     async fn read_body(
