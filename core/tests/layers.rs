@@ -120,7 +120,7 @@ const WATCHED: &[&str] = &[
 ];
 
 /// What all policies may import of their own room: the words that several share, and how a route matches fields.
-const SHARED_BY_POLICIES: &[&str] = &["chance", "hash_on", "route"];
+const SHARED_BY_POLICIES: &[&str] = &["chance", "explain", "hash_on", "route"];
 
 /// Circles that stand today, by the folder that they are in. This list may only become shorter.
 const KNOWN_CIRCLES: &[(&str, &[&str])] = &[
