@@ -4,11 +4,15 @@ mod breakers;
 mod closes;
 mod drains;
 mod hedges;
+mod limits;
+mod mirrors;
 mod mixed;
 mod reloads;
 mod retries;
 mod slow;
 mod timeouts;
+mod tunnels;
+mod workers;
 
 use std::fmt::Write;
 
@@ -20,6 +24,7 @@ struct Config {
     upstream: String,
     route: String,
     top: String,
+    upstreams: String,
 }
 
 impl Config {
@@ -38,6 +43,12 @@ impl Config {
         self
     }
 
+    /// A further upstream.
+    fn and_upstream(mut self, line: &str) -> Self {
+        let _ = writeln!(self.upstreams, "  - {line}");
+        self
+    }
+
     fn route(mut self, line: &str) -> Self {
         let _ = writeln!(self.route, "    {line}");
         self
@@ -50,11 +61,11 @@ impl Config {
     }
 
     fn text(&self) -> String {
-        let Self { ports, listener, upstream, route, top } = self;
+        let Self { ports, listener, upstream, route, top, upstreams } = self;
         let endpoints: Vec<_> = ports.iter().map(|port| format!("\"http://10.0.1.1:{port}\"")).collect();
         format!(
             "version: 1\n{top}listeners:\n  - name: public\n    address: 10.0.0.1:80\n    http2: {{ enabled: false }}\n{listener}\
-             upstreams:\n  - name: app\n    endpoints: [{}]\n{upstream}routes:\n  - name: all\n    upstream: app\n{route}",
+             upstreams:\n  - name: app\n    endpoints: [{}]\n{upstream}{upstreams}routes:\n  - name: all\n    upstream: app\n{route}",
             endpoints.join(", ")
         )
     }

@@ -40,6 +40,8 @@ fn everything_at_once() {
                 sim.deaf_origin(port);
             }
         }
+        let shadow = random.fork();
+        sim.origin(5, move |_| Answer::any(&shadow, harm));
         for _ in 0..3 + random.below(6) {
             let (client, random) = (sim.client(), random.fork());
             sim.act(async move {
@@ -143,6 +145,21 @@ fn config(random: &Random, methods: &str, hedges: bool) -> Config {
     }
     if random.one_in(3) {
         config = config.route("timeouts: { request: 4s }");
+    }
+    if random.one_in(4) {
+        config = config
+            .and_upstream("{ name: shadow, endpoints: [\"http://10.0.1.1:5\"] }")
+            .route("mirrors: [{ upstream: shadow, timeout: 1s, in_flight_max: 3, body_bytes: 20KiB }]");
+    }
+    if random.one_in(5) {
+        config = config
+            .top("rate_limits: { in_flight: [{ name: few, max: 4 }], rates: [{ name: all, rate: 20/s, burst: 10 }] }")
+            .route("in_flight_limits: [few]")
+            .route("rate_limits: [all]");
+    }
+    if random.one_in(6) {
+        config = config
+            .route("fault: { delay: { percent: 30, duration: 700ms }, abort: { percent: 10, status: 503 } }");
     }
     config
 }

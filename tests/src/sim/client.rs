@@ -125,6 +125,11 @@ impl Client {
         self.trace.add(self.executor.now_ns(), Event::Note(text()));
     }
 
+    /// How many copies of a request mirrors have seen.
+    pub fn copies(&self, tag: Tag) -> u32 {
+        self.ledger.get(tag).copies
+    }
+
     pub async fn pause(&self, pause: Duration) {
         self.executor.pause(pause).await;
     }

@@ -37,9 +37,10 @@ use ringway::proxy::core::Node;
 use ringway::telemetry::metrics::Sample;
 
 use client::Client;
+use conversation::Conversation;
 use executor::{Executor, Step};
 use ledger::Ledger;
-use network::{Answer as Dialled, Network, Weather};
+use network::{Answer as Dialled, Backlog, Network, Weather};
 use origin::{Answer, Asked, Origin};
 use random::Random;
 use trace::Trace;
@@ -68,7 +69,7 @@ pub struct Sim {
     pub workers: Vec<Worker>,
     installer: RefCell<Installer>,
     snapshot: RefCell<Arc<Snapshot>>,
-    crossing: Rc<Crossing>,
+    pub crossing: Rc<Crossing>,
     actors: Rc<Cell<u32>>,
     clients: Cell<u8>,
     /// See [`Client::patience`].
@@ -150,6 +151,23 @@ impl Sim {
         .listen();
     }
 
+    /// An origin that does with each of its connections as it likes.
+    pub fn raw_origin<F>(&self, port: u16, serve: impl Fn(Conversation) -> F + 'static)
+    where
+        F: Future<Output = ()> + 'static,
+    {
+        let backlog = Rc::<Backlog>::default();
+        self.network.listen(origin_address(port), Some(Dialled::Accepted(vec![Rc::clone(&backlog)])));
+        let executor = self.executor.clone();
+        self.executor.spawn(self.executor.lane(), async move {
+            loop {
+                let (end, _) = backlog.accept().await;
+                let talk = Conversation::new(end, &executor, Duration::from_secs(600));
+                executor.spawn(executor.lane(), serve(talk));
+            }
+        });
+    }
+
     /// An origin that is there and never answers a connection.
     pub fn deaf_origin(&self, port: u16) {
         self.network.listen(origin_address(port), Some(Dialled::Ignored));
@@ -195,6 +213,12 @@ impl Sim {
                 core.install(&install);
             });
         }
+    }
+
+    /// From now on the kernel gives all new connections to one worker.
+    pub fn favour(&self, worker: usize) {
+        let backlog = Rc::clone(&self.workers[worker].backlog);
+        self.network.listen(SocketAddr::from(PROXY), Some(Dialled::Accepted(vec![backlog])));
     }
 
     /// Begins a drain: no worker accepts any more.
@@ -289,6 +313,8 @@ impl Sim {
     pub fn finish(self) {
         self.run();
         self.ledger.check_ended();
+        let outcomes = format!("all actors have ended: {:?}", self.ledger.outcomes());
+        self.trace.add(self.executor.now_ns(), trace::Event::Note(outcomes));
         self.run_for(REST);
         self.check_idle();
         for worker in &self.workers {

@@ -113,30 +113,34 @@ impl Platform for World {
 /// Connections on their way from worker to worker. What crosses must be a descriptor, so one end of a socket pair stands for
 /// the connection; the other end tells when it was closed instead of being taken over.
 #[derive(Debug, Default)]
-pub struct Crossing(RefCell<Vec<(i32, UnixStream, End)>>);
+pub struct Crossing {
+    under_way: RefCell<Vec<(i32, UnixStream, End)>>,
+    taken: Cell<u64>,
+}
 
 impl Crossing {
     fn put(&self, stream: End) -> OwnedFd {
         self.sweep();
         let (token, watch) = UnixStream::pair().expect("two descriptors are to be had");
         watch.set_nonblocking(true).expect("it is a socket");
-        self.0.borrow_mut().push((token.as_raw_fd(), watch, stream));
+        self.under_way.borrow_mut().push((token.as_raw_fd(), watch, stream));
         token.into()
     }
 
     fn take(&self, token: &OwnedFd) -> Option<End> {
-        let mut all = self.0.borrow_mut();
+        let mut all = self.under_way.borrow_mut();
         let at = all.iter().position(|(number, ..)| *number == token.as_raw_fd())?;
+        self.taken.set(self.taken.get() + 1);
         Some(all.remove(at).2)
     }
 
     /// Closes the connections whose descriptors have been closed.
     pub fn sweep(&self) {
-        if self.0.borrow().is_empty() {
+        if self.under_way.borrow().is_empty() {
             return;
         }
         let mut closed = Vec::new();
-        let mut all = self.0.borrow_mut();
+        let mut all = self.under_way.borrow_mut();
         let mut at = 0;
         while at < all.len() {
             match all[at].1.read(&mut [0; 1]) {
@@ -147,12 +151,13 @@ impl Crossing {
         drop(all);
     }
 
-    pub fn len(&self) -> usize {
-        self.0.borrow().len()
+    pub fn is_empty(&self) -> bool {
+        self.under_way.borrow().is_empty()
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+    /// How many have come to another worker.
+    pub fn taken(&self) -> u64 {
+        self.taken.get()
     }
 }
 
