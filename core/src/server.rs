@@ -5,6 +5,7 @@ use std::thread::JoinHandle;
 
 use tokio::sync::{mpsc, oneshot};
 
+use crate::base::panics;
 use crate::control::order::Order;
 pub use crate::control::order::{
     Overrides, Question, ReloadError, Running, Source as ConfigSource, StartError, World, explain,
@@ -21,7 +22,7 @@ const ORDERS_MAX: usize = 16;
 pub struct Server {
     orders: mpsc::Sender<Order>,
     running: Running,
-    control: Option<JoinHandle<()>>,
+    control: Option<JoinHandle<Result<(), String>>>,
 }
 
 impl Server {
@@ -94,20 +95,25 @@ impl Server {
     }
 
     /// Waits until the server has ended.
-    pub fn wait(mut self) {
-        self.join();
+    ///
+    /// # Errors
+    /// Why it could not go on, if it was not told to end.
+    pub fn wait(mut self) -> Result<(), String> {
+        self.join()
     }
 
     /// Ends it without patience.
     pub fn stop(mut self) {
         let _ = self.orders.blocking_send(Order::Stop);
-        self.join();
+        let _ = self.join();
     }
 
-    fn join(&mut self) {
-        if let Some(control) = self.control.take() {
-            let _ = control.join();
-        }
+    fn join(&mut self) -> Result<(), String> {
+        let Some(control) = self.control.take() else { return Ok(()) };
+        control.join().unwrap_or_else(|_| {
+            let notes = panics::take_notes();
+            Err(format!("the control thread has failed: {}", notes.last().map_or("", String::as_str)))
+        })
     }
 }
 
@@ -115,7 +121,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         if self.control.is_some() {
             let _ = self.orders.try_send(Order::Stop);
-            self.join();
+            let _ = self.join();
         }
     }
 }

@@ -1,4 +1,8 @@
 //! One worker: a thread, a runtime, the tasks that are not a client's, and a mailbox to the control thread.
+//!
+//! A panic of a client's task is that connection's end (`net::driver::spawn`). One of the worker's own tasks, of its loop
+//! or of its runtime ends this life of the worker: its connections are closed, and the thread begins anew with the
+//! snapshot that it had. The other workers go on.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -13,7 +17,8 @@ use crossbeam_channel::Sender;
 use crossbeam_queue::ArrayQueue;
 
 use crate::base::clock::Monotonic;
-use crate::base::limits::{ACCEPT_BATCH, MAILBOX_MAX};
+use crate::base::limits::{ACCEPT_BATCH, MAILBOX_MAX, WORKER_START_TRIES_MAX};
+use crate::base::panics::{self, Panicked};
 use crate::base::race::{First, race};
 use crate::base::signal::Signal;
 use crate::net::alarm::Alarm;
@@ -25,7 +30,7 @@ use crate::proxy::core::{Core, Install, ListenerId, Node};
 use crate::proxy::handshake::Opening;
 use crate::proxy::log::LogBuffer;
 use crate::proxy::{connection, handshake};
-use crate::telemetry::metrics::{Counter, Sample};
+use crate::telemetry::metrics::{Counter, Metrics, Sample};
 
 /// How often a worker looks after its pools and sends its log lines.
 const ROUND: Duration = Duration::from_secs(1);
@@ -39,6 +44,9 @@ const STOP_PATIENCE_MS: u64 = 1_000;
 
 /// How often leased tokens are looked through. Deadlines fire every 20 ms at the most.
 const LEASE_PAUSE: Duration = Duration::from_millis(20);
+
+/// A worker that can't have a runtime waits so long before it tries again.
+const START_PAUSE: Duration = Duration::from_millis(100);
 
 /// Out of descriptors: accepting pauses for so long.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
@@ -93,18 +101,28 @@ pub struct Worker {
     pub driver: Driver,
     /// Why it does not run on `io_uring` although it might have, if so.
     pub refused: Option<String>,
-    thread: JoinHandle<()>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Worker {
     /// True once its thread has ended.
     pub fn has_ended(&self) -> bool {
-        self.thread.is_finished()
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Waits for its thread. False if it panicked.
-    pub fn join(self) -> bool {
-        self.thread.join().is_ok()
+    /// Waits for its thread.
+    pub fn join(mut self) {
+        if let Some(thread) = self.thread.take() {
+            // A panic that a worker can't go on after has been noted.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Nobody is left to hold it, because the control thread has failed.
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.mailbox.send(Message::Stop);
     }
 }
 
@@ -119,6 +137,8 @@ pub struct Setup {
     pub node: Arc<Node>,
     /// The first snapshot.
     pub install: Arc<Install>,
+    /// Where failures of workers are told.
+    pub failures: tokio::sync::mpsc::Sender<Failure>,
     /// Where log lines go.
     pub log: Sender<Vec<u8>>,
     /// The clock of all workers.
@@ -139,7 +159,8 @@ pub fn start_all(setup: &Setup, count: usize) -> io::Result<Vec<Worker>> {
             is_ready.recv().unwrap_or_else(|_| Err(io::Error::other("a worker ended while it started")));
         match started {
             Ok((driver, refused)) => {
-                workers.push(Worker { mailbox: mailboxes[index].clone(), driver, refused, thread });
+                let mailbox = mailboxes[index].clone();
+                workers.push(Worker { mailbox, driver, refused, thread: Some(thread) });
             }
             Err(error) => {
                 for worker in &workers {
@@ -157,19 +178,75 @@ pub fn start_all(setup: &Setup, count: usize) -> io::Result<Vec<Worker>> {
 
 type Started = io::Result<(Driver, Option<String>)>;
 
+/// A worker's loop has failed: a task of its own has panicked, the loop itself has, or the runtime is broken. The worker
+/// begins anew by itself; its listeners are given to it again by whoever hears of this.
+#[derive(Debug)]
+pub struct Failure {
+    /// Which worker.
+    pub worker: usize,
+    /// Where and why.
+    pub reason: String,
+}
+
+/// A worker's thread: one life after another.
 fn run(index: usize, setup: &Setup, peers: Vec<Mailbox>, ready: &Sender<Started>) {
-    let clock = setup.clock;
+    panics::watch_thread();
     if !setup.cpus.is_empty() {
         // Refused in some containers; a worker that floats is slower, not wrong.
         let _ = pin_to(setup.cpus[index % setup.cpus.len()]);
     }
-    let executor = match Executor::new(setup.io) {
-        Ok(executor) => executor,
-        Err(error) => {
-            let _ = ready.send(Err(error));
-            return;
-        }
-    };
+    let peers: Rc<[Mailbox]> = peers.into();
+    let install = RefCell::new(Arc::clone(&setup.install));
+    let mut metrics = Metrics::new();
+    let mut ready = Some(ready);
+    let mut tries = 0;
+    loop {
+        let reason = match live(index, setup, &peers, &install, &metrics, &mut ready) {
+            Ok((Ended::Asked, _)) => return,
+            Ok((Ended::Failed(reason), after)) => {
+                tries = 0;
+                metrics = after;
+                reason
+            }
+            Err(error) => match ready.take() {
+                Some(ready) => {
+                    let _ = ready.send(Err(error));
+                    return;
+                }
+                // Most likely out of descriptors, of which the end of the last life has given some back.
+                None if tries < WORKER_START_TRIES_MAX => {
+                    tries += 1;
+                    std::thread::sleep(START_PAUSE);
+                    format!("no runtime: {error}")
+                }
+                None => return,
+            },
+        };
+        setup.node.reset(index);
+        // Full: whoever listens has heard of enough failures to end the process.
+        let _ = setup.failures.try_send(Failure { worker: index, reason });
+    }
+}
+
+/// How a worker's life has ended.
+enum Ended {
+    /// As it was told to.
+    Asked,
+    /// It failed.
+    Failed(String),
+}
+
+/// One life, from a runtime to its end. Gives what it has counted.
+fn live(
+    index: usize,
+    setup: &Setup,
+    peers: &Rc<[Mailbox]>,
+    install: &RefCell<Arc<Install>>,
+    metrics: &Metrics,
+    ready: &mut Option<&Sender<Started>>,
+) -> io::Result<(Ended, Metrics)> {
+    let clock = setup.clock;
+    let mut executor = Executor::new(setup.io)?;
     let outcome = (executor.driver, executor.refused.as_ref().map(ToString::to_string));
     let seed = u64::from(std::process::id()) << 32
         ^ Linux::new(clock, index as u64).unix_time().as_nanos() as u64
@@ -178,27 +255,45 @@ fn run(index: usize, setup: &Setup, peers: Vec<Mailbox>, ready: &Sender<Started>
         index,
         Linux::new(clock, seed),
         Arc::clone(&setup.node),
-        &setup.install,
+        &install.borrow(),
         LogBuffer::new(setup.log.clone()),
     );
-    executor.run(async move {
-        let (doorbell, alarm) = match peers[index].bell.listen().and_then(|bell| Ok((bell, Alarm::new()?))) {
-            Ok(both) => both,
-            Err(error) => {
-                let _ = ready.send(Err(error));
-                return;
-            }
-        };
-        let _ = ready.send(Ok(outcome));
-        spawn(sweep(Rc::clone(&core), alarm));
-        Tasks { core, peers: peers.into(), listening: RefCell::default() }.run(doorbell).await;
+    core.metrics.succeed(metrics);
+    let tasks =
+        Tasks { core: Rc::clone(&core), peers: Rc::clone(peers), install, listening: RefCell::default() };
+    let main = executor.run(async {
+        let doorbell = peers[index].bell.listen()?;
+        let alarm = Alarm::new()?;
+        if let Some(ready) = ready.take() {
+            let _ = ready.send(Ok(outcome));
+        }
+        tasks.spawn(sweep(Rc::clone(&core), alarm));
+        Ok(tasks.run(&doorbell).await)
     });
+    // Its own run: after a panic there is no other that could end the tasks.
+    let ended = executor.run(tasks.end());
+    // With it go the tasks that are left.
+    drop(executor);
+    let ended = match (main, ended) {
+        (Ok(Err(error)), _) => {
+            metrics.succeed(&core.metrics);
+            return Err(error);
+        }
+        (Ok(Ok(Ended::Asked)), Ok(())) => Ended::Asked,
+        (Ok(Ok(Ended::Failed(reason))), Ok(())) => Ended::Failed(reason),
+        (Err(Panicked), _) | (_, Err(Panicked)) => Ended::Failed(panics::last()),
+    };
+    let counted = Metrics::new();
+    counted.succeed(&core.metrics);
+    Ok((ended, counted))
 }
 
 /// A worker's own tasks.
-struct Tasks {
+struct Tasks<'w> {
     core: Rc<Core<Linux>>,
     peers: Rc<[Mailbox]>,
+    /// The snapshot taken over last, for the next life.
+    install: &'w RefCell<Arc<Install>>,
     listening: RefCell<HashMap<ListenerId, Vec<Rc<Signal>>>>,
 }
 
@@ -207,29 +302,42 @@ enum Flow {
     End,
 }
 
-impl Tasks {
-    async fn run(self, doorbell: Doorbell) {
-        spawn(rounds(Rc::clone(&self.core)));
-        spawn(give_leases_back(Rc::clone(&self.core)));
+impl Tasks<'_> {
+    /// Starts a task without which the worker is none: if it panics, the worker has failed.
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        let core = Rc::clone(&self.core);
+        spawn(async move {
+            if panics::contain(task).await.is_err() {
+                core.failed.raise();
+            }
+        });
+    }
+
+    async fn run(&self, doorbell: &Doorbell) -> Ended {
+        self.spawn(rounds(Rc::clone(&self.core)));
+        self.spawn(give_leases_back(Rc::clone(&self.core)));
+        #[cfg(feature = "test-panics")]
+        self.spawn(panic_if_asked(Rc::clone(&self.core)));
         loop {
             {
                 let heard = std::pin::pin!(doorbell.heard());
-                let empty = std::pin::pin!(self.core.empty.raised());
-                if let First::Left(Err(_)) = race(heard, empty).await {
-                    // The doorbell is broken: without it no message would ever be seen again.
-                    break;
+                let other = std::pin::pin!(race_either(self.core.empty.raised(), self.core.failed.raised()));
+                if let First::Left(Err(error)) = race(heard, other).await {
+                    // Without it no message would ever be seen again.
+                    return Ended::Failed(format!("its doorbell is broken: {error}"));
                 }
             }
-            let mailbox = Rc::clone(&self.peers);
+            if self.core.failed.is_raised() {
+                return Ended::Failed(panics::last());
+            }
             let mut ended = false;
-            while let Some(message) = mailbox[self.core.index].queue.pop() {
+            while let Some(message) = self.peers[self.core.index].queue.pop() {
                 ended |= matches!(self.handle(message), Flow::End);
             }
             if ended || (self.core.draining.is_raised() && self.core.connections() == 0) {
-                break;
+                return Ended::Asked;
             }
         }
-        self.end().await;
     }
 
     /// Ends every task, so that sockets are closed and nothing is left to the runtime's drop.
@@ -258,7 +366,10 @@ impl Tasks {
 
     fn handle(&self, message: Message) -> Flow {
         match message {
-            Message::Install(install) => self.core.install(&install),
+            Message::Install(install) => {
+                self.core.install(&install);
+                *self.install.borrow_mut() = install;
+            }
             Message::Listen(id, socket) => self.listen(id, socket),
             Message::Unlisten(id) => {
                 for closing in self.listening.borrow_mut().remove(&id).unwrap_or_default() {
@@ -267,6 +378,8 @@ impl Tasks {
             }
             Message::Accepted(id, socket, peer) => serve(&self.core, id, socket, peer),
             Message::Collect(reply) => {
+                #[cfg(feature = "test-panics")]
+                assert!(!self.core.test_panics.main.take(), "asked for by a test: loop");
                 let _ = reply.try_send((self.core.index, self.core.sample()));
             }
             Message::Drain => self.drain(),
@@ -282,7 +395,7 @@ impl Tasks {
         };
         let closing = Rc::new(Signal::default());
         self.listening.borrow_mut().entry(id).or_default().push(Rc::clone(&closing));
-        spawn(accept(Rc::clone(&self.core), Rc::clone(&self.peers), id, listener, closing));
+        self.spawn(accept(Rc::clone(&self.core), Rc::clone(&self.peers), id, listener, closing));
     }
 
     fn drain(&self) {
@@ -292,7 +405,7 @@ impl Tasks {
         self.core.draining.raise();
         self.core.close_idle_upstreams();
         let core = Rc::clone(&self.core);
-        spawn(async move {
+        self.spawn(async move {
             let mut pause = DRAIN_IDLE_GRACE;
             while pause_or_stop(&core, pause).await {
                 core.deadlines.expire_idle();
@@ -300,6 +413,13 @@ impl Tasks {
             }
         });
     }
+}
+
+/// For the end-to-end suites.
+#[cfg(feature = "test-panics")]
+async fn panic_if_asked(core: Rc<Core<Linux>>) {
+    race_either(core.test_panics.task.raised(), core.stopping.raised()).await;
+    assert!(!core.test_panics.task.is_raised(), "asked for by a test: task");
 }
 
 /// Accepts until told to close; then takes what is queued already, so that closing the socket resets nobody.

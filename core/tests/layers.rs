@@ -80,7 +80,7 @@ const ROOMS: &[Room] = &[
         crates: CONTROL_CRATES,
     },
     Room { name: "worker", may_import: &["base", "net", "proxy", "telemetry"], crates: CONTROL_CRATES },
-    Room { name: "server", may_import: &["control", "net"], crates: CONTROL_CRATES },
+    Room { name: "server", may_import: &["base", "control", "net"], crates: CONTROL_CRATES },
 ];
 
 /// Crates whose names may only stand in some rooms; any other word before `::` is a module or type of ours or std's.

@@ -32,9 +32,13 @@ pub(crate) fn run(overrides: Overrides) -> ExitCode {
     };
     print!("{}", INTRODUCTION.replace("{users}", &users).replace("{orders}", &orders));
     let _ = io::stdout().flush();
-    server.wait();
-    println!("\ndrained, bye");
-    ExitCode::SUCCESS
+    match server.wait() {
+        Ok(()) => {
+            println!("\ndrained, bye");
+            ExitCode::SUCCESS
+        }
+        Err(reason) => super::fail(reason),
+    }
 }
 
 const INTRODUCTION: &str = "

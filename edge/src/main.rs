@@ -175,10 +175,8 @@ fn main() -> ExitCode {
 /// Serves until a signal ends it.
 fn serve(source: ConfigSource, overrides: Overrides) -> ExitCode {
     match Server::start(source, overrides) {
-        Ok(server) => {
-            server.wait();
-            ExitCode::SUCCESS
-        }
+        // An end that was not asked for is a failure, so that a supervisor starts another.
+        Ok(server) => server.wait().map_or_else(fail, |()| ExitCode::SUCCESS),
         Err(error) => fail(error),
     }
 }

@@ -211,9 +211,9 @@ fuzz_target!(|data: &[u8]| {
     let [kind, orders @ ..] = data else { return };
     let (server, client) = &ENDS.get_or_init(ends)[usize::from(*kind % 4)];
     let (from_client, from_server) = (sent(1, CLIENT_BYTES), sent(2, SERVER_BYTES));
-    let executor = Executor::new(IoMode::Epoll).expect("a runtime");
+    let mut executor = Executor::new(IoMode::Epoll).expect("a runtime");
     let finished = Cell::new(0);
-    executor.run(async {
+    let run = executor.run(async {
         let ((near, a), (b, far)) = (pair(), pair());
         let connector = client.connector();
         let name = "localhost".try_into().expect("a name");
@@ -231,5 +231,6 @@ fuzz_target!(|data: &[u8]| {
         };
         all(asking, answering, between(a, b, orders)).await;
     });
+    run.expect("no panic");
     assert_eq!(finished.get(), 2);
 });

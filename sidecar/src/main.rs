@@ -44,11 +44,11 @@ fn main() -> ExitCode {
     // A sidecar shares its machine with the application: it pins nothing.
     let overrides =
         Overrides { io: Some(arguments.io), pin: Some(false), signals: true, ..Overrides::default() };
-    match Server::start(ConfigSource::Raw(Box::new(raw)), overrides) {
-        Ok(server) => {
-            server.wait();
-            ExitCode::SUCCESS
-        }
+    let started =
+        Server::start(ConfigSource::Raw(Box::new(raw)), overrides).map_err(|error| error.to_string());
+    // An end that was not asked for is a failure, so that a supervisor starts another.
+    match started.and_then(Server::wait) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("ringway-sidecar: {error}");
             ExitCode::FAILURE

@@ -19,6 +19,8 @@ fn build(package: &str) -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .args(["build", "--profile", "test", "--message-format", "json", "-p", package])
+        // As the suites themselves are built, so that there is one build of the engine.
+        .args(["--features", "test-panics"])
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
         .stderr(Stdio::inherit())
         .output()

@@ -127,8 +127,14 @@ impl Proxy {
     }
 
     /// Waits until the proxy has stopped by itself, as after a drain.
-    pub fn wait(mut self) {
-        self.server.take().expect("a proxy runs until it is dropped").wait();
+    #[track_caller]
+    pub fn wait(self) {
+        self.outcome().unwrap_or_else(|reason| panic!("it could not go on: {reason}"));
+    }
+
+    /// Waits until the proxy has stopped by itself: why, if nobody asked it to.
+    pub fn outcome(mut self) -> Result<(), String> {
+        self.server.take().expect("a proxy runs until it is dropped").wait()
     }
 }
 

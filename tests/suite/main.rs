@@ -29,6 +29,7 @@ mod limits;
 mod memory;
 mod methods;
 mod mirrors;
+mod panics;
 mod peers;
 mod pipelining;
 mod pools;

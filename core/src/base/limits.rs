@@ -310,3 +310,23 @@ pub const REGEX_LITERAL_BYTES_MAX: usize = 256;
 /// Groups into which the regexes of one place are divided, so that only those are asked whose literals a path has: a bit of
 /// a look-up's stack each, and a multiple of 64. Beyond, groups become larger.
 pub const REGEX_GROUPS_MAX: usize = 1_024;
+
+// Panics (base/panics, worker).
+
+/// Places whose panics are told in the journal. A process that panics at more has other worries.
+pub const PANIC_PLACES_MAX: usize = 64;
+
+/// The journal is told once in this time of panics at the same place, with their number.
+pub const PANIC_NOTE_WINDOW_MS: u64 = 10_000;
+
+/// Characters kept of a panic's message.
+pub const PANIC_MESSAGE_CHARS_MAX: usize = 200;
+
+/// Failures of workers' loops within [`WORKER_FAILURES_WINDOW_MS`] that the process bears: at one more it ends. Each takes
+/// the connections of one worker with it, so many in a row are worse than a new process.
+pub const WORKER_FAILURES_MAX: usize = 8;
+/// See [`WORKER_FAILURES_MAX`].
+pub const WORKER_FAILURES_WINDOW_MS: u64 = 60_000;
+
+/// How often a worker that has failed tries to have a runtime again, 100 ms apart, before its thread gives up.
+pub const WORKER_START_TRIES_MAX: u32 = 20;

@@ -8,5 +8,8 @@ pub mod fault;
 pub mod fnv;
 pub mod kept;
 pub mod limits;
+pub mod panics;
 pub mod race;
 pub mod signal;
+#[cfg(feature = "test-panics")]
+pub mod test_panics;

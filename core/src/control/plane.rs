@@ -1,6 +1,6 @@
 //! The control thread's state and its loop: holds the workers, hands them snapshots, takes orders.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,7 +21,8 @@ use super::tls::{Keeper, Tls};
 use super::upstreams::{self, Known};
 use crate::admin;
 use crate::base::clock::{Clock as _, Monotonic};
-use crate::base::limits::COLLECT_TIMEOUT_MS;
+use crate::base::limits::{COLLECT_TIMEOUT_MS, WORKER_FAILURES_MAX, WORKER_FAILURES_WINDOW_MS};
+use crate::base::panics;
 use crate::config::snapshot::{Io, Snapshot};
 use crate::config::source::file::FileSource;
 use crate::config::{self, Origin, Severity};
@@ -32,7 +33,7 @@ use crate::proxy::explain::{self, World};
 use crate::telemetry::access_log::Writer;
 use crate::telemetry::journal;
 use crate::telemetry::metrics::{ProcessInfo, Sample, render};
-use crate::worker::{self, Message, Worker};
+use crate::worker::{self, Failure, Message, Worker};
 
 /// How often the configuration file is looked at.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
@@ -71,38 +72,45 @@ struct Plane {
     last_refusal: Option<String>,
     readiness: Arc<Readiness>,
     drain_until: Option<Instant>,
+    /// When workers have failed of late.
+    failures: VecDeque<Instant>,
+    worker_restarts: u64,
 }
 
-/// Runs a server until it is stopped. Tells through `started` when it serves, or why it does not.
+/// Runs a server until it is stopped. Tells through `started` when it serves, or why it does not. An error is why the
+/// server could not go on.
 pub async fn run(
     source: Source,
     overrides: Overrides,
     orders: (mpsc::Sender<Order>, mpsc::Receiver<Order>),
     started: std::sync::mpsc::Sender<Result<Running, StartError>>,
-) {
+) -> Result<(), String> {
+    panics::watch_thread();
     let (order, mut orders) = orders;
-    let (mut plane, running, admin) = match start(source, overrides).await {
+    let (failed, mut failures) = mpsc::channel(WORKER_FAILURES_MAX + 1);
+    let (mut plane, running, admin) = match start(source, overrides, failed).await {
         Ok(all) => all,
         Err(error) => {
             let _ = started.send(Err(error));
-            return;
+            return Ok(());
         }
     };
     let mut signals = match Signals::new(overrides.signals) {
         Ok(signals) => signals,
         Err(error) => {
             let _ = started.send(Err(StartError::Worker(error)));
-            return;
+            return Ok(());
         }
     };
     let admin = admin.map(|socket| tokio::spawn(admin::serve(socket, order, Arc::clone(&plane.readiness))));
     plane.readiness.set(true);
     let _ = started.send(Ok(running));
-    plane.serve(&mut orders, &mut signals).await;
+    let outcome = plane.serve(&mut orders, &mut signals, &mut failures).await;
     if let Some(admin) = admin {
         admin.abort();
     }
     plane.end();
+    outcome
 }
 
 /// The signals that are ours, or none.
@@ -145,6 +153,7 @@ impl Signals {
 async fn start(
     source: Source,
     overrides: Overrides,
+    failures: mpsc::Sender<Failure>,
 ) -> Result<(Plane, Running, Option<admin::Socket>), StartError> {
     let First { snapshot, file, name: file_name, origin } = load_first(source)?;
     let snapshot = Arc::new(snapshot);
@@ -179,6 +188,7 @@ async fn start(
         cpus: if overrides.pin.unwrap_or(snapshot.pin) { cpus } else { Vec::new() },
         node: Arc::clone(&node),
         install: Arc::clone(&install),
+        failures,
         log: log.batches.clone(),
         clock,
     };
@@ -217,6 +227,8 @@ async fn start(
         last_refusal: None,
         readiness: Arc::default(),
         drain_until: None,
+        failures: VecDeque::new(),
+        worker_restarts: 0,
         install,
     };
     plane.prober.configure(targets(&plane.install, &plane.tls));
@@ -242,7 +254,12 @@ fn announce(running: &Running, refused: Option<&str>) {
 }
 
 impl Plane {
-    async fn serve(&mut self, orders: &mut mpsc::Receiver<Order>, signals: &mut Signals) {
+    async fn serve(
+        &mut self,
+        orders: &mut mpsc::Receiver<Order>,
+        signals: &mut Signals,
+        failures: &mut mpsc::Receiver<Failure>,
+    ) -> Result<(), String> {
         let mut watch = tokio::time::interval(WATCH_INTERVAL);
         let mut round = tokio::time::interval(ROUND);
         watch.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -255,7 +272,7 @@ impl Plane {
                         let _ = reply.send(self.reload(text.as_bytes(), &name).await);
                     }
                     Some(Order::Drain) => self.drain(),
-                    Some(Order::Stop) | None => return,
+                    Some(Order::Stop) | None => return Ok(()),
                     Some(Order::Metrics(reply)) => {
                         let mut process = self.process_info();
                         let workers = self.workers.len();
@@ -302,7 +319,7 @@ impl Plane {
                 heard = signals.next() => match heard {
                     Heard::Drain if self.drain_until.is_some() => {
                         journal::info("stopping at once");
-                        return;
+                        return Ok(());
                     }
                     Heard::Drain => self.drain(),
                     Heard::Reload => {
@@ -316,24 +333,25 @@ impl Plane {
                     self.refresh_tls(Reason::Changed).await;
                 }
                 _ = round.tick() => {
-                    if self.look_after().await == Next::End {
-                        return;
+                    if self.look_after().await? == Next::End {
+                        return Ok(());
                     }
                 }
+                Some(failure) = failures.recv() => self.restarted(&failure).await?,
             }
         }
     }
 
     /// Periodic: has everything drained, did a worker die, which names are due, which snapshots are free.
-    async fn look_after(&mut self) -> Next {
+    async fn look_after(&mut self) -> Result<Next, String> {
+        self.tell_panics();
         let ended = self.workers.iter().filter(|w| w.has_ended()).count();
         if let Some(until) = self.drain_until {
             if ended == self.workers.len() || Instant::now() >= until {
-                return Next::End;
+                return Ok(Next::End);
             }
         } else if ended > 0 {
-            journal::warn("a worker has ended unexpectedly; stopping");
-            return Next::End;
+            return Err("a worker has ended for good".to_owned());
         }
         self.retired.retain(|install| Arc::strong_count(install) > 1);
         while let Some(note) = self.node.take_note() {
@@ -344,7 +362,44 @@ impl Plane {
         }
         self.shared.canaries.look(self.clock.now_ms(), unix_ms());
         self.refresh_names().await;
-        Next::GoOn
+        Ok(Next::GoOn)
+    }
+
+    fn tell_panics(&self) {
+        for note in panics::take_notes() {
+            journal::warn(note);
+        }
+    }
+
+    /// A worker has failed and begins anew with the snapshot that it had: gives it the one in force, and its listeners.
+    /// An error if that happens too often.
+    async fn restarted(&mut self, Failure { worker, reason }: &Failure) -> Result<(), String> {
+        self.tell_panics();
+        let now = Instant::now();
+        let window = Duration::from_millis(WORKER_FAILURES_WINDOW_MS);
+        self.failures.push_back(now);
+        self.failures.retain(|at| now.duration_since(*at) < window);
+        self.worker_restarts += 1;
+        let failures = self.failures.len();
+        if failures > WORKER_FAILURES_MAX {
+            return Err(format!(
+                "workers have failed {failures} times within {window:?}, last with: {reason}"
+            ));
+        }
+        journal::warn(format_args!("worker {worker} has failed and is started anew: {reason}"));
+        if self.drain_until.is_some() {
+            self.post(*worker, Message::Drain).await;
+            return Ok(());
+        }
+        self.post(*worker, Message::Install(Arc::clone(&self.install))).await;
+        // What it was sent to listen on while it failed it may have or not.
+        for listening in &self.listening {
+            self.post(*worker, Message::Unlisten(listening.id)).await;
+        }
+        for at in 0..self.listening.len() {
+            self.send_socket(at, *worker).await;
+        }
+        Ok(())
     }
 
     async fn refresh_names(&mut self) {
@@ -563,13 +618,17 @@ impl Plane {
     }
 
     async fn send_sockets(&self, at: usize) {
-        let listening = &self.listening[at];
         for worker in 0..self.workers.len() {
-            match listening.sockets[worker].try_clone() {
-                Ok(socket) => self.post(worker, Message::Listen(listening.id, socket)).await,
-                Err(error) => {
-                    journal::warn(format_args!("can't pass {} to a worker: {error}", listening.bound));
-                }
+            self.send_socket(at, worker).await;
+        }
+    }
+
+    async fn send_socket(&self, at: usize, worker: usize) {
+        let listening = &self.listening[at];
+        match listening.sockets[worker].try_clone() {
+            Ok(socket) => self.post(worker, Message::Listen(listening.id, socket)).await,
+            Err(error) => {
+                journal::warn(format_args!("can't pass {} to a worker: {error}", listening.bound));
             }
         }
     }
@@ -666,6 +725,7 @@ impl Plane {
             uptime_ms: self.started.elapsed().as_millis() as u64,
             resident_bytes: resident_bytes(),
             workers_silent: 0,
+            worker_restarts: self.worker_restarts,
             endpoints: upstreams::infos(&self.known()),
             canaries: self.shared.canaries.infos(),
             certificates: self.tls.certificates(),
@@ -706,15 +766,14 @@ impl Plane {
     }
 
     fn end(self) {
+        self.tell_panics();
         self.readiness.set(false);
         drop(self.listening);
         for worker in &self.workers {
             let _ = worker.mailbox.send(Message::Stop);
         }
         for worker in self.workers {
-            if !worker.join() {
-                journal::warn("a worker had panicked");
-            }
+            worker.join();
         }
         self.log.finish();
     }

@@ -7,6 +7,8 @@ use std::str::FromStr;
 
 use monoio::{IoUringDriver, LegacyDriver, Runtime, RuntimeBuilder};
 
+use crate::base::panics::{self, Panicked};
+
 /// Entries of a submission queue. A loop turn that needs more submits in between.
 const RING_ENTRIES: u32 = 1024;
 
@@ -164,18 +166,20 @@ impl Executor {
         Ok(Self { runtime: Inner::Epoll(runtime), driver: Driver::Epoll, refused })
     }
 
-    /// Runs `main` and everything spawned from it until `main` is done. Tasks left are dropped with the runtime.
-    pub fn run<F: Future>(mut self, main: F) -> F::Output {
-        match &mut self.runtime {
+    /// Runs `main` and everything spawned from it until `main` is done; tasks that are left go on with the next call.
+    /// What panics in `main`, or in the runtime itself, ends the call.
+    pub fn run<F: Future>(&mut self, main: F) -> Result<F::Output, Panicked> {
+        panics::catch(|| match &mut self.runtime {
             Inner::Uring(runtime) => runtime.block_on(main),
             Inner::Epoll(runtime) => runtime.block_on(main),
-        }
+        })
     }
 }
 
-/// Starts a task on this thread's runtime.
+/// Starts a task on this thread's runtime. If it panics it is over, with all that it holds; nobody else is.
 pub fn spawn<F: Future<Output = ()> + 'static>(task: F) {
-    drop(monoio::spawn(task));
+    // The runtime catches nothing: a panic would unwind through it and all other tasks.
+    drop(monoio::spawn(panics::contain(task)));
 }
 
 /// Lets the other tasks of this thread run, and I/O be looked at, before going on.

@@ -71,6 +71,15 @@ impl<P: Platform> Drop for Counted<P> {
     }
 }
 
+/// An exchange that counts until it is dropped.
+pub(super) struct Active<'c, P: Platform>(&'c Core<P>);
+
+impl<P: Platform> Drop for Active<'_, P> {
+    fn drop(&mut self) {
+        self.0.active(-1);
+    }
+}
+
 /// One client's connection, or one HTTP/2 stream of it, which the request path takes for a connection that carries one
 /// request.
 pub(super) struct Downstream<P: Platform> {
@@ -177,10 +186,11 @@ impl<P: Platform> Downstream<P> {
         Common { date, secure: self.stream.tls().is_some(), fields: bound.fields(self.listener) }
     }
 
-    /// An exchange begins.
-    pub(super) fn started(&self) {
+    /// An exchange begins; it is over when the result is dropped.
+    pub(super) fn started(&self) -> Active<'_, P> {
         self.requests.set(self.requests.get().saturating_add(1));
         self.core.active(1);
+        Active(&self.core)
     }
 
     /// Whether this connection may carry another request after the one that is about to begin.
@@ -269,6 +279,8 @@ impl<P: Platform> Downstream<P> {
                 {
                     return Next::Http2(buffer.filled().to_vec());
                 }
+                #[cfg(feature = "test-panics")]
+                self.core.test_panics.look(buffer.filled());
                 match request::serve(self, &mut buffer).await {
                     Progress::NeedMore => break,
                     Progress::Done(After::KeepAlive) => {
@@ -308,7 +320,7 @@ impl<P: Platform> Downstream<P> {
         self.core.give_head(out);
         record.status = fault.status;
         record.reason = Some(fault.reason);
-        self.started();
+        let _active = self.started();
         request::log_headless(self, &mut record);
         request::finish(self, &self.core.bound(), &record);
         After::Linger

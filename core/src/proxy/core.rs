@@ -21,6 +21,7 @@ use crate::base::buffer::BufferPool;
 use crate::base::deadline::Deadlines;
 use crate::base::kept::KeptAccount;
 use crate::base::limits::BUFFER_BYTES;
+use crate::base::panics;
 use crate::base::signal::Signal;
 use crate::config::snapshot::{self, Action, Http2, ProxyProtocol, Snapshot};
 use crate::http::http1::parse::HeadLimits;
@@ -95,6 +96,11 @@ impl Node {
     fn publish(&self, worker: usize, connections: u64) {
         // One writer for each word: a plain store is enough, and readers only compare sizes.
         self.connections[worker].store(connections, Ordering::Relaxed);
+    }
+
+    /// A worker begins anew, without a connection.
+    pub fn reset(&self, worker: usize) {
+        self.publish(worker, 0);
     }
 
     /// The worker to hand an accepted connection to, if `worker` holds clearly more than the least loaded one.
@@ -206,6 +212,11 @@ pub struct Core<P: Platform> {
     pub draining: Signal,
     /// Raised when the worker ends: its own tasks end too.
     pub stopping: Signal,
+    /// Raised when one of the worker's own tasks has panicked: the worker is started anew.
+    pub failed: Signal,
+    /// What a test has asked for.
+    #[cfg(feature = "test-panics")]
+    pub test_panics: crate::base::test_panics::Asked,
     /// Raised when the last connection of a draining worker has ended.
     pub empty: Signal,
     /// Raised when a connection has ended and a listener waits for room.
@@ -256,6 +267,9 @@ impl<P: Platform> Core<P> {
             log,
             draining: Signal::default(),
             stopping: Signal::default(),
+            failed: Signal::default(),
+            #[cfg(feature = "test-panics")]
+            test_panics: crate::base::test_panics::Asked::default(),
             empty: Signal::default(),
             room: Signal::default(),
             node,
@@ -611,6 +625,7 @@ impl<P: Platform> Core<P> {
             buffers_free: self.buffers.free() as u64,
             kept_bytes: self.kept.bytes() as u64,
             kept_refusals: self.kept.refusals(),
+            panics: panics::caught(),
         };
         for upstream in self.upstreams.borrow().values() {
             for endpoint in upstream.endpoints().iter() {

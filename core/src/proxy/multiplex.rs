@@ -22,6 +22,19 @@ struct Shared {
     idle_since_ms: Cell<u64>,
 }
 
+/// A stream being served, however that ends.
+struct Live<P: Platform> {
+    core: Rc<Core<P>>,
+    shared: Rc<Shared>,
+}
+
+impl<P: Platform> Drop for Live<P> {
+    fn drop(&mut self) {
+        self.shared.live.set(self.shared.live.get() - 1);
+        self.shared.idle_since_ms.set(self.core.now_ms());
+    }
+}
+
 /// How long a client that was told that its idle connection ends may take to say what it had sent meanwhile.
 const FINISH_GRACE_MS: u64 = 5_000;
 
@@ -63,12 +76,10 @@ pub(super) async fn serve<P: Platform>(
                 shared.live.set(shared.live.get() + 1);
                 let stream = P::Stream::from(stream);
                 let conn = Downstream::new(Rc::clone(&core), stream, peer, peer_text, listener, Wire::Http2);
-                let shared = Rc::clone(&shared);
+                let live = Live { core: Rc::clone(&core), shared: Rc::clone(&shared) };
                 core.platform.spawn(async move {
-                    let core = Rc::clone(&conn.core);
+                    let _live = live;
                     serve_stream(conn).await;
-                    shared.live.set(shared.live.get() - 1);
-                    shared.idle_since_ms.set(core.now_ms());
                 });
                 if !finishing && limits.requests_max.is_some_and(|max| served >= max) {
                     finishing = true;

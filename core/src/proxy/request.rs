@@ -162,7 +162,7 @@ pub(super) async fn serve<P: Platform>(conn: &Downstream<P>, buffer: &mut Buffer
         core.give_head(out);
         return Progress::NeedMore;
     };
-    conn.started();
+    let _active = conn.started();
     let waited = match record.delay_ms {
         0 => Ok(()),
         ms => Box::pin(exchange::pause(conn, ms.into())).await,
@@ -581,7 +581,6 @@ fn after_body(buffer: &mut Buffer, head_bytes: usize, body: BodyLength, keep_ali
 /// Counts and logs.
 pub(super) fn finish<P: Platform>(conn: &Downstream<P>, bound: &Bound<P::Stream>, record: &Record) {
     let core = &conn.core;
-    core.active(-1);
     let duration_us = (core.tick_ns() - record.started_ns) / 1_000;
     core.metrics.finished(record.status, duration_us);
     if let Some(route) = record.matched {

@@ -107,6 +107,27 @@ pub struct Metrics {
 }
 
 impl Metrics {
+    /// Goes on counting where those of a worker that has failed stood.
+    pub fn succeed(&self, earlier: &Self) {
+        for (cell, before) in
+            self.counters.iter().zip(&earlier.counters).chain(self.classes.iter().zip(&earlier.classes))
+        {
+            cell.set(cell.get() + before.take());
+        }
+        for (reasons, before) in
+            [(&self.refused, &earlier.refused), (&self.retries_refused, &earlier.retries_refused)]
+        {
+            for (reason, n) in before.take() {
+                *reasons.borrow_mut().entry(reason).or_default() += n;
+            }
+        }
+        for (kind, n) in earlier.handshakes.take() {
+            *self.handshakes.borrow_mut().entry(kind).or_default() += n;
+        }
+        // Equal bounds: adding can't fail.
+        let _ = self.latency_us.borrow_mut().add(earlier.latency_us.replace(latency_histogram()));
+    }
+
     /// All zero.
     pub fn new() -> Self {
         Self {
@@ -204,6 +225,8 @@ pub struct Gauges {
     pub kept_bytes: u64,
     /// How often there was no room for them.
     pub kept_refusals: u64,
+    /// Panics that were caught.
+    pub panics: u64,
 }
 
 /// One upstream's numbers in one worker.
@@ -318,6 +341,8 @@ pub struct ProcessInfo {
     pub workers_silent: u64,
     /// The certificates that listeners show.
     pub certificates: Vec<CertificateInfo>,
+    /// Workers that failed and were started anew.
+    pub worker_restarts: u64,
     /// Changed certificates, keys or authorities that could not be used.
     pub tls_reloads_refused: u64,
     /// All endpoints' health.
@@ -459,13 +484,16 @@ fn seconds(us: u64) -> f64 {
 
 fn gauges(out: &mut String, samples: &[Sample]) {
     type Row = (&'static str, &'static str, fn(&Gauges) -> u64);
-    const ROWS: [Row; 6] = [
+    const ROWS: [Row; 7] = [
         ("ringway_downstream_connections", "Downstream connections open.", |g| g.downstream_connections),
         ("ringway_requests_active", "Requests being worked on.", |g| g.requests_active),
         ("ringway_buffers_taken", "I/O buffers of 16 KiB in use.", |g| g.buffers_taken),
         ("ringway_buffers_free", "I/O buffers of 16 KiB kept for reuse.", |g| g.buffers_free),
         ("ringway_kept_bytes", "Bytes of bodies kept for retries and mirrors.", |g| g.kept_bytes),
         ("ringway_kept_refused_total", "Bodies not kept for lack of room.", |g| g.kept_refusals),
+        ("ringway_panics_total", "Panics: each ended a connection, a stream or a worker's life.", |g| {
+            g.panics
+        }),
     ];
     for (name, help, value) in ROWS {
         head(out, name, help, if name.ends_with("_total") { "counter" } else { "gauge" });
@@ -669,7 +697,13 @@ fn this_process(out: &mut String, process: &ProcessInfo) {
             let _ = writeln!(out, "{name}{{listener=\"{listener}\",cert=\"{certificate}\"}} {end}");
         }
     }
-    let rows: [(&str, &str, &str, f64); 6] = [
+    let rows: [(&str, &str, &str, f64); 7] = [
+        (
+            "ringway_worker_restarts_total",
+            "Workers that failed and were started anew.",
+            "counter",
+            process.worker_restarts as f64,
+        ),
         ("ringway_reloads_total", "Reloads taken over.", "counter", process.reloads as f64),
         ("ringway_reloads_refused_total", "Reloads refused.", "counter", process.reloads_refused as f64),
         (

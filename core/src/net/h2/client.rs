@@ -18,6 +18,7 @@ use super::server::write_pieces;
 use super::wire::{Shared, Wire, drive};
 use super::{SEND_BUFFER_BYTES, Settings, broken};
 use crate::base::clock::Monotonic;
+use crate::base::panics;
 use crate::base::race::race;
 use crate::base::signal::Signal;
 use crate::http::http2::absorb::{Absorber, Event};
@@ -43,6 +44,15 @@ struct State {
     over: Cell<bool>,
     /// Raised to end the connection with all its streams.
     dead: Signal,
+}
+
+/// Held by the connection's task: however that ends, by a panic too, the connection is over.
+struct OverWhenDropped(Rc<State>);
+
+impl Drop for OverWhenDropped {
+    fn drop(&mut self) {
+        self.0.over.set(true);
+    }
 }
 
 /// Whether the origin is still there, asked by PING (RFC 9113 section 6.7) when nothing has come for a while although
@@ -106,9 +116,9 @@ impl Session {
             sent_ms: None,
         };
         let state = Rc::new(State::default());
-        let of_task = Rc::clone(&state);
+        let of_task = OverWhenDropped(Rc::clone(&state));
         spawn(async move {
-            let dead = of_task.dead.raised();
+            let dead = of_task.0.dead.raised();
             let frames = drive(&shared, |cx| {
                 if shared.guard.borrow().tripped().is_some() {
                     return Poll::Ready(());
@@ -116,7 +126,6 @@ impl Session {
                 Pin::new(&mut connection).poll(cx).map(drop)
             });
             race(pin!(frames), pin!(dead)).await;
-            of_task.over.set(true);
         });
         Ok(Rc::new(Self {
             requests: RefCell::new(requests),
@@ -132,11 +141,12 @@ impl Session {
         if !self.has_room() {
             return None;
         }
+        let requests = self.ask(None, |requests| Some(requests.clone()))?;
         self.state.streams.set(self.state.streams.get() + 1);
         let inner = Inner {
             inbound: Inbound::awaiting(),
             outbound: Outbound::opening(Absorber::request(self.scheme)),
-            request: Request { requests: self.requests.borrow().clone(), response: None, asked: None },
+            request: Request { requests, response: None, asked: None },
             refused: false,
             reset: false,
             malformed: None,
@@ -150,7 +160,7 @@ impl Session {
         if self.is_over() {
             return false;
         }
-        let theirs = self.requests.borrow().current_max_send_streams();
+        let theirs = self.ask(0, |requests| requests.current_max_send_streams());
         (self.state.streams.get() as usize) < theirs.min(self.streams_max as usize)
     }
 
@@ -158,11 +168,21 @@ impl Session {
     pub fn is_over(&self) -> bool {
         if !self.state.over.get() {
             let cx = &mut Context::from_waker(Waker::noop());
-            if matches!(self.requests.borrow_mut().poll_ready(cx), Poll::Ready(Err(_))) {
+            if self.ask(true, |requests| matches!(requests.poll_ready(cx), Poll::Ready(Err(_)))) {
                 self.state.over.set(true);
             }
         }
         self.state.over.get()
+    }
+
+    /// Asks the h2 crate, whose state one task may have left locked by a panic: then it panics for everybody who asks,
+    /// and the connection is over. Callers are the pool and the worker itself, which must not fail with it.
+    fn ask<T>(&self, otherwise: T, what: impl FnOnce(&mut SendRequest<Bytes>) -> T) -> T {
+        panics::catch(|| what(&mut self.requests.borrow_mut())).unwrap_or_else(|_| {
+            self.state.over.set(true);
+            self.state.dead.raise();
+            otherwise
+        })
     }
 
     /// Looks whether the origin lives, now and then: sends a PING if streams are under way and nothing has come for
@@ -178,7 +198,13 @@ impl Session {
         }
         let Some(h2) = &mut pings.h2 else { return true };
         // An earlier answer makes room for the next question.
-        let _ = h2.poll_pong(&mut Context::from_waker(Waker::noop()));
+        let asked = panics::catch(|| drop(h2.poll_pong(&mut Context::from_waker(Waker::noop()))));
+        if asked.is_err() {
+            // See `ask`.
+            self.state.over.set(true);
+            self.state.dead.raise();
+            return false;
+        }
         match pings.sent_ms {
             Some(sent) if now_ms.saturating_sub(sent) >= timeout_ms => {
                 self.state.over.set(true);
@@ -379,7 +405,8 @@ impl Drop for ClientStream {
     fn drop(&mut self) {
         let inner = self.inner.get_mut();
         let whole = inner.outbound.is_ended() && inner.inbound.is_ended() && !inner.aborted;
-        if let Some(stream) = inner.outbound.stream().filter(|_| !whole) {
+        // While unwinding, dropping the stream resets it as well; the call would panic if the h2 crate's state is locked.
+        if let Some(stream) = inner.outbound.stream().filter(|_| !whole && !std::thread::panicking()) {
             stream.send_reset(Reason::CANCEL);
         }
         self.state.streams.set(self.state.streams.get() - 1);

@@ -329,6 +329,10 @@ impl Drop for ServerStream {
             // If the request is not over the h2 crate says NO_ERROR: the client need not send the rest.
             return;
         }
+        if std::thread::panicking() {
+            // Dropping the stream resets it as well; these calls would panic if the h2 crate's state is locked.
+            return;
+        }
         let reason = if inner.malformed { Reason::PROTOCOL_ERROR } else { Reason::INTERNAL_ERROR };
         match inner.outbound.stream() {
             Some(stream) => stream.send_reset(reason),

@@ -645,7 +645,9 @@ impl Drop for TlsStream {
     /// Says that no more follows, if the socket takes it at once. Whoever has more to send waits for that before.
     fn drop(&mut self) {
         let inner = self.inner.get_mut();
-        if self.aborted.get()
+        // While unwinding it may be rustls that has panicked: asked again it would panic again, and abort the process.
+        if std::thread::panicking()
+            || self.aborted.get()
             || inner.closing != Closing::No
             || !matches!(inner.flush(&self.socket), Ok(true))
         {
