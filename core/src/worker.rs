@@ -22,9 +22,10 @@ use crate::base::panics::{self, Panicked};
 use crate::base::race::{First, race};
 use crate::base::signal::Signal;
 use crate::net::alarm::Alarm;
+use crate::net::descriptors::{self, Shortage};
 use crate::net::doorbell::{Bell, Doorbell};
 use crate::net::driver::{Driver, Executor, IoMode, pin_to, spawn, yield_now};
-use crate::net::listener::{Listener, Peer, is_exhaustion};
+use crate::net::listener::{Listener, Peer};
 use crate::net::platform::{Linux, Platform as _};
 use crate::proxy::core::{Core, Install, ListenerId, Node};
 use crate::proxy::handshake::Opening;
@@ -365,6 +366,7 @@ impl Tasks<'_> {
     }
 
     fn handle(&self, message: Message) -> Flow {
+        descriptors::allow(self.core.descriptors_allowed());
         match message {
             Message::Install(install) => {
                 self.core.install(&install);
@@ -433,6 +435,13 @@ async fn accept(
     loop {
         let last = closing.is_raised();
         let full = is_full(&core, id);
+        if !full && !last && !core.has_descriptors() {
+            // As when it is full; but descriptors also come back where nobody is told, so it looks again.
+            core.short_of(Shortage::Descriptors, "room for another client");
+            let pause = std::pin::pin!(pause_or_stop(&core, EXHAUSTED_PAUSE));
+            race(pause, std::pin::pin!(closing.raised())).await;
+            continue;
+        }
         if full && !last {
             // New connections wait in the kernel's queue until one of ours ends.
             core.room.lower();
@@ -459,13 +468,14 @@ async fn accept(
                     if last {
                         return;
                     }
-                    if is_exhaustion(&error) {
+                    if let Some(shortage) = Shortage::of(&error) {
+                        core.short_of(shortage, "a client's connection");
                         pause_or_stop(&core, EXHAUSTED_PAUSE).await;
                     }
                     break;
                 }
             }
-            if is_full(&core, id) {
+            if is_full(&core, id) || !core.has_descriptors() {
                 break;
             }
         }

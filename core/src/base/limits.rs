@@ -311,6 +311,15 @@ pub const REGEX_LITERAL_BYTES_MAX: usize = 256;
 /// a look-up's stack each, and a multiple of 64. Beyond, groups become larger.
 pub const REGEX_GROUPS_MAX: usize = 1_024;
 
+// Descriptors (net/descriptors).
+
+/// Descriptors of the process that workers leave to others, but no more than a quarter of all: the admin interface's
+/// connections, health checks, and files of a reload.
+pub const DESCRIPTORS_RESERVED: u64 = (ADMIN_CONNECTIONS_MAX + CHECKS_IN_FLIGHT_MAX + 32) as u64;
+
+/// That this machine is short of something is told once in this time.
+pub const SHORTAGE_NOTE_WINDOW_MS: u64 = 10_000;
+
 // Panics (base/panics, worker).
 
 /// Places whose panics are told in the journal. A process that panics at more has other worries.

@@ -21,11 +21,12 @@ use super::tls::{Keeper, Tls};
 use super::upstreams::{self, Known};
 use crate::admin;
 use crate::base::clock::{Clock as _, Monotonic};
-use crate::base::limits::{COLLECT_TIMEOUT_MS, WORKER_FAILURES_MAX, WORKER_FAILURES_WINDOW_MS};
+use crate::base::limits::{COLLECT_TIMEOUT_MS, DESCRIPTORS_RESERVED, WORKER_FAILURES_MAX, WORKER_FAILURES_WINDOW_MS};
 use crate::base::panics;
 use crate::config::snapshot::{Io, Snapshot};
 use crate::config::source::file::FileSource;
 use crate::config::{self, Origin, Severity};
+use crate::net::descriptors;
 use crate::net::driver::{IoMode, allowed_cpus};
 use crate::net::listener::{BindAddress, bind_all};
 use crate::proxy::core::{Install, ListenerId, Node};
@@ -75,6 +76,14 @@ struct Plane {
     /// When workers have failed of late.
     failures: VecDeque<Instant>,
     worker_restarts: u64,
+    descriptors: Descriptors,
+}
+
+/// What the process may open, and what of it is open for good beside listeners.
+#[derive(Debug, Clone, Copy)]
+struct Descriptors {
+    max: u64,
+    others: u64,
 }
 
 /// Runs a server until it is stopped. Tells through `started` when it serves, or why it does not. An error is why the
@@ -155,6 +164,7 @@ async fn start(
     overrides: Overrides,
     failures: mpsc::Sender<Failure>,
 ) -> Result<(Plane, Running, Option<admin::Socket>), StartError> {
+    let descriptors_max = descriptors::raise_limit();
     let First { snapshot, file, name: file_name, origin } = load_first(source)?;
     let snapshot = Arc::new(snapshot);
     let mut keeper = Keeper::default();
@@ -228,10 +238,13 @@ async fn start(
         readiness: Arc::default(),
         drain_until: None,
         failures: VecDeque::new(),
+        descriptors: Descriptors { max: descriptors_max, others: 0 },
         worker_restarts: 0,
         install,
     };
     plane.prober.configure(targets(&plane.install, &plane.tls));
+    plane.descriptors.others = descriptors::open_now().saturating_sub(plane.listening_descriptors() / 2);
+    plane.share_descriptors(None);
     plane.hand_out_sockets(0);
     Ok((plane, running, admin_bound.map(|(socket, _)| socket)))
 }
@@ -653,11 +666,43 @@ impl Plane {
         install(snapshot, &self.addresses, &mut self.shared, now_ms, workers, &self.ids, &self.tls)
     }
 
+    /// Of listeners: a socket for each worker, here and there.
+    fn listening_descriptors(&self) -> u64 {
+        2 * self.listening.iter().map(|l| l.sockets.len() as u64).sum::<u64>()
+    }
+
+    /// Gives each worker its part of what the process may open. Says where less can be served than is configured, unless
+    /// that was so `before`.
+    fn share_descriptors(&self, before: Option<&Snapshot>) {
+        let Descriptors { max, others } = self.descriptors;
+        let workers = self.workers.len() as u64;
+        let reserved = DESCRIPTORS_RESERVED.min(max / 4);
+        let each = max.saturating_sub(reserved + others + self.listening_descriptors()) / workers;
+        // Two clients and their upstreams: less would be no proxy.
+        let each = each.max(4);
+        self.node.allow_descriptors(u32::try_from(each).unwrap_or(u32::MAX));
+        let clients = |snapshot: &Snapshot| {
+            workers * snapshot.listeners.iter().map(|l| u64::from(l.connections_max)).sum::<u64>()
+        };
+        let wanted = clients(&self.install.snapshot);
+        if before.is_some_and(|before| clients(before) == wanted) || wanted <= each / 2 * workers {
+            return;
+        }
+        journal::warn(format_args!(
+            "listeners allow {wanted} connections, but this process may open {max} files, enough for {} clients with a \
+             connection to an upstream each: more will wait. Raise the hard limit (ulimit -Hn, LimitNOFILE=) to {}, or \
+             lower `connections_max`",
+            each / 2 * workers,
+            2 * wanted + others + self.listening_descriptors() + DESCRIPTORS_RESERVED
+        ));
+    }
+
     /// Gives all workers a snapshot.
     async fn hand_out(&mut self, next: Install) {
         let next = Arc::new(next);
         self.prober.configure(targets(&next, &self.tls));
         let old = std::mem::replace(&mut self.install, Arc::clone(&next));
+        self.share_descriptors(Some(&old.snapshot));
         self.retired.push(old);
         for worker in 0..self.workers.len() {
             self.post(worker, Message::Install(Arc::clone(&next))).await;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt};
 
+use super::descriptors;
 use super::stream::{Socket, Transport};
 
 const FLAGS: SocketFlags = SocketFlags::CLOEXEC.union(SocketFlags::NONBLOCK);
@@ -40,6 +41,7 @@ pub async fn open(address: &Address) -> io::Result<Socket> {
 
 /// With `TCP_NODELAY`: a proxy writes whole messages, waiting to fill segments only delays their ends.
 async fn tcp(address: SocketAddr) -> io::Result<Socket> {
+    descriptors::check_room(1)?;
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = socket_with(family, SocketType::STREAM, FLAGS, None)?;
     sockopt::set_tcp_nodelay(&socket, true)?;
@@ -56,6 +58,7 @@ async fn tcp(address: SocketAddr) -> io::Result<Socket> {
 
 /// A full backlog there is an error at once, as it is for everybody.
 fn unix(path: &Path) -> io::Result<Socket> {
+    descriptors::check_room(1)?;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)?;
     connect(&socket, &SocketAddrUnix::new(path)?)?;
     Socket::new(socket)

@@ -162,13 +162,6 @@ fn peer(address: Option<SocketAddrAny>) -> Peer {
     address.and_then(|any| SocketAddr::try_from(any).ok()).map_or(Peer::Local, Peer::Tcp)
 }
 
-/// True if an accept failed because descriptors or memory ran out: wait a little instead of spinning.
-pub fn is_exhaustion(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    Errno::from_io_error(error)
-        .is_some_and(|errno| matches!(errno, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM))
-}
-
 #[cfg(test)]
 mod tests {
     use super::{BindAddress, bind_all};

@@ -7,6 +7,7 @@
 
 pub mod alarm;
 pub mod connect;
+pub mod descriptors;
 pub mod doorbell;
 pub mod driver;
 pub mod h2;

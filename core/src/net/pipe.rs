@@ -8,6 +8,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 
+use super::descriptors::{self, Held};
 use crate::base::limits::{FREE_PIPES_MAX, PIPE_BYTES};
 
 /// A pipe and how many bytes are in it.
@@ -16,14 +17,16 @@ pub struct Pipe {
     reader: OwnedFd,
     writer: OwnedFd,
     held: usize,
+    _descriptors: [Held; 2],
 }
 
 impl Pipe {
     fn new() -> io::Result<Self> {
+        descriptors::check_room(2)?;
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         // Past the user's pipe quota this is refused: the default 64 KiB works as well, only slower.
         let _ = fcntl_setpipe_size(&writer, PIPE_BYTES);
-        Ok(Self { reader, writer, held: 0 })
+        Ok(Self { reader, writer, held: 0, _descriptors: [Held::new(), Held::new()] })
     }
 
     /// Bytes in the pipe.

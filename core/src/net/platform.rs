@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::connect::{self, Address};
+use super::descriptors::Shortage;
 use super::driver;
 use super::h2::Settings as Http2Settings;
 use super::h2::client::{ClientStream, Session};
@@ -110,6 +111,16 @@ pub enum ConnectError {
     Tls(HandshakeError),
     /// It was to speak HTTP/2, and agreed to something else.
     NoHttp2,
+}
+
+impl ConnectError {
+    /// What this machine lacks for a connection, if that is why: the endpoint is not to blame then.
+    pub fn shortage(&self) -> Option<Shortage> {
+        match self {
+            Self::Io(error) => Shortage::of(error),
+            Self::Tls(_) | Self::NoHttp2 => None,
+        }
+    }
 }
 
 /// Why there is no TLS connection to a client.

@@ -4,6 +4,7 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use super::descriptors::Held;
 use super::h2::client::ClientStream;
 use super::h2::server::ServerStream;
 use super::tls::{Agreed, TlsStream};
@@ -112,7 +113,7 @@ impl AsFd for Watched {
 }
 
 /// A connected TCP or Unix socket.
-pub struct Socket(Watched);
+pub struct Socket(Watched, Held);
 
 impl std::fmt::Debug for Socket {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -123,7 +124,7 @@ impl std::fmt::Debug for Socket {
 impl Socket {
     /// Takes over a connected socket, which must have `O_NONBLOCK` set. Fails outside a worker's runtime.
     pub fn new(socket: OwnedFd) -> io::Result<Self> {
-        Watched::new(socket).map(Self)
+        Ok(Self(Watched::new(socket)?, Held::new()))
     }
 
     /// Reads what is there without taking it; 0 is the end of the stream.

@@ -26,6 +26,7 @@ use crate::base::deadline::Expired;
 use crate::base::fault::{Fault, Retry};
 use crate::config::snapshot::RouteTimeouts;
 use crate::http::flow::{Batch, Flow, PIECES_MAX};
+use crate::net::descriptors::Shortage;
 use crate::net::listener::Peer;
 use crate::net::platform::{ConnectError, Connected, Dial, Platform};
 use crate::net::proxied::OnBehalf;
@@ -200,6 +201,15 @@ pub(super) async fn open<P: Platform>(
             Err(Fault::upstream("upstream_no_streams", 502, Retry::Safe))
         }
         Ok(Err(error)) => {
+            if let Some(shortage) = error.shortage() {
+                // Nothing is learned of the endpoint, and another would be reached as little.
+                core.short_of(shortage, "a connection to an upstream");
+                if shortage == Shortage::Descriptors {
+                    // Clients between two requests make room for the next request's.
+                    core.deadlines.expire_idle();
+                }
+                return Err(Fault::ourselves(shortage.reason(), 503));
+            }
             core.metrics.count(Counter::UpstreamConnectErrors);
             exchange.failed(&lease, Outcome::ConnectFailure);
             Err(match error {

@@ -71,6 +71,22 @@ impl<P: Platform> Drop for Counted<P> {
     }
 }
 
+/// A connection between two requests, until it is dropped.
+struct Idle<'c, P: Platform>(&'c Core<P>);
+
+impl<'c, P: Platform> Idle<'c, P> {
+    fn new(core: &'c Core<P>) -> Self {
+        core.idle(1);
+        Self(core)
+    }
+}
+
+impl<P: Platform> Drop for Idle<'_, P> {
+    fn drop(&mut self) {
+        self.0.idle(-1);
+    }
+}
+
 /// An exchange that counts until it is dropped.
 pub(super) struct Active<'c, P: Platform>(&'c Core<P>);
 
@@ -206,6 +222,7 @@ impl<P: Platform> Downstream<P> {
 
     /// Waits for the first byte of a request without holding anything. False: the connection is over.
     async fn idle(&self) -> bool {
+        let _idle = (self.requests.get() > 0).then(|| Idle::new(&self.core));
         // Before the first request the deadline of its head is running already.
         if self.requests.get() > 0 {
             self.deadline.arm_idle(self.core.now_ms(), self.timeouts().1);

@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crossbeam_queue::ArrayQueue;
 use crossbeam_utils::CachePadded;
@@ -20,13 +20,14 @@ use super::upstream::{self, Discarded, Lend, Members, Upstream};
 use crate::base::buffer::BufferPool;
 use crate::base::deadline::Deadlines;
 use crate::base::kept::KeptAccount;
-use crate::base::limits::BUFFER_BYTES;
+use crate::base::limits::{BUFFER_BYTES, SHORTAGE_NOTE_WINDOW_MS};
 use crate::base::panics;
 use crate::base::signal::Signal;
 use crate::config::snapshot::{self, Action, Http2, ProxyProtocol, Snapshot};
 use crate::http::http1::parse::HeadLimits;
 use crate::http::rewrite::Forwarding;
 use crate::net::connect::Address;
+use crate::net::descriptors::{self, Shortage};
 use crate::net::h2::Settings as Http2Settings;
 use crate::net::pipe::PipePool;
 use crate::net::platform::Platform;
@@ -69,6 +70,10 @@ pub struct Install {
 pub struct Node {
     connections: Box<[CachePadded<AtomicU64>]>,
     notes: ArrayQueue<String>,
+    /// Descriptors that each worker may hold.
+    descriptors: AtomicU32,
+    /// When a shortage may be told next, in milliseconds of the workers' clock.
+    shortage_note_ms: AtomicU64,
     /// Random, for what nodes should not all do alike.
     seed: u64,
 }
@@ -79,6 +84,8 @@ impl Node {
         Arc::new(Self {
             connections: (0..workers).map(|_| CachePadded::new(AtomicU64::new(0))).collect(),
             notes: ArrayQueue::new(NOTES_MAX),
+            descriptors: AtomicU32::new(u32::MAX),
+            shortage_note_ms: AtomicU64::new(0),
             seed,
         })
     }
@@ -86,6 +93,16 @@ impl Node {
     /// The next line that a worker wants written.
     pub fn take_note(&self) -> Option<String> {
         self.notes.pop()
+    }
+
+    /// Each worker may hold so many descriptors from its next message on.
+    pub fn allow_descriptors(&self, count: u32) {
+        self.descriptors.store(count, Ordering::Relaxed);
+    }
+
+    /// How many a worker may hold.
+    pub fn descriptors(&self) -> u32 {
+        self.descriptors.load(Ordering::Relaxed)
     }
 
     /// How many workers there are.
@@ -234,6 +251,8 @@ pub struct Core<P: Platform> {
     connections: Cell<u64>,
     by_listener: RefCell<Vec<u32>>,
     active: Cell<u64>,
+    /// Connections between two requests.
+    idle: Cell<u64>,
     recent_ms: Cell<u64>,
     fade_ms: Cell<u64>,
     handshakes: Cell<u32>,
@@ -293,6 +312,7 @@ impl<P: Platform> Core<P> {
             connections: Cell::new(0),
             by_listener: RefCell::default(),
             active: Cell::new(0),
+            idle: Cell::new(0),
             recent_ms: Cell::new(0),
             fade_ms: Cell::new(0),
             handshakes: Cell::new(0),
@@ -522,6 +542,34 @@ impl<P: Platform> Core<P> {
         let _ = self.node.notes.push(format!("TLS to {endpoint} (upstream `{upstream}`) failed: {error}"));
     }
 
+    /// There was no socket to be had, for no fault of a peer. Has a line written that says so, at most once a window for all
+    /// workers together, and gives back what can be spared.
+    pub fn short_of(&self, shortage: Shortage, wanted: &str) {
+        if shortage == Shortage::Descriptors && u64::from(descriptors::held()) > 2 * self.connections() {
+            // More than one upstream connection for each client: those that idle keep others from theirs.
+            self.close_idle_upstreams();
+        }
+        let (now, due) = (self.now_ms(), self.node.shortage_note_ms.load(Ordering::Relaxed));
+        if now < due {
+            return;
+        }
+        let next = now + SHORTAGE_NOTE_WINDOW_MS;
+        if self.node.shortage_note_ms.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            // Full: the journal is behind, and has enough to say.
+            let _ = self.node.notes.push(format!("{wanted} could not be had: {shortage}"));
+        }
+    }
+
+    /// Room among the worker's descriptors for one more client, with its connection to an upstream.
+    pub fn has_descriptors(&self) -> bool {
+        descriptors::has_room_for_client(self.connections.get(), self.idle.get())
+    }
+
+    /// How many descriptors the process allows each worker.
+    pub fn descriptors_allowed(&self) -> u32 {
+        self.node.descriptors()
+    }
+
     /// How busy this worker is.
     pub(super) fn load(&self, snapshot: &Snapshot) -> shed::Load {
         shed::Load {
@@ -561,6 +609,11 @@ impl<P: Platform> Core<P> {
     /// A request begins or ends.
     pub(super) fn active(&self, delta: i64) {
         self.active.set(self.active.get().wrapping_add_signed(delta));
+    }
+
+    /// A connection begins or ends to wait for its next request.
+    pub(super) fn idle(&self, delta: i64) {
+        self.idle.set(self.idle.get().wrapping_add_signed(delta));
     }
 
     /// An empty buffer for an encoded head.

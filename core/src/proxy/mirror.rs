@@ -322,13 +322,22 @@ async fn connect<P: Platform>(
     let endpoint = &copy.endpoint;
     let connected = deadline.bound(core.platform.connect(&endpoint.address, &lease.dial, &copy.client)).await;
     let now_ns = core.tick_ns();
-    if let Ok(Ok(connected)) = connected {
-        if matches!(connected, Connected::Session(_)) {
-            core.metrics.count(Counter::UpstreamHttp2Connects);
+    let failed = match connected {
+        Ok(Ok(connected)) => {
+            if matches!(connected, Connected::Session(_)) {
+                core.metrics.count(Counter::UpstreamHttp2Connects);
+            }
+            if lease.connected(connected, now_ns / 1_000_000) {
+                return Ok(());
+            }
+            None
         }
-        if lease.connected(connected, now_ns / 1_000_000) {
-            return Ok(());
-        }
+        Ok(Err(error)) => Some(error),
+        Err(_) => None,
+    };
+    if let Some(shortage) = failed.and_then(|error| error.shortage()) {
+        core.short_of(shortage, "a connection to a mirror");
+        return Err(shortage.reason());
     }
     core.metrics.count(Counter::UpstreamConnectErrors);
     if let Some(applied) = lease.learn(Outcome::ConnectFailure, None, now_ns, || core.platform.random()) {

@@ -29,6 +29,8 @@ pub(super) struct Record {
     pub(super) mended: bool,
     /// The origin is at fault that its response was cut.
     pub(super) cut_upstream: bool,
+    /// What went wrong is this process's own fault.
+    pub(super) ours: bool,
     /// Why it was refused or failed.
     pub(super) reason: Option<&'static str>,
     /// Body bytes taken from the client.
@@ -73,6 +75,7 @@ impl Record {
             grpc_status: None,
             mended: false,
             cut_upstream: false,
+            ours: false,
             reason: None,
             request_bytes: 0,
             response_bytes: 0,

@@ -540,6 +540,7 @@ async fn refuse<P: Platform>(
     let persistence = if after == After::KeepAlive { Persistence::KeepAlive } else { Persistence::Close };
     record.status = fault.status;
     record.reason = Some(fault.reason);
+    record.ours = fault.blame == Blame::Ourselves;
     out.clear();
     let (date, bound) = (conn.core.date(conn.core.tick_ns()), conn.core.bound());
     respond::problem(fault, record, asker, persistence, &conn.common(&bound, &date), out);
@@ -550,6 +551,7 @@ async fn refuse<P: Platform>(
 fn cut<P: Platform>(conn: &Downstream<P>, record: &mut Record, fault: &Fault) {
     record.reason = Some(fault.reason);
     record.cut_upstream = fault.blame == Blame::Upstream;
+    record.ours = fault.blame == Blame::Ourselves;
     if record.status == 0 {
         record.status = 499;
     }

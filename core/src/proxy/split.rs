@@ -147,6 +147,10 @@ pub(super) fn learn<S>(worker: usize, bound: &Bound<S>, record: &Record, duratio
         arm if arm == canary.baseline => &cells.baseline,
         _ => return,
     };
+    if record.ours {
+        // Neither arm has had the request, or is to blame for its end.
+        return;
+    }
     let grpc_failed = record.grpc_status.is_some_and(GrpcStatus::is_servers_fault);
     if record.status >= 500 || record.cut_upstream || grpc_failed || record.mended {
         cells.record(Outcome::Error, 0);

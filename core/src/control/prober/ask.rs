@@ -17,6 +17,7 @@ use super::grpc::{self, Serving};
 use crate::base::limits::{CHECK_BODY_BYTES_MAX, CHECK_REASON_CHARS_MAX, HEADER_BYTES_DEFAULT};
 use crate::http::grpc::{GrpcStatus, is_grpc};
 use crate::net::connect::Address;
+use crate::net::descriptors::Shortage;
 use crate::net::probe::{self, OpenError, ProbeTls, Probing};
 use crate::net::proxied::ProxyVersion;
 use crate::policy::health::check::{HttpProbe, HttpVersion, Probe};
@@ -32,9 +33,11 @@ pub(super) struct Question {
     pub(super) proxy: Option<ProxyVersion>,
 }
 
-/// Why a check failed. Always the endpoint's fault, or the configuration's.
+/// Why a check failed. Always the endpoint's fault, or the configuration's, but for a shortage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
+    /// It was not asked: this machine lacks what that takes, which says nothing of the endpoint.
+    Shortage(Shortage),
     /// It could not be reached.
     Connect(String),
     /// It was reached, but TLS failed.
@@ -59,6 +62,7 @@ impl Failure {
     /// For metrics' labels.
     pub fn name(&self) -> &'static str {
         match self {
+            Self::Shortage(shortage) => shortage.reason(),
             Self::Connect(_) => "connect",
             Self::Tls(_) => "tls",
             Self::NoHttp2 => "no_http2",
@@ -75,6 +79,7 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Shortage(shortage) => shortage.fmt(f),
             Self::Connect(why) => write!(f, "can't connect: {why}"),
             Self::Tls(why) => write!(f, "TLS failed: {why}"),
             Self::NoHttp2 => f.write_str("it does not agree to HTTP/2"),
@@ -99,7 +104,10 @@ pub(super) async fn ask(question: &Question) -> Result<(), Failure> {
     let stream =
         probe::open(&question.address, question.proxy, question.tls.as_ref()).await.map_err(|error| {
             match error {
-                OpenError::Io(error) => Failure::Connect(words(&error)),
+                OpenError::Io(error) => match Shortage::of(&error) {
+                    Some(shortage) => Failure::Shortage(shortage),
+                    None => Failure::Connect(words(&error)),
+                },
                 OpenError::Tls(error) => Failure::Tls(words(&error)),
                 OpenError::NoHttp2 => Failure::NoHttp2,
             }

@@ -16,7 +16,7 @@ use crate::base::bucket::{Bucket, Rate};
 use crate::base::clock::{Clock as _, Monotonic};
 use crate::base::limits::{
     CHECKS_IN_FLIGHT_MAX, FIRST_CHECK_SPREAD_US, HEALTH_LINES_BURST, HEALTH_LINES_PER_SECOND, RETURN_SCAN_MS,
-    RETURN_TIMEOUT_MS,
+    RETURN_TIMEOUT_MS, SHORTAGE_NOTE_WINDOW_MS,
 };
 use crate::net::connect::Address;
 use crate::net::probe::{Offer, ProbeTls};
@@ -75,6 +75,8 @@ struct Schedule {
     asking: HashMap<task::Id, Id>,
     has_ejections: bool,
     lines: Lines,
+    /// When a shortage may be told next.
+    shortage_line_ms: u64,
 }
 
 struct Entry {
@@ -109,6 +111,7 @@ impl Schedule {
             asking: HashMap::new(),
             has_ejections: false,
             lines: Lines::new(clock.now_ns()),
+            shortage_line_ms: 0,
         }
     }
 
@@ -232,6 +235,19 @@ impl Schedule {
         let (now_ms, draw) = (self.clock.now_ms(), self.draw());
         let Some(entry) = self.entries.get_mut(&id) else { return };
         let Some(under_way) = entry.under_way.take() else { return };
+        if let Err(Failure::Shortage(shortage)) = &result {
+            // Asked again as if it had not been its turn. A return after an ejection comes up again by itself.
+            if now_ms >= self.shortage_line_ms {
+                self.shortage_line_ms = now_ms + SHORTAGE_NOTE_WINDOW_MS;
+                journal::warn(format_args!("a health check could not be made: {shortage}"));
+            }
+            if let Some(check) = &entry.target.check {
+                let due_ms = (under_way.started_ms + entry.streak.wait_ms(check, draw)).max(now_ms);
+                entry.due_ms = Some(due_ms);
+                self.due.push(Reverse((due_ms, id)));
+            }
+            return;
+        }
         if under_way.returning {
             let event = if result.is_ok() { Event::ReturnPassed } else { Event::ReturnFailed { draw } };
             let ejection = entry.target.ejection.unwrap_or_default();
