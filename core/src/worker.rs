@@ -27,7 +27,7 @@ use crate::net::doorbell::{Bell, Doorbell};
 use crate::net::driver::{Driver, Executor, IoMode, pin_to, spawn, yield_now};
 use crate::net::listener::{Listener, Peer};
 use crate::net::platform::{Linux, Platform as _};
-use crate::proxy::core::{Core, Install, ListenerId, Node};
+use crate::proxy::core::{Begins, Core, Install, ListenerId, Node, Place};
 use crate::proxy::handshake::Opening;
 use crate::proxy::log::LogBuffer;
 use crate::proxy::{connection, handshake};
@@ -62,7 +62,7 @@ pub enum Message {
     /// Stop accepting for this listener.
     Unlisten(ListenerId),
     /// A connection that another worker accepted.
-    Accepted(ListenerId, OwnedFd, Peer),
+    Accepted(Place, OwnedFd, Peer),
     /// Send your numbers there.
     Collect(Sender<(usize, Sample)>),
     /// Stop accepting, finish what there is, end.
@@ -223,7 +223,6 @@ fn run(index: usize, setup: &Setup, peers: Vec<Mailbox>, ready: &Sender<Started>
                 None => return,
             },
         };
-        setup.node.reset(index);
         // Full: whoever listens has heard of enough failures to end the process.
         let _ = setup.failures.try_send(Failure { worker: index, reason });
     }
@@ -284,6 +283,7 @@ fn live(
         (Ok(Ok(Ended::Failed(reason))), Ok(())) => Ended::Failed(reason),
         (Err(Panicked), _) | (_, Err(Panicked)) => Ended::Failed(panics::last()),
     };
+    core.forget_connections();
     let counted = Metrics::new();
     counted.succeed(&core.metrics);
     Ok((ended, counted))
@@ -378,7 +378,7 @@ impl Tasks<'_> {
                     closing.raise();
                 }
             }
-            Message::Accepted(id, socket, peer) => serve(&self.core, id, socket, peer),
+            Message::Accepted(place, socket, peer) => serve(&self.core, place, socket, peer),
             Message::Collect(reply) => {
                 #[cfg(feature = "test-panics")]
                 assert!(!self.core.test_panics.main.take(), "asked for by a test: loop");
@@ -434,18 +434,17 @@ async fn accept(
 ) {
     loop {
         let last = closing.is_raised();
-        let full = is_full(&core, id);
-        if !full && !last && !core.has_descriptors() {
+        if !last && !core.has_place(id) {
+            // New connections wait in the kernel's queue until one of ours ends.
+            core.room.lower();
+            race(std::pin::pin!(core.room.raised()), std::pin::pin!(closing.raised())).await;
+            continue;
+        }
+        if !last && !core.has_descriptors() {
             // As when it is full; but descriptors also come back where nobody is told, so it looks again.
             core.short_of(Shortage::Descriptors, "room for another client");
             let pause = std::pin::pin!(pause_or_stop(&core, EXHAUSTED_PAUSE));
             race(pause, std::pin::pin!(closing.raised())).await;
-            continue;
-        }
-        if full && !last {
-            // New connections wait in the kernel's queue until one of ours ends.
-            core.room.lower();
-            race(std::pin::pin!(core.room.raised()), std::pin::pin!(closing.raised())).await;
             continue;
         }
         if !last {
@@ -454,29 +453,34 @@ async fn accept(
         }
         let mut more = true;
         for _ in 0..ACCEPT_BATCH {
+            let place = if last {
+                core.take_last_place(id)
+            } else {
+                // Before the socket, so that no other worker gives the place away meanwhile.
+                if !core.has_descriptors() {
+                    break;
+                }
+                let Some(place) = core.take_place(core.index, id) else { break };
+                place
+            };
             match listener.try_accept() {
-                Ok((socket, peer)) => admit(&core, &peers, id, socket, peer),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if last {
-                        return;
-                    }
-                    more = false;
-                    break;
-                }
+                Ok((socket, peer)) => admit(&core, &peers, place, socket, peer),
                 Err(error) => {
-                    core.metrics.count(Counter::AcceptErrors);
+                    core.give_place(place);
+                    if error.kind() == io::ErrorKind::WouldBlock {
+                        more = false;
+                    } else {
+                        core.metrics.count(Counter::AcceptErrors);
+                        if let Some(shortage) = Shortage::of(&error) {
+                            core.short_of(shortage, "a client's connection");
+                            pause_or_stop(&core, EXHAUSTED_PAUSE).await;
+                        }
+                    }
                     if last {
                         return;
                     }
-                    if let Some(shortage) = Shortage::of(&error) {
-                        core.short_of(shortage, "a client's connection");
-                        pause_or_stop(&core, EXHAUSTED_PAUSE).await;
-                    }
                     break;
                 }
-            }
-            if is_full(&core, id) || !core.has_descriptors() {
-                break;
             }
         }
         if more {
@@ -485,39 +489,37 @@ async fn accept(
     }
 }
 
-fn is_full(core: &Core<Linux>, id: ListenerId) -> bool {
-    let bound = core.bound();
-    let Some(listener) = bound.listener(id) else { return false };
-    let handshakes_full =
-        listener.tls.is_some() && core.handshakes() >= bound.snapshot.limits.tls_handshakes_max;
-    handshakes_full || core.connections_of(id) >= bound.snapshot.listeners[listener.index].connections_max
-}
-
-/// A fresh connection: served here, or by a worker that has clearly fewer.
-fn admit(core: &Rc<Core<Linux>>, peers: &[Mailbox], id: ListenerId, socket: OwnedFd, peer: Peer) {
+/// A fresh connection: served here, or by a worker that has fewer.
+fn admit(core: &Rc<Core<Linux>>, peers: &[Mailbox], place: Place, socket: OwnedFd, peer: Peer) {
     core.metrics.count(Counter::Accepted);
-    if let Some(other) = core.less_loaded() {
-        match peers[other].send(Message::Accepted(id, socket, peer)) {
-            Ok(()) => core.metrics.count(Counter::HandedOver),
-            Err(Message::Accepted(id, socket, peer)) => serve(core, id, socket, peer),
-            Err(_) => {}
+    let theirs = core.less_loaded().and_then(|other| Some((other, core.take_place(other, place.listener)?)));
+    let Some((other, theirs)) = theirs else { return serve(core, place, socket, peer) };
+    match peers[other].send(Message::Accepted(theirs, socket, peer)) {
+        Ok(()) => {
+            core.give_place(place);
+            core.metrics.count(Counter::HandedOver);
         }
-        return;
+        Err(Message::Accepted(theirs, socket, peer)) => {
+            core.give_place(theirs);
+            serve(core, place, socket, peer);
+        }
+        Err(_) => {}
     }
-    serve(core, id, socket, peer);
 }
 
-fn serve(core: &Rc<Core<Linux>>, id: ListenerId, socket: OwnedFd, peer: Peer) {
-    core.opened(id);
-    match core.platform.attach(socket) {
-        Ok(stream) => match Opening::of(core, id) {
-            Some(opening) => {
-                core.handshake_began();
-                spawn(handshake::serve(Rc::clone(core), stream, peer, id, opening));
-            }
-            None => spawn(connection::serve(Rc::clone(core), stream, peer, id)),
-        },
-        Err(_) => connection::refuse(core, id),
+fn serve(core: &Rc<Core<Linux>>, place: Place, socket: OwnedFd, peer: Peer) {
+    let id = place.listener;
+    let opening = Opening::of(core, id);
+    let attached = core.platform.attach(socket);
+    let begins =
+        if opening.is_some() && attached.is_ok() { Begins::WithHandshake } else { Begins::WithRequest };
+    core.arrived(&place, begins);
+    match (attached, opening) {
+        (Ok(stream), Some(opening)) => {
+            spawn(handshake::serve(Rc::clone(core), stream, peer, id, opening));
+        }
+        (Ok(stream), None) => spawn(connection::serve(Rc::clone(core), stream, peer, id)),
+        (Err(_), _) => connection::refuse(core, id),
     }
 }
 

@@ -6,7 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crossbeam_queue::ArrayQueue;
@@ -64,11 +64,12 @@ pub struct Install {
     pub limiting: Option<Arc<limiting::Shared>>,
 }
 
-/// What all workers of this process share: one padded word each, and a queue of lines for the journal, which a worker
+/// What all workers of this process share: their loads, padded, and a queue of lines for the journal, which a worker
 /// must not write itself.
 #[derive(Debug)]
 pub struct Node {
-    connections: Box<[CachePadded<AtomicU64>]>,
+    loads: Box<[CachePadded<Load>]>,
+    listeners: Mutex<HashMap<ListenerId, ByWorker>>,
     notes: ArrayQueue<String>,
     /// Descriptors that each worker may hold.
     descriptors: AtomicU32,
@@ -82,7 +83,8 @@ impl Node {
     /// For so many workers. `seed` is random.
     pub fn new(workers: usize, seed: u64) -> Arc<Self> {
         Arc::new(Self {
-            connections: (0..workers).map(|_| CachePadded::new(AtomicU64::new(0))).collect(),
+            loads: (0..workers).map(|_| CachePadded::default()).collect(),
+            listeners: Mutex::default(),
             notes: ArrayQueue::new(NOTES_MAX),
             descriptors: AtomicU32::new(u32::MAX),
             shortage_note_ms: AtomicU64::new(0),
@@ -107,30 +109,66 @@ impl Node {
 
     /// How many workers there are.
     pub fn workers(&self) -> usize {
-        self.connections.len()
+        self.loads.len()
     }
 
-    fn publish(&self, worker: usize, connections: u64) {
-        // One writer for each word: a plain store is enough, and readers only compare sizes.
-        self.connections[worker].store(connections, Ordering::Relaxed);
+    /// The counts of one listener's connections.
+    fn listener(&self, id: ListenerId) -> ByWorker {
+        // Asked once by each worker for each listener; what is inside can't be left half changed.
+        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = || (0..self.loads.len()).map(|_| CachePadded::default()).collect();
+        Arc::clone(listeners.entry(id).or_insert_with(fresh))
     }
 
-    /// A worker begins anew, without a connection.
-    pub fn reset(&self, worker: usize) {
-        self.publish(worker, 0);
-    }
-
-    /// The worker to hand an accepted connection to, if `worker` holds clearly more than the least loaded one.
-    pub fn less_loaded(&self, worker: usize, mine: u64) -> Option<usize> {
-        if self.connections.len() < 2 {
+    /// The worker to hand a connection to that `worker` has just taken a place for, if it has more of them than the least
+    /// loaded one. Few are spread evenly; of many, an eighth more is not worth a crossing.
+    pub fn less_loaded(&self, worker: usize) -> Option<usize> {
+        if self.loads.len() < 2 {
             return None;
         }
-        let load = |w: &CachePadded<AtomicU64>| w.load(Ordering::Relaxed);
-        let (least, word) = self.connections.iter().enumerate().min_by_key(|(_, w)| load(w))?;
+        let load = |load: &Load| load.connections.load(Ordering::Relaxed);
+        let mine = load(&self.loads[worker]);
+        let (least, word) = self.loads.iter().enumerate().min_by_key(|(_, word)| load(word))?;
         let theirs = load(word);
-        // A quarter more and four besides: small differences are not worth a crossing.
-        (least != worker && mine > theirs + theirs / 4 + 4).then_some(least)
+        (least != worker && mine > theirs + 1 + theirs / 8).then_some(least)
     }
+}
+
+/// One worker's load as the others see it: what is on its way to it counts already.
+#[derive(Debug, Default)]
+struct Load {
+    connections: AtomicU64,
+    handshakes: AtomicU32,
+}
+
+/// Connections of one listener, by worker; those on their way count already.
+type ByWorker = Arc<[CachePadded<AtomicU32>]>;
+
+/// A place at a worker for a connection of a listener, taken before the connection is accepted or handed over. Whoever has it
+/// lets it arrive at that worker, or gives it back.
+#[derive(Debug)]
+#[must_use]
+pub struct Place {
+    worker: usize,
+    /// Whose connection it is for.
+    pub listener: ListenerId,
+    handshake: bool,
+}
+
+/// One listener's connections, as its worker counts them.
+#[derive(Debug)]
+struct Counted {
+    shared: ByWorker,
+    here: u32,
+}
+
+/// What a connection begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Begins {
+    /// A PROXY header or a TLS handshake.
+    WithHandshake,
+    /// A request.
+    WithRequest,
 }
 
 /// Lines that may wait for the journal.
@@ -249,7 +287,7 @@ pub struct Core<P: Platform> {
     /// Raised when tokens were leased that may have to be given back.
     pub leases: Signal,
     connections: Cell<u64>,
-    by_listener: RefCell<Vec<u32>>,
+    by_listener: RefCell<HashMap<ListenerId, Counted>>,
     active: Cell<u64>,
     /// Connections between two requests.
     idle: Cell<u64>,
@@ -476,14 +514,73 @@ impl<P: Platform> Core<P> {
         self.connections.get()
     }
 
-    /// Connections of one listener in this worker.
-    pub fn connections_of(&self, listener: ListenerId) -> u32 {
-        self.by_listener.borrow().get(listener.0 as usize).copied().unwrap_or(0)
+    fn counted<T>(&self, id: ListenerId, what: impl FnOnce(&mut Counted) -> T) -> T {
+        let mut all = self.by_listener.borrow_mut();
+        what(all.entry(id).or_insert_with(|| Counted { shared: self.node.listener(id), here: 0 }))
+    }
+
+    /// The bounds of a listener's connections at one worker: how many, and how many handshakes, where they begin with one.
+    fn bounds(&self, id: ListenerId) -> (u32, Option<u32>) {
+        let bound = self.bound();
+        let Some(listener) = bound.listener(id) else { return (u32::MAX, None) };
+        let configured = &bound.snapshot.listeners[listener.index];
+        let handshake = (listener.tls.is_some() || configured.proxy_protocol)
+            .then_some(bound.snapshot.limits.tls_handshakes_max);
+        (configured.connections_max, handshake)
+    }
+
+    /// Whether this worker has a place for another connection of a listener.
+    pub fn has_place(&self, id: ListenerId) -> bool {
+        let (max, handshakes_max) = self.bounds(id);
+        self.counted(id, |counted| counted.shared[self.index].load(Ordering::Relaxed)) < max
+            && handshakes_max.is_none_or(|max| self.handshakes() < max)
+    }
+
+    /// Takes a place at a worker, if it has one.
+    pub fn take_place(&self, worker: usize, id: ListenerId) -> Option<Place> {
+        let (max, handshakes_max) = self.bounds(id);
+        let load = &self.node.loads[worker];
+        let below = |word: &AtomicU32, max: u32| {
+            let next = |n: u32| (n < max).then_some(n + 1);
+            word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
+        };
+        if let Some(max) = handshakes_max
+            && !below(&load.handshakes, max)
+        {
+            return None;
+        }
+        if !self.counted(id, |counted| below(&counted.shared[worker], max)) {
+            if handshakes_max.is_some() {
+                load.handshakes.fetch_sub(1, Ordering::Relaxed);
+            }
+            return None;
+        }
+        load.connections.fetch_add(1, Ordering::Relaxed);
+        Some(Place { worker, listener: id, handshake: handshakes_max.is_some() })
+    }
+
+    /// Takes a place at this worker, be there one or not: what the kernel has queued when a listener closes is served.
+    pub fn take_last_place(&self, id: ListenerId) -> Place {
+        self.counted(id, |counted| counted.shared[self.index].fetch_add(1, Ordering::Relaxed));
+        self.node.loads[self.index].connections.fetch_add(1, Ordering::Relaxed);
+        Place { worker: self.index, listener: id, handshake: false }
+    }
+
+    /// Nothing came of it.
+    // By value: whoever has given it back has it no more.
+    #[allow(clippy::needless_pass_by_value)]
+    pub fn give_place(&self, place: Place) {
+        let load = &self.node.loads[place.worker];
+        self.counted(place.listener, |counted| counted.shared[place.worker].fetch_sub(1, Ordering::Relaxed));
+        load.connections.fetch_sub(1, Ordering::Relaxed);
+        if place.handshake {
+            load.handshakes.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 
     /// A worker that should have this connection instead.
     pub fn less_loaded(&self) -> Option<usize> {
-        self.node.less_loaded(self.index, self.connections.get())
+        self.node.less_loaded(self.index)
     }
 
     /// How many workers there are.
@@ -491,43 +588,66 @@ impl<P: Platform> Core<P> {
         self.node.workers()
     }
 
-    /// A connection begins. Call before its task is started, so that the balance sees it at once.
+    /// A connection begins for which nobody has taken a place.
     pub fn opened(&self, listener: ListenerId) {
+        let place = self.take_last_place(listener);
+        self.arrived(&place, Begins::WithRequest);
+    }
+
+    /// A connection begins at its place. Call before its task is started.
+    pub fn arrived(&self, place: &Place, begins: Begins) {
         self.connections.set(self.connections.get() + 1);
-        self.node.publish(self.index, self.connections.get());
-        let mut counts = self.by_listener.borrow_mut();
-        let place = listener.0 as usize;
-        if counts.len() <= place {
-            counts.resize(place + 1, 0);
+        self.counted(place.listener, |counted| counted.here += 1);
+        let handshakes = &self.node.loads[self.index].handshakes;
+        // The listener may have been configured anew since the place was taken.
+        match begins {
+            Begins::WithHandshake => {
+                self.handshakes.set(self.handshakes.get() + 1);
+                if !place.handshake {
+                    handshakes.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            Begins::WithRequest if place.handshake => {
+                handshakes.fetch_sub(1, Ordering::Relaxed);
+            }
+            Begins::WithRequest => {}
         }
-        counts[place] += 1;
     }
 
     /// A connection has ended.
     pub fn closed(&self, listener: ListenerId) {
         self.connections.set(self.connections.get() - 1);
-        self.node.publish(self.index, self.connections.get());
-        self.by_listener.borrow_mut()[listener.0 as usize] -= 1;
+        self.node.loads[self.index].connections.fetch_sub(1, Ordering::Relaxed);
+        self.counted(listener, |counted| {
+            counted.here -= 1;
+            counted.shared[self.index].fetch_sub(1, Ordering::Relaxed);
+        });
         self.room.raise();
         if self.connections.get() == 0 && (self.draining.is_raised() || self.stopping.is_raised()) {
             self.empty.raise();
         }
     }
 
-    /// A client's TLS handshake begins. Call before its task is started, so that the bound sees it at once.
-    pub fn handshake_began(&self) {
-        self.handshakes.set(self.handshakes.get() + 1);
+    /// The worker has failed: its connections are gone, whether or not their tasks could end.
+    pub fn forget_connections(&self) {
+        let load = &self.node.loads[self.index];
+        load.connections.fetch_sub(self.connections.take(), Ordering::Relaxed);
+        load.handshakes.fetch_sub(self.handshakes.take(), Ordering::Relaxed);
+        for counted in self.by_listener.take().into_values() {
+            counted.shared[self.index].fetch_sub(counted.here, Ordering::Relaxed);
+        }
     }
 
-    /// It has ended, one way or the other.
+    /// A client's handshake has ended, one way or the other.
     pub(super) fn handshake_ended(&self) {
         self.handshakes.set(self.handshakes.get() - 1);
+        self.node.loads[self.index].handshakes.fetch_sub(1, Ordering::Relaxed);
         self.room.raise();
     }
 
-    /// Handshakes open.
+    /// Handshakes open, and those on their way.
     pub fn handshakes(&self) -> u32 {
-        self.handshakes.get()
+        self.node.loads[self.index].handshakes.load(Ordering::Relaxed)
     }
 
     /// TLS to an endpoint failed: has a line written that says why, at most once a second.
@@ -826,6 +946,7 @@ fn imf_fixdate(unix_s: u64) -> [u8; 29] {
 #[cfg(test)]
 mod tests {
     use super::{Node, imf_fixdate};
+    use std::sync::atomic::Ordering;
 
     #[test]
     fn dates() {
@@ -840,14 +961,23 @@ mod tests {
     }
 
     #[test]
-    fn only_a_clear_difference_hands_a_connection_over() {
-        let node = Node::new(3, 7);
-        for (worker, connections) in [(0, 100), (1, 80), (2, 90)] {
-            node.publish(worker, connections);
-        }
-        assert_eq!(node.less_loaded(0, 100), None, "80 and a quarter and four is 104");
-        assert_eq!(node.less_loaded(0, 105), Some(1));
-        assert_eq!(node.less_loaded(1, 200), None, "itself is the least loaded");
-        assert_eq!(Node::new(1, 7).less_loaded(0, 1_000), None);
+    fn few_connections_are_spread_evenly_and_of_many_only_a_clear_difference_is_handed_over() {
+        let check = |loads: [u64; 3], worker: usize, expected: Option<usize>| {
+            let node = Node::new(3, 7);
+            for (load, connections) in node.loads.iter().zip(loads) {
+                load.connections.store(connections, Ordering::Relaxed);
+            }
+            assert_eq!(node.less_loaded(worker), expected, "{loads:?}, worker {worker}");
+        };
+        check([1, 0, 0], 0, None);
+        check([2, 0, 1], 0, Some(1));
+        check([2, 1, 1], 0, None);
+        check([3, 1, 2], 0, Some(1));
+        check([91, 80, 95], 0, None);
+        check([92, 80, 95], 0, Some(1));
+        check([92, 80, 95], 1, None);
+        let alone = Node::new(1, 7);
+        alone.loads[0].connections.store(1_000, Ordering::Relaxed);
+        assert_eq!(alone.less_loaded(0), None);
     }
 }

@@ -48,8 +48,7 @@ impl<P: Platform> Drop for Counted<P> {
     }
 }
 
-/// Leads a connection through its handshake, then serves it. `Core::opened` and `Core::handshake_began` have been called
-/// for it.
+/// Leads a connection through its handshake, then serves it. `Core::arrived` has been called for it.
 pub async fn serve<P: Platform>(
     core: Rc<Core<P>>,
     stream: P::Stream,

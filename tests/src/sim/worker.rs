@@ -23,7 +23,7 @@ use ringway::net::platform::{AcceptError, ConnectError, Connected, Dial, Platfor
 use ringway::net::proxied::OnBehalf;
 use ringway::net::tls::server::TlsServer;
 use ringway::proxy::connection;
-use ringway::proxy::core::{Core, Install, ListenerId, Node};
+use ringway::proxy::core::{Begins, Core, Install, ListenerId, Node, Place};
 use ringway::proxy::log::LogBuffer;
 
 use super::executor::{Executor, Lane};
@@ -258,7 +258,7 @@ async fn accept(
 ) {
     loop {
         let last = closing.is_raised();
-        if is_full(&core, id) && !last {
+        if !last && !core.has_place(id) {
             core.room.lower();
             race(pin!(core.room.raised()), pin!(closing.raised())).await;
             continue;
@@ -266,12 +266,15 @@ async fn accept(
         if !last {
             race(pin!(backlog.ready()), pin!(closing.raised())).await;
         }
-        while let Some((stream, from)) = backlog.try_accept() {
-            admit(&core, &peers, id, stream, from);
+        loop {
             // What is queued when a drain begins is served, however many there are.
-            if !last && is_full(&core, id) {
+            let place = if last { Some(core.take_last_place(id)) } else { core.take_place(core.index, id) };
+            let Some(place) = place else { break };
+            let Some((stream, from)) = backlog.try_accept() else {
+                core.give_place(place);
                 break;
-            }
+            };
+            admit(&core, &peers, place, stream, from);
         }
         if last {
             return;
@@ -279,26 +282,23 @@ async fn accept(
     }
 }
 
-fn is_full(core: &Core<World>, id: ListenerId) -> bool {
-    let bound = core.bound();
-    let Some(listener) = bound.listener(id) else { return false };
-    core.connections_of(id) >= bound.snapshot.listeners[listener.index].connections_max
-}
-
-fn admit(core: &Rc<Core<World>>, peers: &[Rc<Core<World>>], id: ListenerId, stream: End, from: SocketAddr) {
-    let Some(other) = core.less_loaded() else { return serve(core, id, stream, from) };
+fn admit(core: &Rc<Core<World>>, peers: &[Rc<Core<World>>], place: Place, stream: End, from: SocketAddr) {
+    let theirs = core.less_loaded().and_then(|other| Some((other, core.take_place(other, place.listener)?)));
+    let Some((other, theirs)) = theirs else { return serve(core, &place, stream, from) };
+    core.give_place(place);
     let (other, socket) = (Rc::clone(&peers[other]), core.platform.detach(stream));
     // A message in its mailbox: it is there at the other's next turn.
     peers[other.index].platform.spawn(async move {
-        if let Some(stream) = socket.and_then(|socket| other.platform.attach(socket).ok()) {
-            serve(&other, id, stream, from);
+        match socket.and_then(|socket| other.platform.attach(socket).ok()) {
+            Some(stream) => serve(&other, &theirs, stream, from),
+            None => other.give_place(theirs),
         }
     });
 }
 
-fn serve(core: &Rc<Core<World>>, id: ListenerId, stream: End, from: SocketAddr) {
-    core.opened(id);
-    core.platform.spawn(connection::serve(Rc::clone(core), stream, Peer::Tcp(from), id));
+fn serve(core: &Rc<Core<World>>, place: &Place, stream: End, from: SocketAddr) {
+    core.arrived(place, Begins::WithRequest);
+    core.platform.spawn(connection::serve(Rc::clone(core), stream, Peer::Tcp(from), place.listener));
 }
 
 async fn pause_or_stop(core: &Core<World>, pause: Duration) -> bool {
