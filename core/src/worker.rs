@@ -348,6 +348,10 @@ impl Tasks<'_> {
         }
         self.core.draining.raise();
         self.core.stopping.raise();
+        // Listeners' tasks take what is queued; then it is known who there is.
+        for _ in 0..16 {
+            yield_now().await;
+        }
         // Not the core's clock, which stands still between requests.
         let now_ms = || self.core.platform.now_ms();
         let until_ms = now_ms() + STOP_PATIENCE_MS;
@@ -434,6 +438,10 @@ async fn accept(
 ) {
     loop {
         let last = closing.is_raised();
+        if core.failed.is_raised() {
+            // The socket stays open elsewhere: what is queued is for the next life.
+            return;
+        }
         if !last && !core.has_place(id) {
             // New connections wait in the kernel's queue until one of ours ends.
             core.room.lower();

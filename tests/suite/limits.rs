@@ -1,12 +1,12 @@
 //! Limits: at the bound a request passes, one beyond it is refused with the right status, and is counted.
 
-use ringway_tests::client::{chunked, get, post};
+use ringway_tests::client::{Client, chunked, get, post};
 use ringway_tests::config::Config;
 use ringway_tests::for_each_driver;
 use ringway_tests::origin::{After, Origin, scripted};
 use ringway_tests::problem::problem;
 use ringway_tests::proxy::Proxy;
-use ringway_tests::wait::Gate;
+use ringway_tests::wait::{Gate, eventually};
 use std::time::Duration;
 
 /// A GET whose head has exactly this many bytes.
@@ -131,6 +131,64 @@ for_each_driver! {
         drop(first);
         third.response("GET").expect(200);
         second.get("/still").expect(200);
+    }
+
+    /// The bound is each worker's, and sockets that workers hand to each other keep it too.
+    fn connections_of_a_listener_in_each_worker(driver) within 60 {
+        const MAX: usize = 10;
+        const CLIENTS: usize = 120;
+        let origin = Origin::start();
+        for workers in [2, 4] {
+            let config = Config::to(&origin).workers(workers).listener(&format!("connections_max: {MAX}"));
+            let proxy = Proxy::start(driver, &config);
+            let (address, start) = (proxy.address(), std::sync::Arc::new(std::sync::Barrier::new(CLIENTS)));
+            let clients: Vec<_> = (0..CLIENTS)
+                .map(|_| {
+                    let start = std::sync::Arc::clone(&start);
+                    std::thread::spawn(move || {
+                        start.wait();
+                        let mut client = Client::connect(address);
+                        client.send(get("/"));
+                        client
+                    })
+                })
+                .collect();
+            let mut open = Vec::new();
+            let look = || {
+                open = proxy.metrics().series("ringway_downstream_connections").iter().map(|s| s.value).collect();
+                assert!(open.iter().all(|n: &f64| *n <= MAX as f64), "{open:?} where {MAX} are allowed");
+                (open.len() == workers && open.iter().all(|n| *n == MAX as f64)).then_some(())
+            };
+            eventually("as many as may be, in each worker", look);
+            let clients: Vec<_> = clients.into_iter().map(|client| client.join().expect("a client")).collect();
+            origin.await_requests(MAX * workers);
+            drop(clients);
+            proxy.await_metric("ringway_downstream_connections", &[], |n| n == 0.0);
+        }
+    }
+
+    /// Few connections are spread evenly, whomever the kernel gives them to; what is on its way counts.
+    fn few_connections_are_spread_evenly(driver) {
+        let origin = Origin::start();
+        for (workers, connections) in [(4, 32), (2, 2), (2, 6)] {
+            let proxy = Proxy::start(driver, &Config::to(&origin).workers(workers));
+            let clients: Vec<_> =
+                (0..connections).map(|_| ringway_tests::h2::client::Client::connect(proxy.address())).collect();
+            let each = (connections / workers) as f64;
+            let open = || {
+                let metrics = proxy.metrics();
+                metrics.series("ringway_downstream_connections").iter().map(|s| s.value).collect::<Vec<_>>()
+            };
+            let mut last = Vec::new();
+            eventually("all of them open", || {
+                last = open();
+                (last.iter().sum::<f64>() == connections as f64).then_some(())
+            });
+            assert!(last.iter().all(|n| *n == each), "{last:?}, {each} each are wanted");
+            for client in &clients {
+                client.get("/").expect(200);
+            }
+        }
     }
 
     fn requests_of_a_connection(driver) {

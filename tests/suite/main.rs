@@ -10,6 +10,7 @@ mod balancing;
 mod bodies;
 mod breaking;
 mod canaries;
+mod descriptors;
 mod drain;
 mod errors;
 mod grpc;

@@ -65,7 +65,82 @@ for_each_driver! {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap().to_string();
         let arguments = ["proxy", "--listen", &address, "--to", "http://127.0.0.1:1", "--io", driver.name()];
-        failed(&Process::edge(arguments).finish(), &[&address, "something else listens there"]);
+        let finished = Process::edge(arguments).finish();
+        assert!(!finished.status.success(), "{finished:?}");
+        // It waited for a moment, and said so.
+        let lines: Vec<&str> = finished.stderr.lines().collect();
+        assert_eq!(lines.len(), 2, "{}", finished.stderr);
+        for (line, fragment) in lines.into_iter().zip(["waiting for", "something else listens there already"]) {
+            assert!(line.contains(fragment) && line.contains(&address), "{fragment:?} in {line}");
+        }
+    }
+
+    /// A process that was killed keeps its port for some milliseconds on `io_uring`: the next one waits for it.
+    fn a_restart_after_a_kill_finds_its_port(driver) within 300 {
+        let folder = Folder::new(&format!("restart-{}", driver.name()));
+        let origin = Origin::start();
+        let mut edge = run(driver, &folder, &Config::to(&origin).workers(2).to_string());
+        let (address, admin) = addresses(&mut edge);
+        let text = Config::to(&origin).workers(2).to_string();
+        // Both ports as the kernel chose them.
+        let text = text.replacen("127.0.0.1:0", &admin.to_string(), 1).replacen("127.0.0.1:0", &address.to_string(), 1);
+        for _ in 0..5 {
+            let clients: Vec<_> = (0..32)
+                .map(|_| {
+                    let mut client = Client::connect(address);
+                    client.get("/").expect(200);
+                    client
+                })
+                .collect();
+            edge.signal("KILL");
+            edge = run(driver, &folder, &text);
+            drop(clients);
+            assert_eq!(addresses(&mut edge), (address, admin));
+        }
+    }
+
+    /// A port that is freed while the start waits for it is taken then.
+    fn a_port_that_becomes_free(driver) within 300 {
+        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = taken.local_addr().unwrap();
+        let arguments = ["proxy", "--listen", &address.to_string(), "--to", "http://127.0.0.1:1", "--io", driver.name()];
+        let mut edge = Process::edge(arguments);
+        edge.await_output("that it waits", |text| text.contains("waiting for").then_some(()));
+        drop(taken);
+        edge.await_output("that it listens", |text| text.contains("listening on").then_some(()));
+    }
+
+    /// Two SIGTERMs at once, as of a supervisor that signals the group and the process, are one: what is in flight is
+    /// finished. One that comes later stops at once.
+    fn signals_to_end_within_a_second_are_one(driver) within 300 {
+        let folder = Folder::new(&format!("terms-{}", driver.name()));
+        for later in [false, true] {
+            let gate = Gate::new();
+            let held = gate.clone();
+            let origin = Origin::with(move |exchange| {
+                held.wait();
+                scripted(exchange)
+            });
+            let mut edge = run(driver, &folder, &Config::to(&origin).to_string());
+            let (address, _) = addresses(&mut edge);
+            let mut client = Client::connect(address);
+            client.send(get("/in-flight"));
+            origin.await_requests(1);
+            edge.signal("TERM");
+            edge.signal("INT");
+            edge.await_output("the drain", |text| text.contains("draining for up to").then_some(()));
+            if later {
+                eventually("the end of the second that signals are one in", || {
+                    edge.signal("TERM");
+                    edge.stderr().contains("stopping at once").then_some(())
+                });
+            }
+            gate.open();
+            if !later {
+                client.response("GET").expect(200);
+            }
+            assert!(edge.finish().status.success());
+        }
     }
 
     fn no_permission(driver) within 300 {

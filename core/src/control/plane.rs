@@ -21,7 +21,9 @@ use super::tls::{Keeper, Tls};
 use super::upstreams::{self, Known};
 use crate::admin;
 use crate::base::clock::{Clock as _, Monotonic};
-use crate::base::limits::{COLLECT_TIMEOUT_MS, DESCRIPTORS_RESERVED, WORKER_FAILURES_MAX, WORKER_FAILURES_WINDOW_MS};
+use crate::base::limits::{
+    COLLECT_TIMEOUT_MS, DESCRIPTORS_RESERVED, WORKER_FAILURES_MAX, WORKER_FAILURES_WINDOW_MS,
+};
 use crate::base::panics;
 use crate::config::snapshot::{Io, Snapshot};
 use crate::config::source::file::FileSource;
@@ -38,6 +40,16 @@ use crate::worker::{self, Failure, Message, Worker};
 
 /// How often the configuration file is looked at.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Signals to end that come within so long of the first are one with it.
+const SAME_SIGNAL: Duration = Duration::from_secs(1);
+
+/// How long a start waits for an address that is taken. A process that was killed keeps its own for some milliseconds,
+/// until the kernel has let go of its ring.
+const BIND_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often it tries meanwhile.
+const BIND_PAUSE: Duration = Duration::from_millis(20);
 
 /// How often names that are due are asked for, and workers are looked after.
 const ROUND: Duration = Duration::from_millis(250);
@@ -73,6 +85,8 @@ struct Plane {
     last_refusal: Option<String>,
     readiness: Arc<Readiness>,
     drain_until: Option<Instant>,
+    /// When a signal has said so first.
+    asked_to_end: Option<Instant>,
     /// When workers have failed of late.
     failures: VecDeque<Instant>,
     worker_restarts: u64,
@@ -179,12 +193,14 @@ async fn start(
     let addresses = resolve_names(&snapshot, &Addresses::new()).await?;
     check_files(&snapshot)?;
     let mut ids = BTreeMap::new();
-    let listening = listen(&snapshot, &mut ids, Vec::new(), count)?;
+    let patience = Instant::now() + BIND_PATIENCE;
+    let listening = once_free(patience, || listen(&snapshot, &mut ids, Vec::new(), count)).await?;
     let admin_bound = match &snapshot.admin {
-        Some(address) => Some(admin::bind(&bind_address(address)).map_err(|error| StartError::Bind {
-            address: format!("{} (admin)", bind_address(address)),
-            error,
-        })?),
+        Some(address) => {
+            let address = bind_address(address);
+            let failed = |error| StartError::Bind { address: format!("{address} (admin)"), error };
+            Some(once_free(patience, || admin::bind(&address).map_err(failed)).await?)
+        }
         None => None,
     };
     let mut shared = Shared::default();
@@ -237,6 +253,7 @@ async fn start(
         last_refusal: None,
         readiness: Arc::default(),
         drain_until: None,
+        asked_to_end: None,
         failures: VecDeque::new(),
         descriptors: Descriptors { max: descriptors_max, others: 0 },
         worker_restarts: 0,
@@ -247,6 +264,27 @@ async fn start(
     plane.share_descriptors(None);
     plane.hand_out_sockets(0);
     Ok((plane, running, admin_bound.map(|(socket, _)| socket)))
+}
+
+/// Binds, and waits until `patience` while an address is taken.
+async fn once_free<T>(
+    patience: Instant,
+    mut bind: impl FnMut() -> Result<T, StartError>,
+) -> Result<T, StartError> {
+    let mut told = false;
+    loop {
+        match bind() {
+            Err(StartError::Bind { address, error })
+                if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < patience =>
+            {
+                if !std::mem::replace(&mut told, true) {
+                    journal::info(format_args!("waiting for {address}: something else listens there still"));
+                }
+                tokio::time::sleep(BIND_PAUSE).await;
+            }
+            bound => return bound,
+        }
+    }
 }
 
 fn announce(running: &Running, refused: Option<&str>) {
@@ -330,11 +368,18 @@ impl Plane {
                     }
                 },
                 heard = signals.next() => match heard {
-                    Heard::Drain if self.drain_until.is_some() => {
-                        journal::info("stopping at once");
-                        return Ok(());
-                    }
-                    Heard::Drain => self.drain(),
+                    Heard::Drain => match self.asked_to_end {
+                        // One word of a supervisor that signals the whole group and the process itself.
+                        Some(asked) if asked.elapsed() < SAME_SIGNAL => {}
+                        Some(_) => {
+                            journal::info("stopping at once");
+                            return Ok(());
+                        }
+                        None => {
+                            self.asked_to_end = Some(Instant::now());
+                            self.drain();
+                        }
+                    },
                     Heard::Reload => {
                         self.reload_file(Reason::Asked).await;
                         self.refresh_tls(Reason::Asked).await;

@@ -6,8 +6,8 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_queue::ArrayQueue;
 use crossbeam_utils::CachePadded;
@@ -674,7 +674,12 @@ impl<P: Platform> Core<P> {
             return;
         }
         let next = now + SHORTAGE_NOTE_WINDOW_MS;
-        if self.node.shortage_note_ms.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+        if self
+            .node
+            .shortage_note_ms
+            .compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+        {
             // Full: the journal is behind, and has enough to say.
             let _ = self.node.notes.push(format!("{wanted} could not be had: {shortage}"));
         }
