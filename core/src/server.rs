@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -37,9 +38,12 @@ impl Server {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .max_blocking_threads(4)
+            // The first one stays: where no thread can be had later, work waits for it instead of failing.
+            .thread_keep_alive(Duration::from_secs(u32::MAX.into()))
             .thread_name("control-blocking")
             .build()
             .map_err(StartError::Worker)?;
+        drop(runtime.spawn_blocking(|| {}));
         let control = std::thread::Builder::new()
             .name("control".into())
             .spawn(move || runtime.block_on(plane::run(source, overrides, (for_admin, orders), started)))

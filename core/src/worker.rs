@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -65,22 +66,26 @@ pub enum Message {
     Accepted(Place, OwnedFd, Peer),
     /// Send your numbers there.
     Collect(Sender<(usize, Sample)>),
-    /// Stop accepting, finish what there is, end.
-    Drain,
-    /// End now.
-    Stop,
 }
+
+/// See [`Mailbox::drain`].
+const DRAIN: u8 = 1;
+/// See [`Mailbox::stop`].
+const STOP: u8 = 2;
 
 /// The sending end of one worker's mailbox.
 #[derive(Debug, Clone)]
 pub struct Mailbox {
     queue: Arc<ArrayQueue<Message>>,
+    /// What needs no room in the queue, and must reach the worker however full that is.
+    orders: Arc<AtomicU8>,
     bell: Bell,
 }
 
 impl Mailbox {
     fn new() -> io::Result<Self> {
-        Ok(Self { queue: Arc::new(ArrayQueue::new(MAILBOX_MAX)), bell: Bell::new()? })
+        let orders = Arc::new(AtomicU8::new(0));
+        Ok(Self { queue: Arc::new(ArrayQueue::new(MAILBOX_MAX)), orders, bell: Bell::new()? })
     }
 
     /// Puts a message in and wakes the worker; gives it back if the mailbox is full.
@@ -90,6 +95,25 @@ impl Mailbox {
         self.queue.push(message)?;
         self.bell.ring();
         Ok(())
+    }
+
+    /// Tells the worker to stop accepting, finish what there is, and end.
+    pub fn drain(&self) {
+        self.order(DRAIN);
+    }
+
+    /// Tells the worker to end now.
+    pub fn stop(&self) {
+        self.order(STOP);
+    }
+
+    fn order(&self, order: u8) {
+        self.orders.fetch_or(order, Ordering::Release);
+        self.bell.ring();
+    }
+
+    fn is_ordered(&self, order: u8) -> bool {
+        self.orders.load(Ordering::Acquire) & order != 0
     }
 }
 
@@ -123,7 +147,7 @@ impl Worker {
 /// Nobody is left to hold it, because the control thread has failed.
 impl Drop for Worker {
     fn drop(&mut self) {
-        let _ = self.mailbox.send(Message::Stop);
+        self.mailbox.stop();
     }
 }
 
@@ -165,7 +189,7 @@ pub fn start_all(setup: &Setup, count: usize) -> io::Result<Vec<Worker>> {
             }
             Err(error) => {
                 for worker in &workers {
-                    let _ = worker.mailbox.send(Message::Stop);
+                    worker.mailbox.stop();
                 }
                 for worker in workers {
                     worker.join();
@@ -298,11 +322,6 @@ struct Tasks<'w> {
     listening: RefCell<HashMap<ListenerId, Vec<Rc<Signal>>>>,
 }
 
-enum Flow {
-    GoOn,
-    End,
-}
-
 impl Tasks<'_> {
     /// Starts a task without which the worker is none: if it panics, the worker has failed.
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
@@ -319,7 +338,22 @@ impl Tasks<'_> {
         self.spawn(give_leases_back(Rc::clone(&self.core)));
         #[cfg(feature = "test-panics")]
         self.spawn(panic_if_asked(Rc::clone(&self.core)));
+        let mailbox = &self.peers[self.core.index];
+        // What was sent to an earlier life is looked at before the bell is waited for.
         loop {
+            while let Some(message) = mailbox.queue.pop() {
+                self.handle(message);
+            }
+            if mailbox.is_ordered(STOP) {
+                return Ended::Asked;
+            }
+            if mailbox.is_ordered(DRAIN) && !self.core.draining.is_raised() {
+                self.drain();
+                self.settle().await;
+            }
+            if self.core.draining.is_raised() && self.core.connections() == 0 {
+                return Ended::Asked;
+            }
             {
                 let heard = std::pin::pin!(doorbell.heard());
                 let other = std::pin::pin!(race_either(self.core.empty.raised(), self.core.failed.raised()));
@@ -331,13 +365,14 @@ impl Tasks<'_> {
             if self.core.failed.is_raised() {
                 return Ended::Failed(panics::last());
             }
-            let mut ended = false;
-            while let Some(message) = self.peers[self.core.index].queue.pop() {
-                ended |= matches!(self.handle(message), Flow::End);
-            }
-            if ended || (self.core.draining.is_raised() && self.core.connections() == 0) {
-                return Ended::Asked;
-            }
+        }
+    }
+
+    /// Lets tasks that were woken run to their next wait, and the ring take their closes. Listeners' tasks that were told to
+    /// close take what is queued meanwhile, so that it is known afterwards who there is.
+    async fn settle(&self) {
+        for _ in 0..16 {
+            yield_now().await;
         }
     }
 
@@ -348,10 +383,7 @@ impl Tasks<'_> {
         }
         self.core.draining.raise();
         self.core.stopping.raise();
-        // Listeners' tasks take what is queued; then it is known who there is.
-        for _ in 0..16 {
-            yield_now().await;
-        }
+        self.settle().await;
         // Not the core's clock, which stands still between requests.
         let now_ms = || self.core.platform.now_ms();
         let until_ms = now_ms() + STOP_PATIENCE_MS;
@@ -363,13 +395,10 @@ impl Tasks<'_> {
         self.core.close_idle_upstreams();
         self.core.release_leases();
         self.core.log.flush();
-        // Lets tasks that were woken above run to their end, and the ring take their closes.
-        for _ in 0..16 {
-            yield_now().await;
-        }
+        self.settle().await;
     }
 
-    fn handle(&self, message: Message) -> Flow {
+    fn handle(&self, message: Message) {
         descriptors::allow(self.core.descriptors_allowed());
         match message {
             Message::Install(install) => {
@@ -382,16 +411,13 @@ impl Tasks<'_> {
                     closing.raise();
                 }
             }
-            Message::Accepted(place, socket, peer) => serve(&self.core, place, socket, peer),
+            Message::Accepted(place, socket, peer) => serve(&self.core, &place, socket, peer),
             Message::Collect(reply) => {
                 #[cfg(feature = "test-panics")]
                 assert!(!self.core.test_panics.main.take(), "asked for by a test: loop");
                 let _ = reply.try_send((self.core.index, self.core.sample()));
             }
-            Message::Drain => self.drain(),
-            Message::Stop => return Flow::End,
         }
-        Flow::GoOn
     }
 
     fn listen(&self, id: ListenerId, socket: OwnedFd) {
@@ -501,7 +527,7 @@ async fn accept(
 fn admit(core: &Rc<Core<Linux>>, peers: &[Mailbox], place: Place, socket: OwnedFd, peer: Peer) {
     core.metrics.count(Counter::Accepted);
     let theirs = core.less_loaded().and_then(|other| Some((other, core.take_place(other, place.listener)?)));
-    let Some((other, theirs)) = theirs else { return serve(core, place, socket, peer) };
+    let Some((other, theirs)) = theirs else { return serve(core, &place, socket, peer) };
     match peers[other].send(Message::Accepted(theirs, socket, peer)) {
         Ok(()) => {
             core.give_place(place);
@@ -509,19 +535,19 @@ fn admit(core: &Rc<Core<Linux>>, peers: &[Mailbox], place: Place, socket: OwnedF
         }
         Err(Message::Accepted(theirs, socket, peer)) => {
             core.give_place(theirs);
-            serve(core, place, socket, peer);
+            serve(core, &place, socket, peer);
         }
         Err(_) => {}
     }
 }
 
-fn serve(core: &Rc<Core<Linux>>, place: Place, socket: OwnedFd, peer: Peer) {
+fn serve(core: &Rc<Core<Linux>>, place: &Place, socket: OwnedFd, peer: Peer) {
     let id = place.listener;
     let opening = Opening::of(core, id);
     let attached = core.platform.attach(socket);
     let begins =
         if opening.is_some() && attached.is_ok() { Begins::WithHandshake } else { Begins::WithRequest };
-    core.arrived(&place, begins);
+    core.arrived(place, begins);
     match (attached, opening) {
         (Ok(stream), Some(opening)) => {
             spawn(handshake::serve(Rc::clone(core), stream, peer, id, opening));

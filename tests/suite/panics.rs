@@ -10,7 +10,7 @@ use ringway_tests::load::{Load, OnClose};
 use ringway_tests::origin::{Origin, named};
 use ringway_tests::proxy::{Driver, Proxy};
 use ringway_tests::wait::{eventually, eventually_within};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const WORKERS: usize = 2;
 
@@ -120,6 +120,19 @@ for_each_driver! {
         }
         proxy.server().drain();
         proxy.wait();
+    }
+
+    /// A worker that stands still, with its mailbox full, keeps neither the others nor the end waiting.
+    fn a_worker_that_stands_still_does_not_hold_the_end(driver) within 90 {
+        let origin = Origin::start();
+        let proxy = start(driver, &Config::to(&origin).workers(WORKERS).top("timeouts: { drain: 1s }"));
+        let mut client = proxy.connect();
+        client.send(asking("stall"));
+        proxy.await_metric("ringway_workers_silent", &[], |n| n == 1.0);
+        let started = Instant::now();
+        proxy.server().drain();
+        proxy.wait();
+        assert!(started.elapsed() < test_panics::STALL / 2, "{:?}", started.elapsed());
     }
 
     /// Workers that fail time and again end the process, with the reason.

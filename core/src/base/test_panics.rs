@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::signal::Signal;
 
+/// How long a worker stands still when it is asked to.
+pub const STALL: std::time::Duration = std::time::Duration::from_secs(20);
+
 static ALLOWED: AtomicBool = AtomicBool::new(false);
 
 /// From here on requests of this process may ask for a panic.
@@ -38,6 +41,8 @@ impl Asked {
             Some("connection") => panic!("asked for by a test: connection"),
             Some("task") => self.task.raise(),
             Some("loop") => self.main.set(true),
+            // A worker that stands still, which is no panic but as little to be expected.
+            Some("stall") => std::thread::sleep(STALL),
             _ => {}
         }
     }

@@ -48,6 +48,12 @@ const SAME_SIGNAL: Duration = Duration::from_secs(1);
 /// until the kernel has let go of its ring.
 const BIND_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long the end waits for workers, which need up to a second themselves.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a message waits for room in a worker's mailbox.
+const POST_PATIENCE: Duration = Duration::from_secs(5);
+
 /// How often it tries meanwhile.
 const BIND_PAUSE: Duration = Duration::from_millis(20);
 
@@ -402,7 +408,10 @@ impl Plane {
 
     /// Periodic: has everything drained, did a worker die, which names are due, which snapshots are free.
     async fn look_after(&mut self) -> Result<Next, String> {
-        self.tell_panics();
+        tell_panics();
+        if self.prober.has_failed() {
+            return Err("the task of health checks has failed".to_owned());
+        }
         let ended = self.workers.iter().filter(|w| w.has_ended()).count();
         if let Some(until) = self.drain_until {
             if ended == self.workers.len() || Instant::now() >= until {
@@ -423,16 +432,10 @@ impl Plane {
         Ok(Next::GoOn)
     }
 
-    fn tell_panics(&self) {
-        for note in panics::take_notes() {
-            journal::warn(note);
-        }
-    }
-
     /// A worker has failed and begins anew with the snapshot that it had: gives it the one in force, and its listeners.
     /// An error if that happens too often.
     async fn restarted(&mut self, Failure { worker, reason }: &Failure) -> Result<(), String> {
-        self.tell_panics();
+        tell_panics();
         let now = Instant::now();
         let window = Duration::from_millis(WORKER_FAILURES_WINDOW_MS);
         self.failures.push_back(now);
@@ -446,7 +449,7 @@ impl Plane {
         }
         journal::warn(format_args!("worker {worker} has failed and is started anew: {reason}"));
         if self.drain_until.is_some() {
-            self.post(*worker, Message::Drain).await;
+            // It has heard of that already, and has nothing left to finish.
             return Ok(());
         }
         self.post(*worker, Message::Install(Arc::clone(&self.install))).await;
@@ -755,10 +758,16 @@ impl Plane {
     }
 
     /// Sends a message that must not be lost. A worker's mailbox is full only while it is flooded with sockets.
-    async fn post(&self, worker: usize, mut message: Message) {
-        let worker = &self.workers[worker];
+    async fn post(&self, index: usize, mut message: Message) {
+        let worker = &self.workers[index];
+        let until = Instant::now() + POST_PATIENCE;
         while let Err(back) = worker.mailbox.send(message) {
             if worker.has_ended() {
+                return;
+            }
+            if Instant::now() >= until {
+                // The others, signals and the admin interface can't wait for it for ever.
+                journal::warn(format_args!("worker {index} stands still and takes no messages"));
                 return;
             }
             message = back;
@@ -777,7 +786,7 @@ impl Plane {
         // Our own copies of the sockets go first, so that the last close is the workers'.
         self.listening.clear();
         for worker in &self.workers {
-            let _ = worker.mailbox.send(Message::Drain);
+            worker.mailbox.drain();
         }
     }
 
@@ -856,16 +865,31 @@ impl Plane {
     }
 
     fn end(self) {
-        self.tell_panics();
+        tell_panics();
         self.readiness.set(false);
         drop(self.listening);
         for worker in &self.workers {
-            let _ = worker.mailbox.send(Message::Stop);
+            worker.mailbox.stop();
         }
-        for worker in self.workers {
-            worker.join();
+        // One that stands still must not keep the process from its end.
+        let until = Instant::now() + STOP_PATIENCE;
+        for (index, worker) in self.workers.into_iter().enumerate() {
+            while !worker.has_ended() && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            if worker.has_ended() {
+                worker.join();
+            } else {
+                journal::warn(format_args!("worker {index} does not end; it is left behind"));
+            }
         }
         self.log.finish();
+    }
+}
+
+fn tell_panics() {
+    for note in panics::take_notes() {
+        journal::warn(note);
     }
 }
 

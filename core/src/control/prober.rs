@@ -120,6 +120,7 @@ struct Posted {
 pub struct Prober {
     targets: watch::Sender<Arc<[Target]>>,
     board: Arc<Board>,
+    task: tokio::task::JoinHandle<()>,
 }
 
 impl Prober {
@@ -130,8 +131,13 @@ impl Prober {
     pub fn start(clock: Monotonic, seed: u64) -> Self {
         let (targets, receiver) = watch::channel(Arc::from([]));
         let board = Arc::new(Board { endpoints: Mutex::default(), changes: watch::Sender::new(0) });
-        tokio::spawn(schedule::run(receiver, Arc::clone(&board), clock, seed));
-        Self { targets, board }
+        let task = tokio::spawn(schedule::run(receiver, Arc::clone(&board), clock, seed));
+        Self { targets, board, task }
+    }
+
+    /// Its task has panicked: nobody asks any more.
+    pub fn has_failed(&self) -> bool {
+        self.task.is_finished()
     }
 
     /// Takes over the endpoints of an install. Those that stay keep their counts and their rhythm, unless what is asked
