@@ -71,7 +71,7 @@ fn places_come_back() {
 /// However many workers ask: no more than the burst and the rate get through, and no fewer.
 #[test]
 fn a_rate_that_workers_share() {
-    each_seed("limits::a_rate_that_workers_share", SEEDS, |start| {
+    each_seed("limits::a_rate_that_workers_share", SEEDS / 2, |start| {
         let config = Config::to(&[1])
             .top("rate_limits: { rates: [{ name: all, rate: 50/s, burst: 20 }] }")
             .route("rate_limits: [all]");
@@ -83,7 +83,7 @@ fn a_rate_that_workers_share() {
             Answer::bytes(10)
         });
         let end = sim.executor.now_ms() + 4_000;
-        for _ in 0..9 {
+        for _ in 0..6 {
             let client = sim.client();
             let random = sim.random.fork();
             sim.act(async move {

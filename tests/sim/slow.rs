@@ -9,15 +9,15 @@ use ringway_tests::sim::{Sim, each_seed};
 
 use crate::Config;
 
-const SEEDS: u64 = 6;
+const SEEDS: u64 = 5;
 
 /// One byte at a time, both ways, beside others who are in a hurry.
 #[test]
 fn one_byte_at_a_time() {
     each_seed("slow::one_byte_at_a_time", SEEDS, |start| {
         let config = Config::to(&[1]).listener("timeouts: { request_head: 1m }");
-        let sim = Sim::new(start, 1, Weather { window: 4_000..4_001, ..Weather::fair() }, &config.text());
-        sim.origin(1, |_| Answer::bytes(6_000));
+        let sim = Sim::new(start, 1, Weather { window: 1_000..1_001, ..Weather::fair() }, &config.text());
+        sim.origin(1, |_| Answer::bytes(1_500));
         for _ in 0..3 {
             let client = sim.client();
             sim.act(async move {
@@ -25,7 +25,7 @@ fn one_byte_at_a_time() {
                 caller.talk.slow_write = Some((1, Duration::from_millis(2)));
                 caller.talk.slow_read = Some((1, Duration::from_millis(1)));
                 let reply = caller.ask(&Ask::post("/a", Body::Length(300))).await.unwrap();
-                assert_eq!((reply.status, reply.bytes), (200, 6_000));
+                assert_eq!((reply.status, reply.bytes), (200, 1_500));
             });
         }
         for _ in 0..3 {
