@@ -2,8 +2,15 @@
 //! drops records as the fuzz bytes say, in the handshake too. Nothing may panic, and no byte is delivered but those that
 //! were sent, in order; an orderly end comes only after all of them.
 //!
-//! The first byte picks the version and whether there are tickets; then one order for each record that passes.
+//! Or one of our ends with a peer that finishes the handshake and then sends records of any type and content, fragments
+//! of handshake messages above all, under the connection's own keys. Nothing may panic.
+//!
+//! The first byte picks the version, whether there are tickets, and which of the two it is; then come the orders: one for
+//! each record that passes, or each record of the peer's.
 #![no_main]
+
+#[path = "../../core/src/net/tls/forge.rs"]
+mod forge;
 
 use std::cell::Cell;
 use std::future::Future;
@@ -22,6 +29,13 @@ use ringway::net::tls::client::{self, ClientSettings, TlsClient, Trust};
 use ringway::net::tls::server::{self, ClientPolicy, ServerSettings, TlsServer};
 use ringway::net::tls::tickets::TicketKeys;
 use ringway::net::tls::{Protocol, TlsStream, Version, Versions};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{
+    ClientConfig, ClientConnection, Connection, ContentType, RootCertStore, ServerConfig, ServerConnection,
+};
+
+use forge::Forger;
 
 /// More than one record each way.
 const CLIENT_BYTES: usize = 40_000;
@@ -30,10 +44,18 @@ const SERVER_BYTES: usize = 21_000;
 /// Turns without a byte after which whoever stands between closes.
 const QUIET_TURNS_MAX: u32 = 24;
 
-/// For each version, with tickets and without.
-static ENDS: OnceLock<[(Arc<TlsServer>, Arc<TlsClient>); 4]> = OnceLock::new();
+/// Ends of one version.
+struct Ends {
+    server: Arc<TlsServer>,
+    client: Arc<TlsClient>,
+    their_server: Arc<ServerConfig>,
+    their_client: Arc<ClientConfig>,
+}
 
-fn ends() -> [(Arc<TlsServer>, Arc<TlsClient>); 4] {
+/// For each version, with tickets and without.
+static ENDS: OnceLock<[Ends; 4]> = OnceLock::new();
+
+fn ends() -> [Ends; 4] {
     let key = rcgen::KeyPair::generate().expect("a key");
     let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
     let pem = params.self_signed(&key).expect("a certificate").pem();
@@ -56,7 +78,34 @@ fn ends() -> [(Arc<TlsServer>, Arc<TlsClient>); 4] {
                 versions,
                 protocols: vec![Protocol::Http11],
             });
-            (server.expect("a server"), client.expect("a client"))
+            let spoken = match version {
+                Version::Tls12 => &rustls::version::TLS12,
+                Version::Tls13 => &rustls::version::TLS13,
+            };
+            let chain = vec![CertificateDer::from_pem_slice(pem.as_bytes()).expect("PEM")];
+            let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).expect("PEM");
+            let mut roots = RootCertStore::empty();
+            roots.add(chain[0].clone()).expect("an authority");
+            let provider = Arc::new(rustls::crypto::ring::default_provider());
+            let mut their_client = ClientConfig::builder_with_provider(Arc::clone(&provider))
+                .with_protocol_versions(&[spoken])
+                .expect("a version")
+                .with_root_certificates(roots)
+                .with_no_client_auth();
+            their_client.enable_secret_extraction = true;
+            let mut their_server = ServerConfig::builder_with_provider(provider)
+                .with_protocol_versions(&[spoken])
+                .expect("a version")
+                .with_no_client_auth()
+                .with_single_cert(chain, key)
+                .expect("a certificate");
+            their_server.enable_secret_extraction = true;
+            Ends {
+                server: server.expect("a server"),
+                client: client.expect("a client"),
+                their_server: Arc::new(their_server),
+                their_client: Arc::new(their_client),
+            }
         },
     )
 }
@@ -207,9 +256,109 @@ async fn all(a: impl Future<Output = ()>, b: impl Future<Output = ()>, c: impl F
     .await;
 }
 
+/// A peer's handshake, to its end. None: it has failed.
+async fn shake(mut peer: Connection, socket: &Socket) -> Option<Forger> {
+    let mut buffer = [0; 8_192];
+    let mut turns = 0;
+    while peer.is_handshaking() || peer.wants_write() {
+        let mut out = Vec::new();
+        while peer.wants_write() {
+            peer.write_tls(&mut out).ok()?;
+        }
+        // A socket pair takes a flight at once.
+        socket.try_write(&out).ok().filter(|n| *n == out.len())?;
+        match socket.try_read(&mut buffer) {
+            Ok(0) => return None,
+            Ok(n) => {
+                let mut rest = &buffer[..n];
+                while !rest.is_empty() {
+                    peer.read_tls(&mut rest).ok()?;
+                    peer.process_new_packets().ok()?;
+                }
+            }
+            Err(_) => yield_now().await,
+        }
+        turns += 1;
+        assert!(turns < 10_000, "a handshake without an end");
+    }
+    let suite = peer.negotiated_cipher_suite()?;
+    let secrets = match peer {
+        Connection::Client(peer) => peer.dangerous_extract_secrets(),
+        Connection::Server(peer) => peer.dangerous_extract_secrets(),
+    };
+    Some(Forger::new(suite, secrets.ok()?.tx))
+}
+
+/// What a peer sends next.
+fn forged(forger: &mut Forger, orders: &mut std::slice::Iter<'_, u8>) -> Option<Vec<u8>> {
+    let kind = *orders.next()?;
+    let bytes = orders.next().map_or(0, |n| usize::from(n % 24));
+    let content: Vec<u8> = orders.by_ref().take(bytes).copied().collect();
+    Some(match kind % 8 {
+        0..3 => forger.record(ContentType::Handshake, &content),
+        3 => forger.record(ContentType::Alert, &content),
+        4 => forger.record(ContentType::ApplicationData, &content),
+        5 => forger.record(ContentType::ChangeCipherSpec, &content),
+        // In the clear, with its length right and wrong.
+        6 => [&[kind / 8 + 16, 3, 3, 0, content.len() as u8][..], &content].concat(),
+        _ => content,
+    })
+}
+
+/// What the stream's owner does between two records. Nothing is read after an end of ours, for rustls asserts, in builds
+/// with debug assertions, that no bad record comes after that.
+fn act(stream: &TlsStream, order: u8) {
+    match order % 8 {
+        0 => drop(stream.try_write(b"something")),
+        1 => drop(stream.peek()),
+        2 => {}
+        _ => while matches!(stream.try_read(&mut [0; 64]), Ok(n) if n > 0) {},
+    }
+}
+
+/// One of our ends and a peer that forges.
+async fn hostile(ends: &Ends, ours_serves: bool, closes: bool, mut orders: std::slice::Iter<'_, u8>) {
+    let (near, far) = pair();
+    let name = "localhost".try_into().expect("a name");
+    let peer: Connection = if ours_serves {
+        ClientConnection::new(Arc::clone(&ends.their_client), "localhost".try_into().expect("a name"))
+            .expect("a client")
+            .into()
+    } else {
+        ServerConnection::new(Arc::clone(&ends.their_server)).expect("a server").into()
+    };
+    let connector = ends.client.connector();
+    let (stream, forger) = (Cell::new(None), Cell::new(None));
+    let ours = async {
+        stream.set(if ours_serves {
+            server::accept(near, &ends.server).await.ok()
+        } else {
+            client::connect(near, &connector, &name).await.ok()
+        });
+    };
+    let theirs = async { forger.set(shake(peer, &far).await) };
+    all(ours, theirs, std::future::ready(())).await;
+    let stream = stream.take().expect("a handshake that nobody has disturbed");
+    let mut forger = forger.take().expect("keys");
+    while let Some(record) = forged(&mut forger, &mut orders) {
+        if far.try_write(&record).is_err() {
+            break;
+        }
+        act(&stream, orders.next().copied().unwrap_or(7));
+    }
+    if closes {
+        stream.shutdown_write();
+    }
+}
+
 fuzz_target!(|data: &[u8]| {
     let [kind, orders @ ..] = data else { return };
-    let (server, client) = &ENDS.get_or_init(ends)[usize::from(*kind % 4)];
+    let ends = &ENDS.get_or_init(ends)[usize::from(*kind % 4)];
+    if kind / 4 % 2 == 1 {
+        let executor = Executor::new(IoMode::Epoll).expect("a runtime");
+        return executor.run(hostile(ends, kind / 8 % 2 == 1, kind / 16 % 2 == 1, orders.iter()));
+    }
+    let Ends { server, client, .. } = ends;
     let (from_client, from_server) = (sent(1, CLIENT_BYTES), sent(2, SERVER_BYTES));
     let mut executor = Executor::new(IoMode::Epoll).expect("a runtime");
     let finished = Cell::new(0);

@@ -8,13 +8,15 @@
 //! - [`config`], [`proxy`]: the proxy under test. [`metrics`]: a strict reader of what it counts.
 //! - [`process`]: the real binary. [`folder`]: a place for its files. [`problem`]: what a refusal says.
 //! - [`h2`]: client, origin and raw frames of HTTP/2.
-//! - [`tls`]: certificates and a client that speaks TLS.
+//! - [`tls`]: certificates and a client that speaks TLS. [`forge`]: records that nobody sound sends.
 //! - [`sim`]: the whole proxy in memory, with a clock that moves by itself.
 //! - [`load`]: steady load for claims of "zero failed". [`wait`]: watchdog, conditions, gates.
 
 pub mod client;
 pub mod config;
 pub mod folder;
+#[path = "../../core/src/net/tls/forge.rs"]
+pub mod forge;
 pub mod h2;
 pub mod load;
 pub mod metrics;

@@ -3,6 +3,7 @@
 
 use crate::client::Client;
 use crate::folder::Folder;
+use crate::forge::Forger;
 use crate::stream::Stream;
 use crate::wait::PATIENCE;
 use crate::wire::Wire;
@@ -199,6 +200,7 @@ impl Dialer {
         };
         config.alpn_protocols = wanted.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         config.resumption = Resumption::in_memory_sessions(64);
+        config.enable_secret_extraction = true;
         Dialer { config: Arc::new(config), cut: 0 }
     }
 
@@ -227,6 +229,16 @@ impl Dialer {
         }
         Ok(Client { wire: Wire::new(Stream::Tls(Box::new(StreamOwned::new(connection, socket)))) })
     }
+}
+
+/// Takes the keys away from a connection after its handshake, for records that rustls would not send.
+pub fn forge(connection: rustls::Connection) -> Forger {
+    let suite = connection.negotiated_cipher_suite().expect("a finished handshake");
+    let secrets = match connection {
+        rustls::Connection::Client(connection) => connection.dangerous_extract_secrets(),
+        rustls::Connection::Server(connection) => connection.dangerous_extract_secrets(),
+    };
+    Forger::new(suite, secrets.expect("secrets").tx)
 }
 
 /// A socket that takes so many bytes at a time.
@@ -296,7 +308,7 @@ pub type Raw = StreamOwned<ServerConnection, TcpStream>;
 /// the test's process ends.
 pub fn serve_raw(issued: &Issued, serve: impl Fn(Raw) + Send + Sync + 'static) -> SocketAddr {
     let provider = rustls::crypto::ring::default_provider();
-    let config = ServerConfig::builder_with_provider(provider.into())
+    let mut config = ServerConfig::builder_with_provider(provider.into())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .expect("versions")
         .with_no_client_auth()
@@ -305,6 +317,7 @@ pub fn serve_raw(issued: &Issued, serve: impl Fn(Raw) + Send + Sync + 'static) -
             PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).expect("PEM"),
         )
         .expect("a certificate");
+    config.enable_secret_extraction = true;
     let (config, serve) = (Arc::new(config), Arc::new(serve));
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");

@@ -47,6 +47,7 @@ mod smuggling;
 mod splits;
 mod timeouts;
 mod tls;
+mod tls_hostile;
 mod tls_reload;
 mod tls_sessions;
 mod tls_upstream;

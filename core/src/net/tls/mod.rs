@@ -5,6 +5,11 @@
 
 pub mod certificate;
 pub mod client;
+#[cfg(test)]
+#[allow(unreachable_pub)] // Other crates include it too.
+mod forge;
+#[cfg(test)]
+mod hostile_tests;
 pub mod identity;
 mod scratch;
 pub mod server;

@@ -39,9 +39,14 @@ impl<'p> Plaintext<'p> {
 }
 
 /// Which end of the connection we are.
+///
+/// rustls remembers offsets into the bytes that it was given (a handshake message that is not complete, records that are
+/// worked off but not yet discarded) and panics if they are not there on its next step. So it is stepped with exactly the
+/// bytes that are held, and a failed connection, whose bytes are gone, is not kept: it can't be stepped.
 enum Side {
     Server(UnbufferedServerConnection),
     Client(UnbufferedClientConnection),
+    Failed(rustls::Error),
 }
 
 /// What one step of the state machine asks for.
@@ -73,7 +78,11 @@ pub(super) struct Session {
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let side = if matches!(self.side, Side::Server(_)) { "server" } else { "client" };
+        let side = match self.side {
+            Side::Server(_) => "server",
+            Side::Client(_) => "client",
+            Side::Failed(_) => "failed",
+        };
         f.debug_struct("Session").field("side", &side).field("held", &self.held.len()).finish_non_exhaustive()
     }
 }
@@ -87,16 +96,17 @@ impl Session {
         Self { side: Side::Client(connection), held: Vec::new(), peer_closed: false }
     }
 
-    /// What was agreed on, as far as it has been.
-    pub(super) fn common(&self) -> &CommonState {
+    /// What was agreed on, as far as it has been. None after a failure.
+    pub(super) fn common(&self) -> Option<&CommonState> {
         match &self.side {
-            Side::Server(connection) => connection,
-            Side::Client(connection) => connection,
+            Side::Server(connection) => Some(connection),
+            Side::Client(connection) => Some(connection),
+            Side::Failed(_) => None,
         }
     }
 
     pub(super) fn is_handshaking(&self) -> bool {
-        self.common().is_handshaking()
+        self.common().is_some_and(CommonState::is_handshaking)
     }
 
     /// The peer has said that it sends nothing more: what came is all of it.
@@ -113,7 +123,7 @@ impl Session {
     /// than what completes the record that is held.
     pub(super) fn receive_bytes(&self, plaintext: usize) -> usize {
         // What encryption adds to a record of AES-GCM, its header included. A guess that is wrong costs a copy.
-        let overhead = match self.common().protocol_version() {
+        let overhead = match self.common().and_then(CommonState::protocol_version) {
             Some(ProtocolVersion::TLSv1_3) => 22,
             _ => 29,
         };
@@ -128,44 +138,25 @@ impl Session {
     }
 
     /// Works off `received`, which starts with what [`held`](Self::held) says: plaintext goes to `plaintext`, what the
-    /// connection has to say itself (handshake, tickets, alerts) is appended to `out`, also if this fails.
+    /// connection has to say itself (handshake, tickets, alerts) is appended to `out`, also if this fails. A failure is
+    /// final.
     pub(super) fn receive(
         &mut self,
         received: &mut [u8],
         plaintext: &mut Plaintext<'_>,
         out: &mut Outgoing,
     ) -> Result<(), rustls::Error> {
-        let mut at = 0;
-        loop {
-            match self.step(&mut received[at..], Some(&mut *plaintext), Send::Nothing, out) {
-                Ok((discard, Step::GoOn)) => at += discard,
-                Ok((discard, Step::NeedRoom(bytes))) => {
-                    at += discard;
-                    out.reserve(bytes);
-                }
-                Ok((discard, Step::Rest)) => {
-                    at += discard;
-                    break;
-                }
-                Err((discard, error)) => {
-                    // What is to be said goes out, the alert last; a step beyond it would fail at the same record again.
-                    at += discard;
-                    while self.common().wants_write() {
-                        if self.step(&mut received[at..], Some(&mut *plaintext), Send::Nothing, out).is_err()
-                        {
-                            break;
-                        }
-                    }
-                    self.held = Vec::new();
-                    return Err(error);
-                }
-            }
-        }
         // RFC 8446 section 6.1: what follows the peer's close_notify is ignored.
+        if self.peer_closed {
+            return Ok(());
+        }
+        let at = match self.work_off(received, plaintext, out) {
+            Ok(at) => at,
+            Err(error) => return Err(self.fail(error)),
+        };
         let rest = if self.peer_closed { &[][..] } else { &received[at..] };
         if rest.len() > TLS_HELD_BYTES_MAX {
-            self.held = Vec::new();
-            return Err(rustls::Error::General("a handshake message of too many records".into()));
+            return Err(self.fail(rustls::Error::General("a handshake message of too many records".into())));
         }
         if rest.is_empty() {
             // Most of the time it is empty already: nothing is freed or allocated.
@@ -175,6 +166,43 @@ impl Session {
             self.held.extend_from_slice(rest);
         }
         Ok(())
+    }
+
+    /// Steps as long as something comes of it, and says how many bytes are done with.
+    fn work_off(
+        &mut self,
+        received: &mut [u8],
+        plaintext: &mut Plaintext<'_>,
+        out: &mut Outgoing,
+    ) -> Result<usize, rustls::Error> {
+        let mut at = 0;
+        loop {
+            match self.step(&mut received[at..], Some(&mut *plaintext), Send::Nothing, out) {
+                Ok((discard, Step::GoOn)) => at += discard,
+                Ok((discard, Step::NeedRoom(bytes))) => {
+                    at += discard;
+                    out.reserve(bytes);
+                }
+                Ok((discard, Step::Rest)) => return Ok(at + discard),
+                Err((discard, error)) => {
+                    // What is to be said goes out, the alert last; a step beyond it would fail at the same record again.
+                    at += discard;
+                    while self.common().is_some_and(CommonState::wants_write) {
+                        let said = self.step(&mut received[at..], Some(&mut *plaintext), Send::Nothing, out);
+                        let Ok((discard, _)) = said else { break };
+                        at += discard;
+                    }
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Ends the connection: nothing is decrypted or encrypted any more, and nothing held.
+    fn fail(&mut self, error: rustls::Error) -> rustls::Error {
+        self.side = Side::Failed(error.clone());
+        self.held = Vec::new();
+        error
     }
 
     /// Appends what the connection has to say before anything is received: a client's first message.
@@ -196,18 +224,23 @@ impl Session {
         // The state machine keeps places in what is held, so it must see it again.
         let mut held = std::mem::take(&mut self.held);
         let before = out.filled().len();
-        let outcome = loop {
-            match self.step(&mut held, None, what, out) {
-                Ok((_, Step::GoOn)) => {}
-                Ok((_, Step::NeedRoom(bytes))) => out.reserve(bytes),
-                Ok((_, Step::Rest)) if out.filled().len() > before => break Ok(()),
-                // Not yet, or not any more.
-                Ok((_, Step::Rest)) => break Err(rustls::Error::HandshakeNotComplete),
-                Err((_, error)) => break Err(error),
+        let sent = loop {
+            let step = match self.step(&mut held, None, what, out) {
+                Ok((discard, step)) => {
+                    held.drain(..discard);
+                    step
+                }
+                Err((_, error)) => return Err(self.fail(error)),
+            };
+            match step {
+                Step::GoOn => {}
+                Step::NeedRoom(bytes) => out.reserve(bytes),
+                Step::Rest => break out.filled().len() > before,
             }
         };
         self.held = held;
-        outcome
+        // Not yet, or not any more.
+        if sent { Ok(()) } else { Err(rustls::Error::HandshakeNotComplete) }
     }
 
     /// One turn of rustls' state machine.
@@ -226,6 +259,7 @@ impl Session {
             Side::Client(connection) => {
                 turn(connection.process_tls_records(received), plaintext, send, out, peer_closed)
             }
+            Side::Failed(error) => Err((0, error.clone())),
         }
     }
 }

@@ -12,7 +12,9 @@ use std::os::fd::BorrowedFd;
 use std::pin::pin;
 use std::rc::Rc;
 
-use rustls::{AlertDescription, CertificateError, HandshakeKind, PeerIncompatible, ProtocolVersion};
+use rustls::{
+    AlertDescription, CertificateError, CommonState, HandshakeKind, PeerIncompatible, ProtocolVersion,
+};
 
 use super::identity::ClientIdentity;
 use super::scratch::{self, Outgoing, Scratch};
@@ -167,8 +169,7 @@ pub(super) enum Expect {
     Records,
 }
 
-fn agreed(session: &Session, server_name: Option<Box<str>>, expect: Expect) -> Agreed {
-    let common = session.common();
+fn agreed(common: &CommonState, server_name: Option<Box<str>>, expect: Expect) -> Agreed {
     let version = match common.protocol_version() {
         Some(ProtocolVersion::TLSv1_3) => Version::Tls13,
         _ => Version::Tls12,
@@ -490,7 +491,9 @@ impl TlsStream {
                 _ => {}
             }
         }
-        let agreed = agreed(&inner.session, server_name, expect);
+        // What fails is reported above.
+        let common = inner.session.common().ok_or(HandshakeError::Closed)?;
+        let agreed = agreed(common, server_name, expect);
         Ok(Self { socket, inner: RefCell::new(inner), agreed, aborted: Cell::new(false) })
     }
 

@@ -106,7 +106,7 @@ fn connected_by(server: &TlsServer, connector: &super::client::Connector, cuts: 
     client.act(Session::start);
     settle(&mut server, &mut client, cuts, 0).unwrap();
     assert!(!server.session.is_handshaking() && !client.session.is_handshaking());
-    assert_eq!(client.session.common().alpn_protocol(), Some(&b"http/1.1"[..]));
+    assert_eq!(client.session.common().unwrap().alpn_protocol(), Some(&b"http/1.1"[..]));
     (server, client)
 }
 
@@ -184,8 +184,16 @@ fn a_session_is_resumed_on_both_versions() {
             [rustls::HandshakeKind::Full, rustls::HandshakeKind::Resumed].into_iter().enumerate()
         {
             let (server, client) = connected_by(&server, &connector, &[usize::MAX]);
-            assert_eq!(server.session.common().handshake_kind(), Some(kind), "{versions:?} {attempt}");
-            assert_eq!(client.session.common().handshake_kind(), Some(kind), "{versions:?} {attempt}");
+            assert_eq!(
+                server.session.common().unwrap().handshake_kind(),
+                Some(kind),
+                "{versions:?} {attempt}"
+            );
+            assert_eq!(
+                client.session.common().unwrap().handshake_kind(),
+                Some(kind),
+                "{versions:?} {attempt}"
+            );
         }
     }
 }
@@ -196,7 +204,7 @@ fn no_tickets_no_resumption() {
     let connector = client.connector();
     for _ in 0..2 {
         let (server, _) = connected_by(&server, &connector, &[usize::MAX]);
-        assert_eq!(server.session.common().handshake_kind(), Some(rustls::HandshakeKind::Full));
+        assert_eq!(server.session.common().unwrap().handshake_kind(), Some(rustls::HandshakeKind::Full));
     }
 }
 
