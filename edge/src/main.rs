@@ -13,6 +13,7 @@ use ringway::config::raw::{Io, ListenerTls, UpstreamTls, Verify, Workers};
 use ringway::config::snapshot::Snapshot;
 use ringway::net::driver::IoMode;
 use ringway::server::{ConfigSource, Overrides, Question, Server, World};
+use ringway::telemetry::journal;
 
 /// The Ringway edge: an HTTP reverse proxy and API gateway on `io_uring`.
 #[derive(Debug, Parser)]
@@ -147,6 +148,12 @@ impl Engine {
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    let code = run();
+    journal::finish(journal::PATIENCE);
+    code
+}
+
+fn run() -> ExitCode {
     match Arguments::parse().command {
         Command::Run { config, overrides } => serve(ConfigSource::File(config), overrides.overrides()),
         Command::Proxy { listen, to, tls, admin, overrides } => {
@@ -218,12 +225,12 @@ fn read(path: &Path) -> Result<Snapshot, ExitCode> {
         fs::read(path).map_err(|error| fail(format_args!("can't read {}: {error}", path.display())))?;
     let (snapshot, warnings) = ringway::server::check(&text, &path.display().to_string()).map_err(fail)?;
     for report in warnings {
-        eprintln!("{report}");
+        journal::line(report);
     }
     Ok(snapshot)
 }
 
 fn fail(error: impl std::fmt::Display) -> ExitCode {
-    eprintln!("ringway-edge: {error}");
+    journal::line(format_args!("ringway-edge: {error}"));
     ExitCode::FAILURE
 }

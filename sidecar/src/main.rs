@@ -9,6 +9,7 @@ use ringway::config::RawConfig;
 use ringway::config::raw::{Io, Workers};
 use ringway::net::driver::IoMode;
 use ringway::server::{ConfigSource, Overrides, Server};
+use ringway::telemetry::journal;
 
 /// The Ringway sidecar: takes a service's inbound requests and forwards them to it on loopback.
 #[derive(Debug, Parser)]
@@ -36,6 +37,12 @@ struct Arguments {
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    let code = run();
+    journal::finish(journal::PATIENCE);
+    code
+}
+
+fn run() -> ExitCode {
     let arguments = Arguments::parse();
     let to = format!("http://127.0.0.1:{}", arguments.app_port);
     let mut raw =
@@ -50,7 +57,7 @@ fn main() -> ExitCode {
     match started.and_then(Server::wait) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("ringway-sidecar: {error}");
+            journal::line(format_args!("ringway-sidecar: {error}"));
             ExitCode::FAILURE
         }
     }

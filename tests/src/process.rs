@@ -102,6 +102,19 @@ impl Process {
         Process { child, stdout, stderr }
     }
 
+    /// As [`edge`](Self::edge), with standard output and error in the caller's hands.
+    pub fn edge_into<A: AsRef<OsStr>>(
+        arguments: impl IntoIterator<Item = A>,
+        stdout: impl Into<Stdio>,
+        stderr: impl Into<Stdio>,
+    ) -> Process {
+        let mut command = Command::new(edge_binary());
+        command.args(arguments).stdin(Stdio::null()).stdout(stdout).stderr(stderr);
+        let child = command.spawn().unwrap_or_else(|error| panic!("starting {command:?}: {error}"));
+        let none = || Output { text: Arc::default(), reader: None };
+        Process { child, stdout: none(), stderr: none() }
+    }
+
     pub fn id(&self) -> u32 {
         self.child.id()
     }

@@ -27,6 +27,7 @@ mod health;
 mod http10;
 mod keep_alive;
 mod limits;
+mod logs;
 mod memory;
 mod methods;
 mod mirrors;

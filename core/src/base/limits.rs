@@ -121,6 +121,9 @@ pub const WATCH_CLIENT_AFTER_MS: u64 = 1_000;
 /// Batches of access log lines (16 KiB each) that may wait for the writer: 4 MiB. Beyond it lines are dropped.
 pub const LOG_BATCHES_MAX: usize = 256;
 
+/// How long the process waits at its end, for each log, for what has been logged to be written.
+pub const LOG_FLUSH_MS: u64 = 1_000;
+
 /// Connections to the admin listener; more wait in the kernel's queue.
 pub const ADMIN_CONNECTIONS_MAX: usize = 32;
 

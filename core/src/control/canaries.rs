@@ -11,14 +11,16 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::config::snapshot::{Action, Canary, LogTarget, Snapshot, Split};
 use crate::policy::split::canary::{Decider, Decision, Phase, Saved, Tally};
 use crate::proxy::split::Trial;
+use crate::telemetry::journal;
+use crate::telemetry::log_writer::{LogWriter, Target};
 use crate::telemetry::metrics::CanaryInfo;
-use crate::telemetry::{access_log, journal};
 
 /// Between two looks.
 const LOOK_MS: u64 = 1_000;
@@ -31,6 +33,8 @@ const DECISIONS_SHOWN: usize = 100;
 pub(super) struct Canaries {
     kept: BTreeMap<Arc<str>, Kept>,
     log: Option<LogTarget>,
+    /// Once there has been a decision to log.
+    writer: Option<LogWriter>,
     /// Where they are kept over a restart.
     folder: Option<PathBuf>,
     /// What the file there says.
@@ -201,7 +205,7 @@ impl Canaries {
         self.kept.iter().map(info).collect()
     }
 
-    fn write(&self, lines: &[Value]) {
+    fn write(&mut self, lines: &[Value]) {
         let Some(target) = &self.log else { return };
         let mut text = Vec::new();
         for line in lines {
@@ -210,14 +214,31 @@ impl Canaries {
         if text.is_empty() {
             return;
         }
+        if self.writer.is_none() {
+            match LogWriter::start("decision log", journal::report) {
+                Ok(writer) => self.writer = Some(writer),
+                Err(error) => journal::warn(format_args!("can't write the decision log: {error}")),
+            }
+        }
+        let Some(writer) = &self.writer else { return };
         // Rare, so the file is opened for each: whoever rotates it need tell nobody.
-        let wrote = match target {
-            LogTarget::Stdout => std::io::stdout().write_all(&text),
-            LogTarget::Stderr => std::io::stderr().write_all(&text),
-            LogTarget::File(path) => access_log::append(path).and_then(|mut file| file.write_all(&text)),
-        };
-        if let Err(error) = wrote {
-            journal::warn(format_args!("can't write the decision log: {error}"));
+        writer.retarget(match target {
+            LogTarget::Stdout => Target::Stdout,
+            LogTarget::Stderr => Target::Stderr,
+            LogTarget::File(path) => Target::File(path.clone()),
+        });
+        writer.send(text);
+    }
+
+    /// Lines of the decision log that could not be written.
+    pub(super) fn log_lines_lost(&self) -> u64 {
+        self.writer.as_ref().map_or(0, LogWriter::lost)
+    }
+
+    /// Waits for the decision log, for a while.
+    pub(super) fn finish(&self, patience: Duration) {
+        if let Some(writer) = &self.writer {
+            writer.finish(patience);
         }
     }
 }

@@ -33,8 +33,8 @@ use crate::net::driver::{IoMode, allowed_cpus};
 use crate::net::listener::{BindAddress, bind_all};
 use crate::proxy::core::{Install, ListenerId, Node};
 use crate::proxy::explain::{self, World};
-use crate::telemetry::access_log::Writer;
 use crate::telemetry::journal;
+use crate::telemetry::log_writer::LogWriter;
 use crate::telemetry::metrics::{ProcessInfo, Sample, render};
 use crate::worker::{self, Failure, Message, Worker};
 
@@ -83,7 +83,7 @@ struct Plane {
     tls_reloads_refused: u64,
     source: Option<FileSource>,
     file_name: String,
-    log: Writer,
+    log: LogWriter,
     started: Instant,
     version: u64,
     reloads: u64,
@@ -212,7 +212,7 @@ async fn start(
     let mut shared = Shared::default();
     let clock = Monotonic::start();
     let install = Arc::new(install(&snapshot, &addresses, &mut shared, 0, count, &ids, &tls));
-    let log = Writer::start().map_err(StartError::Worker)?;
+    let log = LogWriter::start("access log", journal::report).map_err(StartError::Worker)?;
     log.retarget(log_target(&snapshot));
     let node = Node::new(count, seed());
     let setup = worker::Setup {
@@ -823,6 +823,11 @@ impl Plane {
             reloads_refused: self.reloads_refused,
             uptime_ms: self.started.elapsed().as_millis() as u64,
             resident_bytes: resident_bytes(),
+            log_lines_lost: [
+                ("access", self.log.lost()),
+                ("decisions", self.shared.canaries.log_lines_lost()),
+                ("journal", journal::lost()),
+            ],
             workers_silent: 0,
             worker_restarts: self.worker_restarts,
             endpoints: upstreams::infos(&self.known()),
@@ -883,7 +888,11 @@ impl Plane {
                 journal::warn(format_args!("worker {index} does not end; it is left behind"));
             }
         }
-        self.log.finish();
+        self.shared.canaries.finish(journal::PATIENCE);
+        let lost = self.log.finish(journal::PATIENCE);
+        if lost > 0 {
+            journal::warn(format_args!("{lost} lines of the access log could not be written"));
+        }
     }
 }
 

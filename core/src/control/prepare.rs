@@ -25,8 +25,8 @@ use crate::proxy::core::{Install, ListenerId, proxy_version};
 use crate::proxy::limiting;
 use crate::proxy::standing::Standings;
 use crate::proxy::upstream::{Group, Loans, Members, Resolved};
-use crate::telemetry::access_log::{self, Target};
 use crate::telemetry::journal;
+use crate::telemetry::log_writer::{self, Target};
 
 /// Listening sockets are kept by their configured address, so that a listener that is renamed keeps its queue.
 pub(super) struct Listening {
@@ -150,7 +150,7 @@ pub(super) fn check_files(snapshot: &Snapshot) -> Result<(), StartError> {
         _ => None,
     };
     access.into_iter().chain(decisions).try_for_each(|path| {
-        access_log::append(&path)
+        log_writer::append(&path)
             .map(drop)
             .map_err(|error| StartError::AccessLog { path: path.display().to_string(), error })
     })

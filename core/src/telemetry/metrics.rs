@@ -86,7 +86,7 @@ counters! {
     Borrowed => "ringway_upstream_borrowed_total",
     /// Connections that became tunnels (Upgrade or CONNECT).
     Tunnels => "ringway_tunnels_total",
-    /// Access log lines dropped because the writer could not follow.
+    /// Access log lines dropped because their writer could not follow. Those that it could not write are counted in ringway_log_lines_lost_total.
     LogLinesDropped => "ringway_access_log_dropped_total",
     /// Configuration snapshots taken over.
     SnapshotsInstalled => "ringway_snapshots_installed_total",
@@ -337,6 +337,8 @@ pub struct ProcessInfo {
     pub uptime_ms: u64,
     /// Resident bytes of this process.
     pub resident_bytes: u64,
+    /// Lines of each log that its writer could not write.
+    pub log_lines_lost: [(&'static str, u64); 3],
     /// Workers that did not answer in time; their numbers are missing from this scrape.
     pub workers_silent: u64,
     /// The certificates that listeners show.
@@ -696,6 +698,12 @@ fn this_process(out: &mut String, process: &ProcessInfo) {
             let end = info.not_after_s;
             let _ = writeln!(out, "{name}{{listener=\"{listener}\",cert=\"{certificate}\"}} {end}");
         }
+    }
+    let name = "ringway_log_lines_lost_total";
+    let help = "Lines of a log that its writer could not write: the disk was full, or nobody read.";
+    head(out, name, help, "counter");
+    for (log, lines) in process.log_lines_lost {
+        let _ = writeln!(out, "{name}{{log=\"{log}\"}} {lines}");
     }
     let rows: [(&str, &str, &str, f64); 7] = [
         (
