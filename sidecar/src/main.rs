@@ -21,9 +21,12 @@ struct Arguments {
     /// The port of the service on 127.0.0.1.
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     app_port: u16,
-    /// Readiness and metrics.
+    /// Readiness and metrics, for reading only.
     #[arg(long, default_value = "127.0.0.1:9901", value_name = "ADDR")]
     admin: String,
+    /// Where the admin interface answers what changes something (POST): `on` at its address, `off`, or an address of its own.
+    #[arg(long, default_value = "off", value_name = "WHERE")]
+    admin_actions: String,
     /// Worker threads. One is enough beside most services.
     #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     workers: u16,
@@ -48,6 +51,8 @@ fn run() -> ExitCode {
     let mut raw =
         RawConfig::proxy(&[&arguments.inbound], &[&to], Workers::Count(arguments.workers), Io::Auto);
     raw.admin.address = arguments.admin;
+    // The application shares the loopback address, and is not to stop its own proxy.
+    raw.admin.actions = arguments.admin_actions;
     // A sidecar shares its machine with the application: it pins nothing.
     let overrides =
         Overrides { io: Some(arguments.io), pin: Some(false), signals: true, ..Overrides::default() };

@@ -99,7 +99,11 @@ impl Config {
 
 impl fmt::Display for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "version: 1\nworkers: {}\npin: false\nadmin:\n  address: 127.0.0.1:0", self.workers)?;
+        writeln!(
+            f,
+            "version: 1\nworkers: {}\npin: false\nadmin:\n  address: 127.0.0.1:0\n  hosts: [test]",
+            self.workers
+        )?;
         for line in &self.top {
             writeln!(f, "{line}")?;
         }

@@ -2,10 +2,13 @@
 
 use ringway_tests::client::{Client, get, post};
 use ringway_tests::config::Config;
+use ringway_tests::folder::Folder;
 use ringway_tests::for_each_driver;
 use ringway_tests::origin::{Origin, scripted};
 use ringway_tests::proxy::Proxy;
+use ringway_tests::stream::Address;
 use ringway_tests::wait::Gate;
+use std::os::unix::fs::PermissionsExt as _;
 
 for_each_driver! {
     fn ready_and_live(driver) {
@@ -19,6 +22,59 @@ for_each_driver! {
         let response = client.ask(&post("/metrics", "x"));
         assert_eq!(response.status, 405, "{:?}", response.head);
         assert!(proxy.admin_address().ip().is_loopback());
+    }
+
+    /// A page whose name leads to our address is told off; a name that is configured, and any address, are not.
+    fn other_names_are_refused(driver) {
+        let origin = Origin::start();
+        let proxy = Proxy::start(driver, &Config::to(&origin));
+        for (host, status) in [
+            ("test", 200),
+            ("localhost:9901", 200),
+            ("127.0.0.1", 200),
+            ("[::1]:9901", 200),
+            ("evil.example", 421),
+            ("127.0.0.1.evil.example:9901", 421),
+        ] {
+            for path in ["/metrics", "/config", "/ready"] {
+                let mut client = Client::connect(proxy.admin_address());
+                let answer = client.ask(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+                assert_eq!(answer.status, status, "{host} {path}");
+            }
+        }
+        let mut client = Client::connect(proxy.admin_address());
+        client.ask("POST /drain HTTP/1.1\r\nHost: evil.example\r\nContent-Length: 0\r\n\r\n").expect(421);
+        proxy.admin("/ready").expect(200);
+    }
+
+    /// Reading and acting apart: a listener for everybody, and a socket for those who may act.
+    fn actions_have_a_socket_of_their_own(driver) {
+        let origin = Origin::start();
+        let folder = Folder::new(&format!("admin-actions-{}", driver.name()));
+        let socket = folder.join("actions.sock");
+        let text = Config::to(&origin).to_string();
+        let own = format!("\n  mode: \"0660\"\n  actions: \"unix:{}\"", socket.display());
+        let proxy = Proxy::start_text(driver, &text.replace("\n  hosts: [test]", &format!("\n  hosts: [test]{own}")));
+        assert_eq!(socket.metadata().expect("a socket").permissions().mode() & 0o777, 0o660);
+        let drain = post("/drain", "");
+        Client::connect(proxy.admin_address()).ask(&drain).expect(403);
+        Client::connect(proxy.admin_address()).get("/metrics").expect(200);
+        let mut client = Client::connect(Address::Unix(socket.clone()));
+        client.ask("GET /ready HTTP/1.1\r\nHost: anything\r\n\r\n").expect(200);
+        client.ask("POST /drain HTTP/1.1\r\nHost: a\r\nOrigin: null\r\nContent-Length: 0\r\n\r\n").expect(403);
+        Client::connect(Address::Unix(socket)).ask(&drain).expect(202);
+        proxy.wait();
+    }
+
+    fn actions_may_be_off(driver) {
+        let origin = Origin::start();
+        let text = Config::to(&origin).to_string();
+        let off = "\n  hosts: [test]\n  actions: off";
+        let proxy = Proxy::start_text(driver, &text.replace("\n  hosts: [test]", off));
+        for path in ["/drain", "/rate-limits/reset?limit=a&key=b", "/canaries/restart?route=a"] {
+            Client::connect(proxy.admin_address()).ask(&post(path, "")).expect(403);
+        }
+        proxy.admin("/ready").expect(200);
     }
 
     fn the_configuration_in_force(driver) {

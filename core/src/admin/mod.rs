@@ -1,6 +1,8 @@
 //! The admin interface: readiness, metrics, the configuration in force, drain. Plain HTTP for a loopback address; it
 //! runs on the control thread and never touches a worker but through its mailbox.
 
+mod access;
+
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
@@ -9,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, ORIGIN};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -17,10 +19,13 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use access::Access;
+
 use crate::base::limits::ADMIN_CONNECTIONS_MAX;
+use crate::config::snapshot::{Admin, AdminActions, ListenAddress};
 use crate::control::limits::{Asked, Deed};
 use crate::control::order::{Order, Question, Readiness};
-use crate::net::listener::{BindAddress, bind_all};
+use crate::net::listener::{BindAddress, bind_all, bind_unix};
 
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -33,33 +38,68 @@ pub enum Socket {
     Unix(UnixListener),
 }
 
-/// Binds the admin address, with the same checks as any listener. Needs the control thread's runtime.
-pub fn bind(address: &BindAddress) -> io::Result<(Socket, BindAddress)> {
+/// A listener that is bound, and what it allows.
+#[derive(Debug)]
+pub struct Door {
+    socket: Socket,
+    access: Arc<Access>,
+}
+
+/// Binds all that is configured, with the same checks as any listener. Needs the control thread's runtime.
+///
+/// # Errors
+/// Where, and why not.
+pub fn bind(admin: &Admin) -> Result<Vec<(Door, BindAddress)>, (BindAddress, io::Error)> {
+    let doors = admin.addresses().map(|(setting, address)| {
+        let address = match address {
+            ListenAddress::Ip(address) => BindAddress::Tcp(*address),
+            ListenAddress::Unix(path) => BindAddress::Unix(path.clone()),
+        };
+        let acts = setting == "actions" || admin.actions == AdminActions::Here;
+        let bound = bind_one(&address, admin.mode).map_err(|error| (address, error));
+        bound.map(|(socket, bound)| {
+            let hosts = match bound {
+                BindAddress::Tcp(_) => Some(Arc::clone(&admin.hosts)),
+                // No browser connects to a Unix socket.
+                BindAddress::Unix(_) => None,
+            };
+            (Door { socket, access: Arc::new(Access { hosts, acts }) }, bound)
+        })
+    });
+    doors.collect()
+}
+
+fn bind_one(address: &BindAddress, mode: u32) -> io::Result<(Socket, BindAddress)> {
+    if let BindAddress::Unix(path) = address {
+        let socket = UnixListener::from_std(bind_unix(path, Some(mode))?.into())?;
+        return Ok((Socket::Unix(socket), address.clone()));
+    }
     let (mut sockets, bound) = bind_all(address, 1)?;
     let socket = sockets.pop().ok_or_else(|| io::Error::other("no socket was bound"))?;
-    let socket = match bound {
-        BindAddress::Tcp(_) => Socket::Tcp(TcpListener::from_std(socket.into())?),
-        BindAddress::Unix(_) => Socket::Unix(UnixListener::from_std(socket.into())?),
-    };
-    Ok((socket, bound))
+    Ok((Socket::Tcp(TcpListener::from_std(socket.into())?), bound))
 }
 
 /// Serves until dropped.
-pub async fn serve(socket: Socket, orders: mpsc::Sender<Order>, readiness: Arc<Readiness>) {
+pub async fn serve(door: Door, orders: mpsc::Sender<Order>, readiness: Arc<Readiness>) {
+    let Door { socket, access } = door;
     let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS_MAX));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let (orders, readiness) = (orders.clone(), Arc::clone(&readiness));
+        let service = Service {
+            orders: orders.clone(),
+            readiness: Arc::clone(&readiness),
+            access: Arc::clone(&access),
+        };
         let accepted = match &socket {
             Socket::Tcp(listener) => listener.accept().await.map(|(stream, _)| {
                 tokio::spawn(async move {
-                    connection(stream, orders, readiness).await;
+                    connection(stream, service).await;
                     drop(place);
                 })
             }),
             Socket::Unix(listener) => listener.accept().await.map(|(stream, _)| {
                 tokio::spawn(async move {
-                    connection(stream, orders, readiness).await;
+                    connection(stream, service).await;
                     drop(place);
                 })
             }),
@@ -71,14 +111,23 @@ pub async fn serve(socket: Socket, orders: mpsc::Sender<Order>, readiness: Arc<R
     }
 }
 
-async fn connection<S: AsyncRead + AsyncWrite + Unpin>(
-    stream: S,
+/// What the requests of a connection work with.
+#[derive(Clone)]
+struct Service {
     orders: mpsc::Sender<Order>,
     readiness: Arc<Readiness>,
-) {
+    access: Arc<Access>,
+}
+
+async fn connection<S: AsyncRead + AsyncWrite + Unpin>(stream: S, service: Service) {
     let service = service_fn(|request| {
-        let (orders, readiness) = (orders.clone(), Arc::clone(&readiness));
-        async move { Ok::<_, Infallible>(answer(request, &orders, &readiness).await) }
+        let Service { orders, readiness, access } = service.clone();
+        async move {
+            Ok::<_, Infallible>(match access.refuses(&request) {
+                Some(refusal) => refusal,
+                None => answer(request, &orders, &readiness).await,
+            })
+        }
     });
     // A client that breaks off is nobody's problem.
     let _ = hyper::server::conn::http1::Builder::new()
@@ -119,12 +168,6 @@ async fn answer(
         (&Method::GET | &Method::HEAD, "/explain") => explain(orders, request.uri().query()).await,
         (&Method::GET | &Method::HEAD, "/rate-limits/key") => {
             limit_key(orders, request.uri().query(), Deed::Show).await
-        }
-        // A page in somebody's browser may send a POST here, but not without saying where it comes from.
-        (&Method::POST, "/drain" | "/rate-limits/reset" | "/canaries/restart")
-            if request.headers().contains_key(ORIGIN) =>
-        {
-            reply(StatusCode::FORBIDDEN, TEXT, "not from a browser\n")
         }
         (&Method::POST, "/drain") => match orders.send(Order::Drain).await {
             Ok(()) => reply(StatusCode::ACCEPTED, TEXT, "draining\n"),

@@ -17,9 +17,9 @@ use std::time::Duration;
 use self::destinations::{Destinations, destination, destinations, selects_any, upstream_named};
 use super::raw::{self, RawConfig};
 use super::snapshot::{
-    AccessLog, Action, Endpoint, EndpointAddress, Forwarding, Http2, Limits, ListenAddress, Listener,
-    ListenerTimeouts, LogTarget, RateLimits, Route, RouteTimeouts, Snapshot, Upstream, UpstreamHost,
-    UpstreamTimeouts,
+    AccessLog, Action, Admin, AdminActions, Endpoint, EndpointAddress, Forwarding, Http2, Limits,
+    ListenAddress, Listener, ListenerTimeouts, LogTarget, RateLimits, Route, RouteTimeouts, Snapshot,
+    Upstream, UpstreamHost, UpstreamTimeouts,
 };
 use crate::base::fnv::fnv1a;
 use crate::base::limits;
@@ -69,6 +69,11 @@ impl DerefMut for Compiler<'_> {
     fn deref_mut(&mut self) -> &mut Diagnostics {
         &mut self.found
     }
+}
+
+/// Port 0 is a different port each time.
+fn any_port(address: &ListenAddress) -> bool {
+    matches!(address, ListenAddress::Ip(ip) if ip.port() == 0)
 }
 
 impl Compiler<'_> {
@@ -132,13 +137,58 @@ impl Compiler<'_> {
         })
     }
 
-    fn admin(&mut self) -> Option<ListenAddress> {
-        let text = self.raw.admin.address.as_str();
-        if text == "off" {
+    fn admin(&mut self) -> Option<Admin> {
+        let raw = &self.raw.admin;
+        let parent = At::Root.field("admin");
+        let mode = self.socket_mode(&parent.field("mode"), &raw.mode);
+        for (index, host) in raw.hosts.iter().enumerate() {
+            if host != "*" && (host.is_empty() || host.contains(['/', ':', '*', '@', ' '])) {
+                let list = parent.field("hosts");
+                self.bad_value(
+                    &list.index(index),
+                    format_args!("`{host}` is no name; without scheme and port"),
+                );
+            }
+        }
+        let at = parent.field("actions");
+        if raw.address == "off" {
+            if !matches!(raw.actions.as_str(), "on" | "off") {
+                self.bad_value(&at, "there is no admin interface to act on: `address` is off");
+            }
             return None;
         }
-        let parent = At::Root.field("admin");
-        let at = parent.field("address");
+        let address = self.admin_address(&parent.field("address"), &raw.address);
+        let actions = match raw.actions.as_str() {
+            "on" => Some(AdminActions::Here),
+            "off" => Some(AdminActions::Nowhere),
+            text => self.admin_address(&at, text).map(AdminActions::At),
+        };
+        let admin = Admin {
+            address: address?,
+            mode,
+            actions: actions?,
+            hosts: raw.hosts.iter().map(|host| host.to_ascii_lowercase().into()).collect(),
+        };
+        if matches!(&admin.actions, AdminActions::At(other) if *other == admin.address && !any_port(other)) {
+            self.bad_value(&at, "this is `address` itself; say `on`");
+        }
+        Some(admin)
+    }
+
+    fn socket_mode(&mut self, at: &At<'_>, text: &str) -> u32 {
+        match u32::from_str_radix(text, 8) {
+            Ok(mode) if mode <= 0o777 && !text.starts_with('+') => mode,
+            _ => {
+                self.bad_value(
+                    at,
+                    format_args!("`{text}` is no mode; expected octal digits, as in \"0660\""),
+                );
+                0
+            }
+        }
+    }
+
+    fn admin_address(&mut self, at: &At<'_>, text: &str) -> Option<ListenAddress> {
         match listen_address(text) {
             Ok(address) => {
                 if let ListenAddress::Ip(ip) = &address
@@ -147,7 +197,7 @@ impl Compiler<'_> {
                     self.warnings
                         .add(
                             ProblemKind::Suspicious,
-                            &at,
+                            at,
                             "the admin interface is reachable from other machines",
                         )
                         .hint("it has no access control; use 127.0.0.1 or unix:/path");
@@ -155,13 +205,13 @@ impl Compiler<'_> {
                 Some(address)
             }
             Err(error) => {
-                self.bad_address(&at, text, &error);
+                self.bad_address(at, text, &error);
                 None
             }
         }
     }
 
-    fn listeners(&mut self, admin: Option<&ListenAddress>) -> Option<Vec<Listener>> {
+    fn listeners(&mut self, admin: Option<&Admin>) -> Option<Vec<Listener>> {
         let raw = self.raw;
         let list = At::Root.field("listeners");
         self.count(&list, "listeners", raw.listeners.len(), limits::LISTENERS_MAX);
@@ -259,7 +309,7 @@ impl Compiler<'_> {
         index: usize,
         item: &At<'_>,
         listener: &raw::Listener,
-        admin: Option<&ListenAddress>,
+        admin: Option<&Admin>,
         taken: &mut HashMap<ListenAddress, (usize, usize)>,
     ) -> Vec<ListenAddress> {
         let field = item.field("address");
@@ -280,9 +330,9 @@ impl Compiler<'_> {
                     continue;
                 }
             };
-            // Port 0 is a different port each time.
-            let any_port = matches!(&address, ListenAddress::Ip(ip) if ip.port() == 0);
-            if !any_port && admin == Some(&address) {
+            let any_port = any_port(&address);
+            let of_admin = admin.and_then(|admin| admin.addresses().find(|(_, other)| **other == address));
+            if !any_port && let Some((name, _)) = of_admin {
                 let other = At::Root.field("admin");
                 self.errors
                     .add(
@@ -290,7 +340,7 @@ impl Compiler<'_> {
                         &at,
                         format_args!("the admin interface has the address `{text}`"),
                     )
-                    .with(&other.field("address"));
+                    .with(&other.field(name));
             }
             if !any_port && let Some((other, other_position)) = taken.get(&address) {
                 let list = At::Root.field("listeners");

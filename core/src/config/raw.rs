@@ -125,8 +125,14 @@ pub enum Io {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Admin {
-    /// `ip:port`, `[ipv6]:port`, `unix:/path`, or `off`. It has no access control: keep it on a loopback address.
+    /// `ip:port`, `[ipv6]:port`, `unix:/path`, or `off`. Whoever reaches it may read: keep it on a loopback address or a Unix socket.
     pub address: String,
+    /// Permissions of Unix sockets, in octal digits. Who may write to one may connect.
+    pub mode: String,
+    /// Requests that change something (POST): `on` answers them, `off` refuses them, and an address (as in `address`) is a second listener that alone answers them.
+    pub actions: String,
+    /// Names in a request's Host besides `localhost` and addresses, such as `ringway.example.internal`; `*` is any. Others are refused on TCP, so that no web page reaches a loopback address through a name of its own (DNS rebinding).
+    pub hosts: Vec<String>,
 }
 
 /// A place where requests come in.
@@ -614,7 +620,7 @@ impl RawConfig {
             workers,
             pin: true,
             io,
-            admin: Admin { address: "off".to_owned() },
+            admin: Admin { address: "off".to_owned(), ..Admin::default() },
             listeners: vec![Listener::new("proxy", listen)],
             timeouts: Timeouts::default(),
             limits: Limits::default(),
@@ -727,7 +733,12 @@ impl Upstream {
 
 impl Default for Admin {
     fn default() -> Self {
-        Admin { address: "127.0.0.1:9901".to_owned() }
+        Admin {
+            address: "127.0.0.1:9901".to_owned(),
+            mode: "0600".to_owned(),
+            actions: "on".to_owned(),
+            hosts: Vec::new(),
+        }
     }
 }
 

@@ -44,7 +44,7 @@ pub struct Snapshot {
     pub workers: Option<u16>,
     pub pin: bool,
     pub io: Io,
-    pub admin: Option<ListenAddress>,
+    pub admin: Option<Admin>,
     pub listeners: Vec<Listener>,
     /// How long requests in flight may go on after a stop was asked for.
     pub drain: Duration,
@@ -60,6 +60,36 @@ pub struct Snapshot {
     pub state_dir: Option<PathBuf>,
     pub shedding: Shedding,
     pub rate_limits: RateLimits,
+}
+
+/// The admin interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    pub address: ListenAddress,
+    /// Permissions of Unix sockets.
+    pub mode: u32,
+    pub actions: AdminActions,
+    /// Accepted in Host, in lower case; see `config::raw::Admin`.
+    pub hosts: Arc<[Box<str>]>,
+}
+
+/// Where requests that change something are answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminActions {
+    Here,
+    Nowhere,
+    At(ListenAddress),
+}
+
+impl Admin {
+    /// All that is listened on, with the settings' names.
+    pub fn addresses(&self) -> impl Iterator<Item = (&'static str, &ListenAddress)> {
+        let actions = match &self.actions {
+            AdminActions::At(address) => Some(("actions", address)),
+            AdminActions::Here | AdminActions::Nowhere => None,
+        };
+        std::iter::once(("address", &self.address)).chain(actions)
+    }
 }
 
 #[derive(Clone, Debug)]

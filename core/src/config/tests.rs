@@ -9,8 +9,8 @@ use proptest::prelude::{Just, Strategy, any, prop, prop_assert_eq, prop_oneof, p
 
 use super::raw::{self, Io, RawConfig, Workers};
 use super::snapshot::{
-    Action, EndpointAddress, ListenAddress, LogTarget, PathRewrite, RedirectTarget, Route, Scheme, Snapshot,
-    UpstreamHost,
+    Action, AdminActions, EndpointAddress, ListenAddress, LogTarget, PathRewrite, RedirectTarget, Route,
+    Scheme, Snapshot, UpstreamHost,
 };
 use super::{ProblemKind, Report, check_text, compile, load, schema};
 use crate::base::limits;
@@ -65,7 +65,9 @@ fn minimal_file_has_the_documented_defaults() {
     let seconds = Duration::from_secs;
     assert_eq!(snapshot.version, 7);
     assert_eq!((snapshot.workers, snapshot.pin, snapshot.io), (None, true, Io::Auto));
-    assert_eq!(snapshot.admin, Some(ListenAddress::Ip(SocketAddr::from(([127, 0, 0, 1], 9901)))));
+    let admin = snapshot.admin.as_ref().unwrap();
+    assert_eq!(admin.address, ListenAddress::Ip(SocketAddr::from(([127, 0, 0, 1], 9901))));
+    assert_eq!((admin.mode, &admin.actions, admin.hosts.len()), (0o600, &AdminActions::Here, 0));
     assert_eq!(snapshot.drain, seconds(30));
     let listener = &snapshot.listeners[0];
     assert_eq!(listener.addresses, [ListenAddress::Ip(SocketAddr::from(([0, 0, 0, 0], 8080)))]);
@@ -463,6 +465,13 @@ fn each_wrong_meaning() {
         (whole("forwarding: { via: §'a b' }"), "a pseudonym"),
         (whole("access_log: { path: §stdot }"), "expected `stdout`, `stderr` or an absolute path"),
         (whole("admin: { address: §localhost:1 }"), "`localhost` is no IP address"),
+        (whole("admin: { actions: §maybe }"), "`maybe`: "),
+        (whole("admin: { address: off, actions: §127.0.0.1:1 }"), "there is no admin interface to act on"),
+        (whole("admin: { actions: §127.0.0.1:9901 }"), "this is `address` itself"),
+        (whole("admin: { mode: §\"0999\" }"), "`0999` is no mode"),
+        (whole("admin: { mode: §\"1777\" }"), "`1777` is no mode"),
+        (whole("admin: { hosts: [§a:80] }"), "`a:80` is no name"),
+        ("version: 1\nadmin: { actions: 127.0.0.1:1 }\nlisteners: [{ name: a, address: §127.0.0.1:1 }]\n".to_owned(), "the admin interface has"),
         ("version: 1\nlisteners:\n  - { name: a, address: 127.0.0.1:1 }\n  - { name: §a, address: §127.0.0.1:1 }\n".to_owned(), "listener `a` is there twice"),
         ("version: 1\nadmin: { address: 127.0.0.1:1 }\nlisteners: [{ name: a, address: §127.0.0.1:1 }]\n".to_owned(), "the admin interface has"),
     ]);

@@ -149,6 +149,8 @@ pub struct Running {
     pub listeners: Vec<(String, BindAddress)>,
     /// The admin interface's.
     pub admin: Option<BindAddress>,
+    /// Of its second listener, if actions have one.
+    pub admin_actions: Option<BindAddress>,
     /// What the workers run on.
     pub driver: Driver,
     /// How many there are.

@@ -131,12 +131,14 @@ pub async fn run(
             return Ok(());
         }
     };
-    let admin = admin.map(|socket| tokio::spawn(admin::serve(socket, order, Arc::clone(&plane.readiness))));
+    let serve = |door| tokio::spawn(admin::serve(door, order.clone(), Arc::clone(&plane.readiness)));
+    let admin: Vec<_> = admin.into_iter().map(serve).collect();
+    drop(order);
     plane.readiness.set(true);
     let _ = started.send(Ok(running));
     let outcome = plane.serve(&mut orders, &mut signals, &mut failures).await;
-    if let Some(admin) = admin {
-        admin.abort();
+    for door in admin {
+        door.abort();
     }
     plane.end();
     outcome
@@ -183,7 +185,7 @@ async fn start(
     source: Source,
     overrides: Overrides,
     failures: mpsc::Sender<Failure>,
-) -> Result<(Plane, Running, Option<admin::Socket>), StartError> {
+) -> Result<(Plane, Running, Vec<admin::Door>), StartError> {
     let descriptors_max = descriptors::raise_limit();
     let First { snapshot, file, name: file_name, origin } = load_first(source)?;
     let snapshot = Arc::new(snapshot);
@@ -202,12 +204,11 @@ async fn start(
     let patience = Instant::now() + BIND_PATIENCE;
     let listening = once_free(patience, || listen(&snapshot, &mut ids, Vec::new(), count)).await?;
     let admin_bound = match &snapshot.admin {
-        Some(address) => {
-            let address = bind_address(address);
-            let failed = |error| StartError::Bind { address: format!("{address} (admin)"), error };
-            Some(once_free(patience, || admin::bind(&address).map_err(failed)).await?)
+        Some(admin) => {
+            let failed = |(address, error)| StartError::Bind { address: format!("{address} (admin)"), error };
+            once_free(patience, || admin::bind(admin).map_err(failed)).await?
         }
-        None => None,
+        None => Vec::new(),
     };
     let mut shared = Shared::default();
     let clock = Monotonic::start();
@@ -227,7 +228,8 @@ async fn start(
     let workers = worker::start_all(&setup, count).map_err(StartError::Worker)?;
     let running = Running {
         listeners: listening.iter().map(|l| (l.name.to_string(), l.bound.clone())).collect(),
-        admin: admin_bound.as_ref().map(|(_, bound)| bound.clone()),
+        admin: admin_bound.first().map(|(_, bound)| bound.clone()),
+        admin_actions: admin_bound.get(1).map(|(_, bound)| bound.clone()),
         driver: workers[0].driver,
         workers: count,
     };
@@ -269,7 +271,7 @@ async fn start(
     plane.descriptors.others = descriptors::open_now().saturating_sub(plane.listening_descriptors() / 2);
     plane.share_descriptors(None);
     plane.hand_out_sockets(0);
-    Ok((plane, running, admin_bound.map(|(socket, _)| socket)))
+    Ok((plane, running, admin_bound.into_iter().map(|(door, _)| door).collect()))
 }
 
 /// Binds, and waits until `patience` while an address is taken.
@@ -299,6 +301,9 @@ fn announce(running: &Running, refused: Option<&str>) {
     }
     if let Some(address) = &running.admin {
         journal::info(format_args!("admin on {address}"));
+    }
+    if let Some(address) = &running.admin_actions {
+        journal::info(format_args!("admin actions on {address}"));
     }
     let workers =
         if running.workers == 1 { "1 worker".to_owned() } else { format!("{} workers", running.workers) };

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::net::{
@@ -57,10 +57,7 @@ pub fn bind_all(address: &BindAddress, workers: usize) -> io::Result<(Vec<OwnedF
             Ok((sockets, BindAddress::Tcp(bound)))
         }
         BindAddress::Unix(path) => {
-            remove_stale(path)?;
-            let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)?;
-            bind(&socket, &SocketAddrUnix::new(path)?)?;
-            listen(&socket, LISTEN_BACKLOG)?;
+            let socket = bind_unix(path, None)?;
             let mut sockets = Vec::with_capacity(workers);
             for _ in 1..workers {
                 sockets.push(socket.try_clone()?);
@@ -69,6 +66,18 @@ pub fn bind_all(address: &BindAddress, workers: usize) -> io::Result<(Vec<OwnedF
             Ok((sockets, BindAddress::Unix(path.clone())))
         }
     }
+}
+
+/// Binds a Unix socket; with `mode` as its permissions before anybody can connect.
+pub fn bind_unix(path: &Path, mode: Option<u32>) -> io::Result<OwnedFd> {
+    remove_stale(path)?;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)?;
+    bind(&socket, &SocketAddrUnix::new(path)?)?;
+    if let Some(mode) = mode {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    }
+    listen(&socket, LISTEN_BACKLOG)?;
+    Ok(socket)
 }
 
 /// Fails if anybody listens there already, also with `SO_REUSEPORT`.
