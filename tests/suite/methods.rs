@@ -65,6 +65,50 @@ for_each_driver! {
         }
     }
 
+    /// RFC 9110 section 7.6.2: an OPTIONS goes no further than its client wants.
+    fn max_forwards_of_options(driver) {
+        let origin = Origin::start();
+        let proxy = Proxy::start(driver, &Config::to(&origin));
+        let mut client = proxy.connect();
+        for target in ["/m", "*"] {
+            let request = format!("OPTIONS {target} HTTP/1.1\r\nHost: test\r\nMax-Forwards: 0\r\n\r\n");
+            let answer = client.ask(&request).expect(200);
+            assert!(answer.field("allow").is_some_and(|allow| allow.contains("GET")), "{:?}", answer.head);
+        }
+        assert_eq!(origin.accepted(), 0);
+        for (sent, passed) in [("1", "0"), ("10", "9"), ("018", "17"), ("x", "x"), ("", "")] {
+            client.ask(&format!("OPTIONS /m HTTP/1.1\r\nHost: test\r\nMax-Forwards: {sent}\r\n\r\n")).expect(200);
+            let head = origin.requests().pop().expect("a request").head;
+            assert_eq!(head.field("max-forwards"), Some(passed), "{sent}");
+        }
+        // Of another method it means nothing.
+        client.ask("GET /m HTTP/1.1\r\nHost: test\r\nMax-Forwards: 0\r\n\r\n").expect(200);
+    }
+
+    /// RFC 9110 section 2.5: an unknown minor version is no reason to refuse.
+    fn a_later_minor_version_is_served(driver) {
+        let origin = Origin::start();
+        let proxy = Proxy::start(driver, &Config::to(&origin));
+        let mut client = proxy.connect();
+        for version in ["1.2", "1.9", "1.1"] {
+            client.ask(&format!("GET /v HTTP/{version}\r\nHost: test\r\n\r\n")).expect(200);
+            let head = origin.requests().pop().expect("a request").head;
+            assert!(head.raw.starts_with(b"GET /v HTTP/1.1\r\n"), "{head:?}");
+        }
+        proxy.connect().ask("GET /v HTTP/2.1\r\nHost: test\r\n\r\n").expect(505);
+        proxy.connect().ask("GET /v\r\nHost: test\r\n\r\n").expect(400);
+    }
+
+    /// RFC 9110 section 15.5.6.
+    fn a_405_says_what_is_allowed(driver) {
+        let origin = Origin::start();
+        let proxy = Proxy::start(driver, &Config::to(&origin));
+        for request in ["TRACE / HTTP/1.1\r\nHost: test\r\n\r\n", "CONNECT test:80 HTTP/1.1\r\nHost: test:80\r\n\r\n"] {
+            let answer = proxy.connect().ask(request).expect(405);
+            assert!(answer.field("allow").is_some(), "{:?}", answer.head);
+        }
+    }
+
     fn every_method_passes(driver) {
         let origin = Origin::start();
         let proxy = Proxy::start(driver, &Config::to(&origin));

@@ -108,6 +108,11 @@ impl Buffer {
         &self.bytes[self.start..self.end]
     }
 
+    /// The same, to be changed in place.
+    pub fn filled_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.start..self.end]
+    }
+
     /// Room behind them.
     pub fn spare(&mut self) -> &mut [u8] {
         &mut self.bytes[self.end..]

@@ -16,7 +16,7 @@ use httparse::Status as Parse;
 use crate::base::limits::{
     CHUNK_EXCESS_BYTES_MAX, CHUNK_LINE_BYTES_MAX, HEADER_COUNT_MAX, TRAILER_BYTES_MAX,
 };
-use crate::http::grammar::{eq_folding_underscore, is_tchar, is_token};
+use crate::http::grammar::{eq_folding_underscore, is_tchar, is_token, trim};
 use crate::http::message::{FieldSet, Fields, Header};
 
 /// What the first bytes of the input are. `bytes` of them are dealt with: the next call starts after them.
@@ -194,7 +194,7 @@ impl ChunkedDecoder {
             _ if digit_count == 0 => return Err(ChunkError::Size),
             [b'\r', b'\n', ..] => (digit_count + 2, false),
             [b'\r'] => return Ok(ChunkEvent::NeedMore),
-            [b';', ..] => match extension_bytes(input, digit_count)? {
+            [b';' | b' ' | b'\t', ..] => match extension_bytes(input, digit_count)? {
                 Some(line_bytes) => (line_bytes, true),
                 None => return Ok(ChunkEvent::NeedMore),
             },
@@ -260,12 +260,13 @@ static HEX: [u8; 256] = {
 
 /// The length of the whole size line, extensions and CRLF included, if it is all there:
 /// `*( BWS ";" BWS token [ BWS "=" BWS ( token / quoted-string ) ] )`, RFC 9112 section 7.1.1. White space is allowed
-/// around ';' and '=' only, not before the CRLF. `at` is where the first ';' stands.
+/// around ';' and '=' only, not before the CRLF. `at` is where the digits end.
 #[cold]
 fn extension_bytes(input: &[u8], at: usize) -> Result<Option<usize>, ChunkError> {
     let window = &input[..input.len().min(CHUNK_LINE_BYTES_MAX)];
     match scan_extensions(window, at) {
         Scan::Line(bytes) => Ok(Some(bytes)),
+        Scan::Bad if !trim(&window[at..]).starts_with(b";") => Err(ChunkError::Size),
         Scan::Bad => Err(ChunkError::Extension),
         Scan::Short if window.len() == CHUNK_LINE_BYTES_MAX => Err(ChunkError::LineTooLong),
         Scan::Short => Ok(None),
@@ -278,7 +279,7 @@ enum Scan {
     Bad,
 }
 
-fn scan_extensions(input: &[u8], semicolon: usize) -> Scan {
+fn scan_extensions(input: &[u8], at: usize) -> Scan {
     #[derive(Clone, Copy)]
     enum Expect {
         NameStart,
@@ -292,8 +293,9 @@ fn scan_extensions(input: &[u8], semicolon: usize) -> Scan {
         AfterQuoted,
         Lf,
     }
-    let mut expect = Expect::NameStart;
-    for (offset, &byte) in input[semicolon + 1..].iter().enumerate() {
+    // As after an extension: white space, then the ';' of the next one.
+    let mut expect = Expect::AfterValue;
+    for (offset, &byte) in input[at..].iter().enumerate() {
         let white = matches!(byte, b' ' | b'\t');
         let text = byte == b'\t' || (byte >= b' ' && byte != 0x7f);
         expect = match (expect, byte) {
@@ -312,7 +314,7 @@ fn scan_extensions(input: &[u8], semicolon: usize) -> Scan {
             (Expect::Quoted, b'"') => Expect::AfterQuoted,
             (Expect::Quoted, b'\\') => Expect::QuotedPair,
             (Expect::Quoted | Expect::QuotedPair, _) if text => Expect::Quoted,
-            (Expect::Lf, b'\n') => return Scan::Line(semicolon + 1 + offset + 1),
+            (Expect::Lf, b'\n') => return Scan::Line(at + offset + 1),
             _ => return Scan::Bad,
         };
     }

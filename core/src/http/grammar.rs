@@ -86,13 +86,13 @@ pub fn is_unreserved(byte: u8) -> bool {
     CLASS[byte as usize] & UNRESERVED != 0
 }
 
-/// Whether `text` is `uri-host [ ":" port ]` without userinfo, with a port that fits and is not empty.
+/// Whether `text` is `uri-host [ ":" port ]` without userinfo, with a port that fits.
 #[inline]
 pub fn is_authority(text: &[u8]) -> bool {
     split_authority(text).is_some()
 }
 
-/// Splits `host[:port]`. None when it isn't one: empty host, userinfo, list, escapes, a port over 65,535.
+/// Splits `host[:port]`; a port may be empty (RFC 3986 section 3.2.3), which is none. None when it isn't one: empty host, userinfo, list, escapes, a port over 65,535.
 #[inline]
 pub fn split_authority(text: &[u8]) -> Option<(&[u8], Option<u16>)> {
     if text.first() == Some(&b'[') {
@@ -114,10 +114,10 @@ fn split_ip_literal(text: &[u8]) -> Option<(&[u8], Option<u16>)> {
     with_port(&text[..=close], &text[close + 1..])
 }
 
-/// `rest` is empty or `":" port`.
+/// `rest` is empty or `":" [ port ]`.
 fn with_port<'a>(host: &'a [u8], rest: &[u8]) -> Option<(&'a [u8], Option<u16>)> {
     match rest {
-        [] => Some((host, None)),
+        [] | [b':'] => Some((host, None)),
         [b':', digits @ ..] => {
             let port = u16::try_from(parse_decimal(digits)?).ok()?;
             Some((host, Some(port)))
@@ -206,6 +206,8 @@ mod tests {
     fn authority() {
         let accepted: &[(&[u8], &[u8], Option<u16>)] = &[
             (b"a", b"a", None),
+            (b"a:", b"a", None),
+            (b"[::1]:", b"[::1]", None),
             (b"example.com:80", b"example.com", Some(80)),
             (b"under_score.example", b"under_score.example", None),
             (b"127.0.0.1:65535", b"127.0.0.1", Some(65535)),
@@ -218,7 +220,8 @@ mod tests {
         let refused: &[&[u8]] = &[
             b"",
             b":80",
-            b"a:",
+            b":",
+            b"a::",
             b"a:65536",
             b"a:+1",
             b"a:8o",

@@ -324,6 +324,20 @@ impl<'h, 'b> Fields<'h, 'b> {
             .map(|header| header.value)
     }
 
+    /// Whether a line is `Name:value` with at most a space before the value and nothing behind it.
+    #[inline]
+    pub fn is_tidy(&self, index: usize) -> bool {
+        let Some(header) = self.headers.get(index) else { return true };
+        // The name, the colon, a space, the value and CRLF; without the space it is one less.
+        let plain = header.name.len() + header.value.len() + 4;
+        let start = self.line_start(index);
+        let line = self.line_start(index + 1) - start;
+        match self.raw.get(start + header.name.len() + 1) {
+            Some(b' ') => line == plain,
+            _ => line == plain - 1,
+        }
+    }
+
     /// Where the line of field `index` starts in `raw`; for the first index past the last, where the fields end.
     #[inline]
     pub fn line_start(&self, index: usize) -> usize {

@@ -27,9 +27,9 @@ use super::upstream::{Endpoint, Lease, Pass, Unavailable, Upstream, Want};
 use crate::base::buffer::Buffer;
 use crate::base::fault::{Blame, Fault};
 use crate::config::snapshot::{self as configured, Action, Destination, HashOn, Route};
-use crate::http::framing::BodyLength;
+use crate::http::framing::{BodyLength, HeadRule};
 use crate::http::http1::encode::Persistence;
-use crate::http::http1::parse::{Parsed, parse_request};
+use crate::http::http1::parse::{Parsed, lower_minor_version, parse_request};
 use crate::http::message::{HeaderSlots, Method, RequestHead, Version, Wire};
 use crate::http::rewrite::{client_address, routed_path};
 use crate::net::platform::Platform;
@@ -158,7 +158,13 @@ pub(super) async fn serve<P: Platform>(conn: &Downstream<P>, buffer: &mut Buffer
     let started_ns = core.tick_ns();
     let mut record = Record::new(core.platform.random(), started_ns);
     let mut out = core.take_head();
-    let Some(decision) = decide(conn, &bound, buffer.filled(), &mut record, &mut out) else {
+    let mut decided = decide(conn, &bound, buffer.filled(), &mut record, &mut out);
+    if matches!(&decided, Some(Decision::Refuse { fault, .. }) if fault.reason == HeadRule::VersionUnsupported.reason())
+        && lower_minor_version(buffer.filled_mut())
+    {
+        decided = decide(conn, &bound, buffer.filled(), &mut record, &mut out);
+    }
+    let Some(decision) = decided else {
         core.give_head(out);
         return Progress::NeedMore;
     };
@@ -360,6 +366,11 @@ fn decide<P: Platform>(
             }
         }
         Action::Upstream(_) | Action::Split(_) => {
+            let is_last = |(_, forwards)| forwards == 0;
+            if head.method == Method::Options && shape::max_forwards(&head).is_some_and(is_last) {
+                respond::options(asker, persistence, &common, out);
+                return answer(200);
+            }
             let Some(destination) = split::choose(conn, bound, index, &head, client, record) else {
                 return refuse(Fault::policy("no_arm", 503));
             };

@@ -86,6 +86,10 @@ pub(super) fn problem(
         let _ = write!(extra, "Retry-After: {}\r\n", record.retry_after_s);
     }
     let mut extra = extra.into_bytes();
+    if fault.status == 405 {
+        // RFC 9110 section 15.5.6.
+        extra.extend_from_slice(ALLOW);
+    }
     extra.extend_from_slice(&record.limit_lines);
     extra.extend_from_slice(common.fields);
     if let Some(grpc) = asker.grpc {
@@ -107,6 +111,25 @@ pub(super) fn problem(
         status,
         content_type: "application/problem+json",
         body: body.as_bytes(),
+        payload: asker.payload(),
+        client: asker.version,
+        persistence,
+        date: common.date,
+        extra: &extra,
+    };
+    encode_simple_response(&response, out);
+}
+
+/// Methods that the proxy knows of. Which of them a resource has, its origin knows.
+const ALLOW: &[u8] = b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n";
+
+/// Appends the answer to an OPTIONS that goes no further (`Max-Forwards: 0`, RFC 9110 section 7.6.2).
+pub(super) fn options(asker: Asker, persistence: Persistence, common: &Common<'_>, out: &mut Vec<u8>) {
+    let extra = [ALLOW, common.fields].concat();
+    let response = SimpleResponse {
+        status: Status(200),
+        content_type: "text/plain",
+        body: b"",
         payload: asker.payload(),
         client: asker.version,
         persistence,

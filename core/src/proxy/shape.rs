@@ -12,6 +12,7 @@ use super::upstream::Endpoint;
 use crate::base::fault::Fault;
 use crate::config::snapshot::{PathRewrite, Route, UpstreamHost};
 use crate::http::framing::BodyLength;
+use crate::http::grammar::{parse_decimal, push_decimal};
 use crate::http::http1::encode::{ExpectRelay, Persistence, RequestRewrite, TargetRewrite, encode_request};
 use crate::http::http1::parse::{Parsed, parse_request};
 use crate::http::message::{FieldSet, HeaderSlots, Method, RequestHead, Scheme, Target};
@@ -79,6 +80,17 @@ pub(super) enum For {
 /// What a mirror is told.
 const MIRROR_LINE: &[u8] = b"Ringway-Mirror: 1\r\n";
 
+/// How often an OPTIONS may still be passed on, and which field says so. What is no number counts for nothing.
+#[cold]
+pub(super) fn max_forwards(head: &RequestHead<'_, '_>) -> Option<(usize, u64)> {
+    let named = |name: &str| name.eq_ignore_ascii_case("max-forwards");
+    let mut found = head.fields.headers.iter().enumerate().filter(|(_, header)| named(header.name));
+    match (found.next(), found.next()) {
+        (Some((index, header)), None) => Some((index, parse_decimal(header.value)?)),
+        _ => None,
+    }
+}
+
 /// Appends the head that goes upstream.
 pub(super) fn encode<P: Platform>(
     conn: &Downstream<P>,
@@ -126,6 +138,15 @@ pub(super) fn encode<P: Platform>(
     let mut lines = Vec::new();
     let shaped =
         if route.grpc_web { grpc_web::shape_request(head, &route.request_headers, &mut lines) } else { None };
+    let mut drop = request.drop;
+    if head.method == Method::Options
+        && let Some((index, forwards)) = max_forwards(head)
+    {
+        drop.insert(index);
+        lines.extend_from_slice(b"Max-Forwards: ");
+        push_decimal(forwards.saturating_sub(1), &mut lines);
+        lines.extend_from_slice(b"\r\n");
+    }
     let mut expect = ExpectRelay::Forward;
     if purpose == For::Mirror {
         lines.extend_from_slice(MIRROR_LINE);
@@ -141,7 +162,7 @@ pub(super) fn encode<P: Platform>(
         upgrade: request.offered,
         persistence: Persistence::KeepAlive,
         expect,
-        drop: request.drop,
+        drop,
         extra: &lines,
     };
     encode_request(head, &rewrite, out);

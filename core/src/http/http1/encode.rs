@@ -75,7 +75,13 @@ pub fn encode_request(head: &RequestHead<'_, '_>, rewrite: &RequestRewrite<'_>, 
     if let Some((forwarding, _)) = rewrite.forwarding {
         skip = skip.union(forwarding.dropped_from(head));
     }
-    let own_host = rewrite.host.is_some() || head.host_fields.is_empty();
+    let own_host = rewrite.host.is_some()
+        || head.host_fields.is_empty()
+        || !head.host_fields.into_iter().all(|index| head.fields.is_tidy(index));
+    let came = framing_as_it_came(head.body, &head.fields, head.length_fields);
+    if came != head.body {
+        skip = skip.union(head.length_fields);
+    }
     if own_host {
         skip = skip.union(head.host_fields);
     }
@@ -92,7 +98,7 @@ pub fn encode_request(head: &RequestHead<'_, '_>, rewrite: &RequestRewrite<'_>, 
         push_line(b"Host: ", rewrite.host.unwrap_or(head.host), out);
     }
     copy_lines(&head.fields, from, skip, out);
-    push_framing(head.body, rewrite.framing, out);
+    push_framing(came, rewrite.framing, out);
     if let Some((forwarding, values)) = &rewrite.forwarding {
         forwarding.push_lines(head, values, rewrite.ops, out);
     }
@@ -188,7 +194,8 @@ pub struct ResponseRewrite<'a> {
 pub fn encode_response(head: &ResponseHead<'_, '_>, rewrite: &ResponseRewrite<'_>, out: &mut Vec<u8>) {
     out.reserve(head.fields.raw.len() + rewrite.ops.lines().len() + rewrite.extra.len() + ADDED_BYTES_GUESS);
     let mut skip = head.hop_by_hop.union(rewrite.ops.removed_from(&head.fields));
-    if rewrite.framing != head.body {
+    let came = framing_as_it_came(head.body, &head.fields, head.length_fields);
+    if rewrite.framing != head.body || came != head.body {
         skip = skip.union(head.length_fields);
     }
     let from = if head.version == Version::Http11 && !head.reason.is_empty() {
@@ -198,7 +205,7 @@ pub fn encode_response(head: &ResponseHead<'_, '_>, rewrite: &ResponseRewrite<'_
         head.fields.line_start(0)
     };
     copy_lines(&head.fields, from, skip, out);
-    push_framing(head.body, rewrite.framing, out);
+    push_framing(came, rewrite.framing, out);
     if let Some(name) = rewrite.via {
         push_via(rewrite.wire, head.version, name.as_bytes(), out);
     }
@@ -289,6 +296,18 @@ fn push_response_connection(client: Version, persistence: Persistence, out: &mut
         (Version::Http11, Persistence::KeepAlive) => {}
         (Version::Http10, Persistence::KeepAlive) => out.extend_from_slice(b"Connection: keep-alive\r\n"),
         (_, Persistence::Close) => out.extend_from_slice(b"Connection: close\r\n"),
+    }
+}
+
+/// The framing that came, as far as its line can pass on as it stands: a Content-Length with white space around its value
+/// is written anew, for a reader that takes a tab amiss would look for the body's end elsewhere.
+#[inline]
+fn framing_as_it_came(came: BodyLength, fields: &Fields<'_, '_>, length_fields: FieldSet) -> BodyLength {
+    match came {
+        BodyLength::Length(_) if !length_fields.into_iter().all(|index| fields.is_tidy(index)) => {
+            BodyLength::UntilClose
+        }
+        _ => came,
     }
 }
 

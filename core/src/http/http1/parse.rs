@@ -119,7 +119,11 @@ fn request<'h, 'b>(
         }
         Err(error) => {
             uri_in_bounds(text, limits)?;
-            return Err(why_no_request(text, error));
+            return match why_no_request(text, error) {
+                Some(rule) => Err(rule),
+                None if window.len() >= limits.header_bytes => Err(HeadRule::HeadTooLarge),
+                None => Ok(Parsed::Partial),
+            };
         }
     };
     let (Some(method_text), Some(target_text)) = (parsed.method, parsed.path) else {
@@ -315,11 +319,27 @@ fn effective_host<'b>(
         (Some(host), _) if !is_authority(host) => Err(HeadRule::HostInvalid),
         (Some(host), None) => Ok(host),
         (Some(host), Some(authority)) if host.eq_ignore_ascii_case(authority) => Ok(host),
-        // CONNECT names a port always; Host may leave it out.
         (Some(host), Some(authority)) => match *target {
+            // CONNECT names a port always; Host may leave it out.
             Target::Authority { host: name, .. } if host.eq_ignore_ascii_case(name) => Ok(authority),
+            // A port that is the scheme's own may be left out in either (RFC 9110 section 4.2.3).
+            Target::Absolute { scheme, .. } if same_authority(scheme, host, authority) => Ok(host),
             _ => Err(HeadRule::HostMismatch),
         },
+    }
+}
+
+#[cold]
+fn same_authority(scheme: Scheme, a: &[u8], b: &[u8]) -> bool {
+    let own = match scheme {
+        Scheme::Http => 80,
+        Scheme::Https => 443,
+    };
+    match (split_authority(a), split_authority(b)) {
+        (Some((a, a_port)), Some((b, b_port))) => {
+            a.eq_ignore_ascii_case(b) && a_port.unwrap_or(own) == b_port.unwrap_or(own)
+        }
+        _ => false,
     }
 }
 
@@ -596,20 +616,22 @@ fn uri_in_bounds(text: &[u8], limits: &HeadLimits) -> Result<(), HeadRule> {
     if target.count() > limits.uri_bytes { Err(HeadRule::UriTooLong) } else { Ok(()) }
 }
 
-/// The rule behind an error of httparse. Looks at nothing past the byte that made it fail.
+/// The rule behind an error of httparse, which does not wait for the whole of a version; `None`: more has to come to tell.
 #[cold]
-fn why_no_request(text: &[u8], error: httparse::Error) -> HeadRule {
+fn why_no_request(text: &[u8], error: httparse::Error) -> Option<HeadRule> {
     use httparse::Error;
     let method_len = text.iter().position(|&byte| !is_tchar(byte)).unwrap_or(text.len());
     let target = text.get(method_len + 1..).unwrap_or_default();
     let target_len = target.iter().position(|&byte| byte <= b' ' || byte == 0x7f).unwrap_or(target.len());
-    match error {
+    if error == Error::Version {
+        return why_no_version(target.get(target_len + 1..).unwrap_or_default());
+    }
+    Some(match error {
         Error::TooManyHeaders => HeadRule::TooManyFields,
         Error::Token => match (text.get(method_len), target.get(target_len)) {
             (Some(b' '), _) if method_len == 0 => HeadRule::RequestLine,
             (Some(b' '), Some(b' ')) if target_len > 0 => HeadRule::TargetNonAscii,
-            // A request line of HTTP/0.9 ends after its target.
-            (Some(b' '), Some(b'\r' | b'\n')) if target_len > 0 => HeadRule::VersionUnsupported,
+            // A line that ends after its target is HTTP/0.9's, and no request line since (RFC 9112 section 3).
             (Some(b' '), Some(b' ' | b'\r' | b'\n')) | (Some(b'\r' | b'\n' | b'\t'), _) => {
                 HeadRule::RequestLine
             }
@@ -617,13 +639,7 @@ fn why_no_request(text: &[u8], error: httparse::Error) -> HeadRule {
             (Some(byte), _) if byte.is_ascii_control() => HeadRule::ControlCharacter,
             _ => HeadRule::MethodInvalid,
         },
-        Error::Version => match target.get(target_len + 1..) {
-            Some([b'H', b'T', b'T', b'P', b'/', digit, ..]) if digit.is_ascii_digit() => {
-                HeadRule::VersionUnsupported
-            }
-            _ => HeadRule::RequestLine,
-        },
-        Error::NewLine | Error::HeaderName | Error::HeaderValue | Error::Status => {
+        Error::NewLine | Error::HeaderName | Error::HeaderValue | Error::Status | Error::Version => {
             // "HTTP/1.x" and what follows it.
             match target.get(target_len + 9..) {
                 Some([b'\r', b'\n', lines @ ..] | [b'\n', lines @ ..]) => why_no_fields(lines),
@@ -631,6 +647,39 @@ fn why_no_request(text: &[u8], error: httparse::Error) -> HeadRule {
                 _ => HeadRule::RequestLine,
             }
         }
+    })
+}
+
+/// Tells a version that we don't speak from what is none: RFC 9112 section 2.3, `HTTP/` DIGIT `.` DIGIT and the line's end.
+#[cold]
+fn why_no_version(text: &[u8]) -> Option<HeadRule> {
+    for (index, form) in b"HTTP/0.0\r".iter().enumerate() {
+        let byte = *text.get(index)?;
+        let fits = match form {
+            b'0' => byte.is_ascii_digit(),
+            b'\r' => matches!(byte, b'\r' | b'\n'),
+            _ => byte == *form,
+        };
+        if !fits {
+            return Some(HeadRule::RequestLine);
+        }
+    }
+    Some(HeadRule::VersionUnsupported)
+}
+
+/// Makes 1.1 of the version in the head at the start of `buf` if it is 1.2 to 1.9, and says whether it was. A minor
+/// version that we don't know is compatible with the one that we do (RFC 9110 section 2.5). For a head that was refused
+/// with `VersionUnsupported`, so that no other pays for the look.
+#[cold]
+pub fn lower_minor_version(buf: &mut [u8]) -> bool {
+    let Ok(Some(skipped)) = skip_empty_lines(buf) else { return false };
+    let Some(line_len) = memchr::memchr(b'\r', &buf[skipped..]) else { return false };
+    match &mut buf[skipped..skipped + line_len] {
+        [.., b' ', b'H', b'T', b'T', b'P', b'/', b'1', b'.', minor @ b'2'..=b'9'] => {
+            *minor = b'1';
+            true
+        }
+        _ => false,
     }
 }
 

@@ -9,7 +9,9 @@ use crate::http::http1::encode::{
     ExpectRelay, Payload, Persistence, RequestRewrite, ResponseRewrite, SimpleResponse, TargetRewrite,
     encode_request, encode_response, encode_simple_response,
 };
-use crate::http::http1::parse::{HeadLimits, Parsed, head_end_hint, parse_request, parse_response};
+use crate::http::http1::parse::{
+    HeadLimits, Parsed, head_end_hint, lower_minor_version, parse_request, parse_response,
+};
 use crate::http::message::{
     FieldSet, HeaderSlots, Method, RequestHead, ResponseHead, Scheme, Status, Target, Version, Wire,
 };
@@ -323,6 +325,49 @@ fn request_unchanged() {
     ];
     for (came, goes) in table {
         with_request(came.as_bytes(), |head| assert_eq!(encoded_request(head, &unchanged(head)), goes));
+    }
+}
+
+/// What a reader may take amiss is not passed on: white space around the values that frame and route (a tab above all).
+#[test]
+fn host_and_length_go_tidily() {
+    let table = [
+        ("Host:\ta\r\nContent-Length: 5\r\n", "Host: a\r\nContent-Length: 5\r\n"),
+        ("Host: a\t\r\nContent-Length: 5\r\n", "Host: a\r\nContent-Length: 5\r\n"),
+        ("Host:  a\r\nContent-Length: 5\r\n", "Host: a\r\nContent-Length: 5\r\n"),
+        ("Host:a\r\nContent-Length:5\r\n", "Host:a\r\nContent-Length:5\r\n"),
+        ("Host: a\r\nContent-Length:\t5\r\nB: c\r\n", "Host: a\r\nB: c\r\nContent-Length: 5\r\n"),
+        ("Host: a\r\nContent-Length: 5 \t\r\nB: c\r\n", "Host: a\r\nB: c\r\nContent-Length: 5\r\n"),
+        ("A:\tb\r\nHost: a\r\nContent-Length: \t 5\r\n", "A:\tb\r\nHost: a\r\nContent-Length: 5\r\n"),
+    ];
+    for (came, goes) in table {
+        let came = format!("POST / HTTP/1.1\r\n{came}\r\n");
+        let goes = format!("POST / HTTP/1.1\r\n{goes}\r\n");
+        with_request(came.as_bytes(), |head| assert_eq!(encoded_request(head, &unchanged(head)), goes));
+    }
+}
+
+#[test]
+fn minor_versions_are_lowered() {
+    for (came, goes) in [
+        ("GET / HTTP/1.2\r\nHost: a\r\n\r\n", Some("GET / HTTP/1.1\r\nHost: a\r\n\r\n")),
+        ("\r\nGET / HTTP/1.9\r\nHost: a\r\n\r\n", Some("\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n")),
+        ("GET / HTTP/2.2\r\nHost: a\r\n\r\n", None),
+        ("GET / HTTP/1.1\r\nA: HTTP/1.2\r\n\r\n", None),
+        ("GET /HTTP/1.2\r\n\r\n", None),
+        ("GET / HTTP/1.22\r\n\r\n", None),
+        ("GET / HTTP/1.2", None),
+        ("", None),
+    ] {
+        let mut bytes = came.as_bytes().to_vec();
+        assert_eq!(lower_minor_version(&mut bytes), goes.is_some(), "{came:?}");
+        assert_eq!(String::from_utf8(bytes).unwrap(), goes.unwrap_or(came));
+    }
+    // Before, it is a version that is not spoken, but only once that is certain.
+    for cut in 0.."GET / HTTP/1.2".len() + 1 {
+        let mut slots = HeaderSlots::new();
+        let parsed = parse_request(&b"GET / HTTP/1.2\r\n"[..cut], &mut slots, &HeadLimits::default());
+        assert!(matches!(parsed, Ok(Parsed::Partial)), "{cut}: {parsed:?}");
     }
 }
 
