@@ -38,7 +38,12 @@ const ROOMS: &[Room] = &[
         may_import: &["base"],
         crates: &["httparse", "memchr", "bytes", "http", "base64", "ring"],
     },
-    Room { name: "telemetry", may_import: &["base"], crates: &["hdrhistogram", "crossbeam_channel"] },
+    // rustix: whether a log's pipe takes bytes.
+    Room {
+        name: "telemetry",
+        may_import: &["base"],
+        crates: &["hdrhistogram", "crossbeam_channel", "rustix", "memchr"],
+    },
     Room {
         name: "policy",
         may_import: &["base", "settings", "http"],
@@ -73,7 +78,11 @@ const ROOMS: &[Room] = &[
         may_import: &["base", "http", "telemetry", "policy", "net", "config::snapshot"],
         crates: &["crossbeam_channel", "crossbeam_queue", "crossbeam_utils", "memchr"],
     },
-    Room { name: "admin", may_import: &["base", "net", "control"], crates: CONTROL_CRATES },
+    Room {
+        name: "admin",
+        may_import: &["base", "net", "control", "config::snapshot"],
+        crates: CONTROL_CRATES,
+    },
     Room {
         name: "control",
         may_import: &["base", "http", "policy", "config", "net", "proxy", "telemetry", "admin", "worker"],

@@ -93,7 +93,7 @@ impl Edge {
 fn edge_config(folder: &Folder, text: &str) -> std::path::PathBuf {
     let at = |name: &str| folder.join(name).display().to_string();
     let text = format!(
-        "admin: {{ address: \"unix:{}\" }}\nworkers: 1\ndrain: 2s\n\
+        "version: 1\nadmin: {{ address: \"unix:{}\" }}\nworkers: 1\ntimeouts: {{ drain: 2s }}\n\
          listeners: [{{ name: main, address: \"unix:{}\" }}]\n{text}",
         at("admin.sock"),
         at("main.sock"),

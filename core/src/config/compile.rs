@@ -71,6 +71,12 @@ impl DerefMut for Compiler<'_> {
     }
 }
 
+/// By its own setting, or by the scheme of its endpoints.
+fn speaks_http2(upstream: &raw::Upstream) -> bool {
+    let by_scheme = |endpoint: &raw::Endpoint| endpoint.address().starts_with("h2c://");
+    upstream.protocol == raw::Protocol::Http2 || upstream.endpoints.iter().any(by_scheme)
+}
+
 /// Port 0 is a different port each time.
 fn any_port(address: &ListenAddress) -> bool {
     matches!(address, ListenAddress::Ip(ip) if ip.port() == 0)
@@ -255,8 +261,7 @@ impl Compiler<'_> {
             self.bad_value(&at.field("ping_interval"), "at least 1s, or off");
         }
         let address = |endpoint: &raw::Endpoint| endpoint.address().starts_with("h2c://");
-        let by_scheme = upstream.endpoints.iter().any(address);
-        if by_scheme && upstream.protocol == raw::Protocol::Http1 {
+        if speaks_http2(upstream) && upstream.protocol == raw::Protocol::Http1 {
             let list = item.field("endpoints");
             for (index, _) in upstream.endpoints.iter().enumerate().filter(|(_, endpoint)| !address(endpoint))
             {
@@ -269,7 +274,7 @@ impl Compiler<'_> {
                     .hint("`protocol: http2` says it for all");
             }
         }
-        (upstream.protocol == raw::Protocol::Http2 || by_scheme).then_some(http2)
+        speaks_http2(upstream).then_some(http2)
     }
 
     fn upstream_proxy_protocol(
@@ -645,6 +650,9 @@ impl Compiler<'_> {
             Action::Split(_) => {}
             Action::Respond(_) | Action::Redirect(_) => self.refuse_upstream_settings(item, route),
         }
+        if route.connect {
+            self.refuse_shared_tunnels(&item.field("connect"), &action);
+        }
         Some(Route {
             name: route.name.as_str().into(),
             action,
@@ -779,6 +787,26 @@ impl Compiler<'_> {
             self.bad_value(&At::Root.field("state_dir"), message);
         }
         Some(PathBuf::from(path))
+    }
+
+    /// A tunnel is a connection to the endpoint of the client's own, and there is none to an upstream of HTTP/2.
+    fn refuse_shared_tunnels(&mut self, at: &At<'_>, action: &Action) {
+        let destinations: Vec<usize> = match action {
+            Action::Upstream(destination) => vec![destination.upstream],
+            Action::Split(split) => split.arms.iter().map(|arm| arm.destination.upstream).collect(),
+            Action::Respond(_) | Action::Redirect(_) => Vec::new(),
+        };
+        let raw = self.raw;
+        if let Some(index) = destinations.into_iter().find(|index| speaks_http2(&raw.upstreams[*index])) {
+            let (name, list) = (&raw.upstreams[index].name, At::Root.field("upstreams"));
+            let message = format_args!(
+                "upstream `{name}` speaks HTTP/2, where requests share connections: there is none for a tunnel of its own"
+            );
+            self.errors
+                .add(ProblemKind::Conflict, at, message)
+                .hint("lead CONNECT to an upstream of `protocol: http1`; WebSockets need only `upgrade`")
+                .with(&list.index(index));
+        }
     }
 
     fn access_log(&mut self) -> AccessLog {

@@ -557,7 +557,7 @@ pub struct Route {
     /// Protocols that a client may upgrade the connection to. Absent: `[websocket]`. `[]` refuses every upgrade.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgrade: Option<Vec<String>>,
-    /// Accept CONNECT, and open a tunnel to the upstream.
+    /// Accept CONNECT, and open a tunnel to the upstream, which must speak HTTP/1.
     #[serde(default, skip_serializing_if = "is_default")]
     pub connect: bool,
     /// Translate gRPC-Web, which browsers speak, to gRPC and back. The upstream speaks gRPC, so mostly `protocol: http2`. Other requests pass as they are.

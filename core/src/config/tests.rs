@@ -745,6 +745,27 @@ fn more_errors_than_anyone_reads_are_counted() {
     assert!(report.to_string().contains("and 152 more"), "{report}");
 }
 
+/// CONNECT opens a connection of its own, which HTTP/2 has not: from either kind of client.
+#[test]
+fn tunnels_need_an_upstream_of_http1() {
+    let with = |upstream: &str, route: &str| {
+        format!(
+            "{HEAD}upstreams:\n  - {{ name: one, endpoints: ['a:1'] }}\n  - {{ name: two, {upstream} }}\n\
+             routes:\n  - {{ name: r, connect: true, {route} }}\n"
+        )
+    };
+    let plain = "endpoints: ['b:1']";
+    for upstream in ["endpoints: ['b:1'], protocol: http2", "endpoints: ['h2c://b:1']"] {
+        for route in ["upstream: two", "split: { arms: [{ upstream: one }, { upstream: two, name: new }] }"] {
+            let report = refused(&with(upstream, route)).to_string();
+            assert!(report.contains("upstream `two` speaks HTTP/2"), "{report}");
+            assert!(report.contains("connect: true"), "its place is shown: {report}");
+        }
+        loaded(&with(upstream, "upstream: one, mirrors: [{ upstream: two }]"));
+    }
+    loaded(&with(plain, "upstream: two"));
+}
+
 #[test]
 fn suspicious_settings_are_warned_of() {
     for (text, expected) in [
