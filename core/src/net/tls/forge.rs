@@ -11,6 +11,12 @@ pub struct Forger {
     sequence: u64,
 }
 
+impl std::fmt::Debug for Forger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Forger").field("sequence", &self.sequence).finish_non_exhaustive()
+    }
+}
+
 impl Forger {
     pub fn new(suite: SupportedCipherSuite, (sequence, secrets): (u64, ConnectionTrafficSecrets)) -> Self {
         let (key, iv) = match secrets {
