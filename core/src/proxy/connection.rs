@@ -71,22 +71,6 @@ impl<P: Platform> Drop for Counted<P> {
     }
 }
 
-/// A connection between two requests, until it is dropped.
-struct Idle<'c, P: Platform>(&'c Core<P>);
-
-impl<'c, P: Platform> Idle<'c, P> {
-    fn new(core: &'c Core<P>) -> Self {
-        core.idle(1);
-        Self(core)
-    }
-}
-
-impl<P: Platform> Drop for Idle<'_, P> {
-    fn drop(&mut self) {
-        self.0.idle(-1);
-    }
-}
-
 /// An exchange that counts until it is dropped.
 pub(super) struct Active<'c, P: Platform>(&'c Core<P>);
 
@@ -222,12 +206,15 @@ impl<P: Platform> Downstream<P> {
 
     /// Waits for the first byte of a request without holding anything. False: the connection is over.
     async fn idle(&self) -> bool {
-        let _idle = (self.requests.get() > 0).then(|| Idle::new(&self.core));
         // Before the first request the deadline of its head is running already.
         if self.requests.get() > 0 {
             self.deadline.arm_idle(self.core.now_ms(), self.timeouts().1);
         }
-        if let Ok(ready) = self.deadline.bound(self.stream.readable()).await {
+        // Without a guard, which would cost each idle connection a word: nothing but the worker's end drops this wait.
+        self.core.idle(i64::from(self.requests.get() > 0));
+        let waited = self.deadline.bound(self.stream.readable()).await;
+        self.core.idle(-i64::from(self.requests.get() > 0));
+        if let Ok(ready) = waited {
             ready.is_ok()
         } else {
             if self.requests.get() == 0 {
