@@ -261,6 +261,27 @@ for_each_driver! {
         origin.finish();
     }
 
+    /// Many more requests than connections to their origin: each is served in its turn, and none is refused.
+    fn a_rush_of_streams_is_served_in_turn(driver) within 90 {
+        let gate = Gate::new();
+        let held = gate.clone();
+        let origin = one::Origin::with(move |exchange| {
+            held.wait();
+            one::scripted(exchange)
+        });
+        let config = Config::to(&origin).upstream("connections_max: 4").upstream("timeouts: { connect: 60s }");
+        let proxy = Proxy::start(driver, &config);
+        let clients: Vec<_> = (0..32).map(|_| Client::connect(proxy.address())).collect();
+        let mut streams: Vec<_> = clients.iter().map(|client| open_all(client, 64, "GET")).collect();
+        proxy.await_metric("ringway_requests_active", &[], |active| active == 2_048.0);
+        gate.open();
+        for streams in &mut streams {
+            all_answered(streams, "GET");
+        }
+        assert_eq!(origin.open_max(), 4);
+        assert_eq!(origin.request_count(), 2_048);
+    }
+
     /// What a dead connection took with it was maybe acted on: only what is idempotent is tried again.
     fn an_origin_that_dies_with_streams_in_flight(driver) {
         let gate = Gate::new();

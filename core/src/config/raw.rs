@@ -446,7 +446,7 @@ pub struct Upstream {
     #[serde(default = "default_idle_connections_max")]
     #[schemars(range(min = 0, max = 1_000_000))]
     pub idle_connections_max: u32,
-    /// Requests of each worker that wait for a connection. Beyond it, requests are answered with 503.
+    /// Requests of each worker that wait for a connection, for `timeouts.connect` at most. Beyond it, requests are answered with 503. What they take of memory, `limits.memory_per_worker` bounds.
     #[serde(default = "default_pending_max")]
     #[schemars(range(min = 0, max = 1_000_000))]
     pub pending_max: u32,
@@ -867,7 +867,7 @@ fn default_idle_connections_max() -> u32 {
 }
 
 fn default_pending_max() -> u32 {
-    1_024
+    100_000
 }
 
 fn off_or_count() -> OffOrCount {
