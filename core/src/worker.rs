@@ -604,7 +604,7 @@ async fn give_leases_back(core: Rc<Core<Linux>>) {
 /// Looks after pools and log lines.
 async fn rounds(core: Rc<Core<Linux>>) {
     while pause_or_stop(&core, ROUND).await {
-        core.maintain();
+        core.maintain().await;
         let dropped = core.log.flush();
         core.metrics.add(Counter::LogLinesDropped, dropped);
     }

@@ -210,7 +210,7 @@ const NEXT: &[u8] = b"\n--next--\n";
 /// A part that stands for a connection that is refused.
 const REFUSED: &[u8] = b"refused";
 
-fn install() -> Install {
+fn install() -> Arc<Install> {
     let to = ["http://127.0.0.1:2", "http://127.0.0.1:3"];
     let mut raw = RawConfig::proxy(&["127.0.0.1:1"], &to, Workers::Auto, Io::Auto);
     raw.listeners[0].http2.enabled = false;
@@ -230,7 +230,7 @@ fn install() -> Install {
 }
 
 thread_local! {
-    static INSTALL: Install = install();
+    static INSTALL: Arc<Install> = install();
 }
 
 /// A request as it was sent upstream.

@@ -189,7 +189,7 @@ pub struct Forwarding {
     pub forwarded: bool,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Upstream {
     pub name: Arc<str>,
     /// At least one.

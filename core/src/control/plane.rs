@@ -13,7 +13,7 @@ use super::dns::{self, Addresses, Name};
 use super::limits;
 use super::order::{Order, Overrides, Readiness, ReloadError, Running, Source, StartError};
 use super::prepare::{
-    First, Listening, Shared, bind_address, check_files, install, listen, load, load_first, load_tls,
+    First, Listening, Parts, Shared, bind_address, check_files, install, listen, load, load_first, load_tls,
     log_target, resolve_names, targets,
 };
 use super::prober::Prober;
@@ -212,7 +212,9 @@ async fn start(
     };
     let mut shared = Shared::default();
     let clock = Monotonic::start();
-    let install = Arc::new(install(&snapshot, &addresses, &mut shared, 0, count, &ids, &tls));
+    let parts =
+        Parts { addresses: &addresses, ids: &ids, tls: &tls, workers: count, now_ms: 0, before: None };
+    let install = Arc::new(install(&snapshot, &mut shared, &parts));
     let log = LogWriter::start("access log", journal::report).map_err(StartError::Worker)?;
     log.retarget(log_target(&snapshot));
     let node = Node::new(count, seed());
@@ -367,7 +369,7 @@ impl Plane {
                                 snapshot: &install.snapshot,
                                 trials: &install.trials,
                                 limiting: install.limiting.as_deref(),
-                                members: &install.upstreams,
+                                upstreams: &install.upstreams,
                                 samples,
                                 now_ns,
                             };
@@ -425,7 +427,9 @@ impl Plane {
         } else if ended > 0 {
             return Err("a worker has ended for good".to_owned());
         }
-        self.retired.retain(|install| Arc::strong_count(install) > 1);
+        // Who pins a snapshot holds its upstreams, too, and lets go of them last.
+        self.retired
+            .retain(|install| Arc::strong_count(install) > 1 || Arc::strong_count(&install.upstreams) > 1);
         while let Some(note) = self.node.take_note() {
             journal::warn(note);
         }
@@ -716,7 +720,15 @@ impl Plane {
     /// A snapshot with all that this process knows of its names, certificates and endpoints.
     fn made_of(&mut self, snapshot: &Arc<Snapshot>) -> Install {
         let (now_ms, workers) = (self.clock.now_ms(), self.workers.len());
-        install(snapshot, &self.addresses, &mut self.shared, now_ms, workers, &self.ids, &self.tls)
+        let parts = Parts {
+            addresses: &self.addresses,
+            ids: &self.ids,
+            tls: &self.tls,
+            workers,
+            now_ms,
+            before: Some(&self.install),
+        };
+        install(snapshot, &mut self.shared, &parts)
     }
 
     /// Of listeners: a socket for each worker, here and there.

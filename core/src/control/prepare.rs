@@ -1,7 +1,7 @@
 //! From a configuration to what workers are handed: text loaded, names resolved, addresses bound, an install made.
 //! Used at the start and by each reload; changes nothing that is in force.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -11,7 +11,9 @@ use super::order::{Source, StartError};
 use super::prober;
 use super::tls::{Keeper, Tls, UpstreamPart};
 use crate::config;
-use crate::config::snapshot::{AccessLogMode, EndpointAddress, ListenAddress, LogTarget, Snapshot, Upstream};
+use crate::config::snapshot::{
+    AccessLogMode, Action, EndpointAddress, ListenAddress, LogTarget, Snapshot, Upstream,
+};
 use crate::config::source::file::FileSource;
 use crate::config::{Origin, Remark, Report, Severity};
 use crate::net::connect::Address;
@@ -21,10 +23,10 @@ use crate::policy::balance::sticky::{self, Tags};
 use crate::policy::balance::subset;
 use crate::policy::balance::tiers::Member;
 use crate::policy::health::{Traffic, Verdict};
-use crate::proxy::core::{Install, ListenerId, proxy_version};
+use crate::proxy::core::{Changes, Install, ListenerId, proxy_version, upstream_settings};
 use crate::proxy::limiting;
 use crate::proxy::standing::Standings;
-use crate::proxy::upstream::{Group, Loans, Members, Resolved};
+use crate::proxy::upstream::{Configured, Group, Loans, Members, Resolved};
 use crate::telemetry::journal;
 use crate::telemetry::log_writer::{self, Target};
 
@@ -218,12 +220,12 @@ fn secret() -> [u64; 2] {
 /// says that there was one.
 pub(super) fn targets(install: &Install, tls: &Tls) -> Vec<prober::Target> {
     let snapshot = &install.snapshot;
-    let upstreams = snapshot.upstreams.iter().zip(&install.upstreams).zip(&tls.upstreams);
-    let of = |((upstream, members), tls): ((&Upstream, &Members), &Option<Arc<UpstreamPart>>)| {
+    let upstreams = snapshot.upstreams.iter().zip(&*install.upstreams).zip(&tls.upstreams);
+    let of = |((upstream, configured), tls): ((&Upstream, &Arc<Configured>), &Option<Arc<UpstreamPart>>)| {
         let ejection = upstream.outlier_detection.map(|detection| detection.ejection);
         let watched = upstream.health_check.is_some() || ejection.is_some();
         let proxy = upstream.proxy_protocol.map(proxy_version);
-        let endpoints = members.endpoints.iter().filter(move |endpoint| {
+        let endpoints = configured.members.endpoints.iter().filter(move |endpoint| {
             let state = endpoint.standing.state();
             watched || state.verdict != Verdict::Unchecked || state.traffic != Traffic::Admitting
         });
@@ -252,6 +254,7 @@ pub(super) fn targets(install: &Install, tls: &Tls) -> Vec<prober::Target> {
 pub struct Installer {
     shared: Shared,
     ids: BTreeMap<Arc<str>, ListenerId>,
+    before: Option<Arc<Install>>,
 }
 
 impl std::fmt::Debug for Installer {
@@ -271,7 +274,7 @@ impl Installer {
         snapshot: &Arc<Snapshot>,
         now_ms: u64,
         workers: usize,
-    ) -> Result<Install, Vec<Remark>> {
+    ) -> Result<Arc<Install>, Vec<Remark>> {
         for listener in &snapshot.listeners {
             let next = ListenerId(self.ids.len() as u32);
             self.ids.entry(Arc::clone(&listener.name)).or_insert(next);
@@ -280,7 +283,17 @@ impl Installer {
         if !findings.errors.is_empty() {
             return Err(findings.errors);
         }
-        Ok(install(snapshot, &Addresses::new(), &mut self.shared, now_ms, workers, &self.ids, &tls))
+        let parts = Parts {
+            addresses: &Addresses::new(),
+            ids: &self.ids,
+            tls: &tls,
+            workers,
+            now_ms,
+            before: self.before.as_deref(),
+        };
+        let install = Arc::new(install(snapshot, &mut self.shared, &parts));
+        self.before = Some(Arc::clone(&install));
+        Ok(install)
     }
 
     /// A listener's number, once an install had it.
@@ -289,96 +302,247 @@ impl Installer {
     }
 }
 
-/// A snapshot with its names resolved, its lent connections and endpoints' health at hand. `now_ms` is the workers' clock; zero
-/// at the start, when no endpoint is a newcomer.
-pub(super) fn install(
-    snapshot: &Arc<Snapshot>,
-    addresses: &Addresses,
-    shared: &mut Shared,
-    now_ms: u64,
-    workers: usize,
-    ids: &BTreeMap<Arc<str>, ListenerId>,
-    tls: &Tls,
-) -> Install {
-    let upstreams: Vec<Members> = snapshot
+/// What an install is made of, beside the snapshot.
+pub(super) struct Parts<'p> {
+    pub(super) addresses: &'p Addresses,
+    pub(super) ids: &'p BTreeMap<Arc<str>, ListenerId>,
+    pub(super) tls: &'p Tls,
+    pub(super) workers: usize,
+    /// The workers' clock; zero at the start, when no endpoint is a newcomer.
+    pub(super) now_ms: u64,
+    /// The install before this one.
+    pub(super) before: Option<&'p Install>,
+}
+
+/// A snapshot with its names resolved, its lent connections and its endpoints' health at hand. What is as it was in the
+/// install before is taken from there, and workers are told only what is not.
+pub(super) fn install(snapshot: &Arc<Snapshot>, shared: &mut Shared, parts: &Parts<'_>) -> Install {
+    let version = parts.before.map_or(1, |before| before.changes.version + 1);
+    let before: HashMap<&str, (&Upstream, &Arc<Configured>)> =
+        parts.before.map_or_else(HashMap::new, |before| {
+            let upstreams = before.snapshot.upstreams.iter().zip(&*before.upstreams);
+            upstreams.map(|(upstream, configured)| (&*upstream.name, (upstream, configured))).collect()
+        });
+    let same_limits = parts.before.is_some_and(|before| {
+        let (old, new) = (&before.snapshot.limits, &snapshot.limits);
+        // HTTP/2 is told of them.
+        (old.header_bytes_max, old.header_count_max) == (new.header_bytes_max, new.header_count_max)
+    });
+    let mut changed = Vec::new();
+    let upstreams: Arc<[Arc<Configured>]> = snapshot
         .upstreams
         .iter()
-        .zip(&tls.upstreams)
+        .zip(&parts.tls.upstreams)
         .map(|(upstream, tls)| {
-            let mut all = Vec::new();
-            let mut members = Vec::new();
-            let mut labels = Vec::new();
-            for (index, endpoint) in upstream.endpoints.iter().enumerate() {
-                let tls_name = tls.as_ref().and_then(|part| part.names.get(index).cloned().flatten());
-                let found: Vec<Address> = match &endpoint.address {
-                    EndpointAddress::Ip(address) => vec![Address::Tcp(*address)],
-                    EndpointAddress::Unix(path) => vec![Address::Unix(Arc::new(path.clone()))],
-                    EndpointAddress::Name { host, port } => addresses
-                        .get(&(Arc::clone(host), *port))
-                        .into_iter()
-                        .flatten()
-                        .map(|address| Address::Tcp(*address))
-                        .collect(),
-                };
-                for address in found {
-                    let key = (Arc::clone(&upstream.name), address.clone());
-                    let text = address.to_string();
-                    members.push(Member {
-                        number: all.len() as u32,
-                        weight: endpoint.weight.get(),
-                        priority: endpoint.priority,
-                        distance: endpoint.distance,
-                    });
-                    labels.push(endpoint.labels.clone());
-                    all.push(Resolved {
-                        loans: Arc::clone(shared.loans.entry(key).or_insert_with(Loans::new)),
-                        standing: shared.standings.of(&upstream.name, &address, Verdict::Unchecked, now_ms),
-                        tag: sticky::tag(&text, hash::id(&upstream.name)),
-                        address,
-                        authority: Arc::clone(&endpoint.authority),
-                        weight: endpoint.weight.get(),
-                        tls_name: tls_name.clone(),
-                    });
-                }
+            let (endpoints, numbers) = resolve(upstream, tls.as_deref(), parts, shared);
+            let client = tls.as_ref().map(|part| &part.client);
+            if let Some((was, configured)) = before.get(&*upstream.name)
+                && same_limits
+                && *was == upstream
+                && configured.members.endpoints == endpoints
+                && configured.tls.as_ref().map(Arc::as_ptr) == client.map(Arc::as_ptr)
+            {
+                return Arc::clone(configured);
             }
-            let shape = upstream.balance.hash.as_ref().map(|hash| hash.shape);
-            let of = |members: &[Member]| {
-                Group::new(members, shape, |number| {
-                    (hash::id(&all[number].address.to_string()), all[number].weight)
-                })
-            };
-            let mut groups = vec![of(&members)];
-            for selector in &upstream.subsets {
-                let chosen: Vec<Member> =
-                    subset::select(&labels, selector).iter().map(|&at| members[at as usize]).collect();
-                groups.push(of(&chosen));
-            }
-            let tags =
-                upstream.sticky.as_ref().map(|_| Arc::new(Tags::new(all.iter().map(|r: &Resolved| r.tag))));
-            Members { endpoints: all, groups, tags }
+            let configured = Arc::new(Configured {
+                name: Arc::clone(&upstream.name),
+                version,
+                settings: upstream_settings(snapshot, upstream),
+                tls: client.cloned(),
+                members: members(upstream, endpoints, &numbers),
+            });
+            changed.push(Arc::clone(&configured));
+            configured
         })
         .collect();
-    let live: std::collections::HashSet<_> = snapshot
-        .upstreams
+    let live: HashSet<_> = upstreams
         .iter()
-        .zip(&upstreams)
-        .flat_map(|(u, all)| all.endpoints.iter().map(|r| (Arc::clone(&u.name), r.address.clone())))
+        .flat_map(|u| u.members.endpoints.iter().map(|r| (Arc::clone(&u.name), r.address.clone())))
         .collect();
     shared.loans.retain(|key, _| live.contains(key));
     shared.standings.keep(|upstream, address| live.contains(&(Arc::clone(upstream), address.clone())));
-    let mut listeners = vec![None; ids.len()];
+    let mut listeners = vec![None; parts.ids.len()];
     for (index, listener) in snapshot.listeners.iter().enumerate() {
-        if let Some(id) = ids.get(&listener.name) {
+        if let Some(id) = parts.ids.get(&listener.name) {
             listeners[id.0 as usize] = Some(index);
         }
     }
+    let splits = snapshot.routes.iter().enumerate();
     Install {
-        limiting: shared.limits(snapshot, workers),
-        trials: shared.canaries.configure(snapshot, workers),
+        limiting: shared.limits(snapshot, parts.workers),
+        trials: shared.canaries.configure(snapshot, parts.workers).into(),
+        splits: splits
+            .filter(|(_, r)| matches!(r.action, Action::Split(_)))
+            .map(|(index, _)| index)
+            .collect(),
+        changes: Arc::new(changes(snapshot, parts.before, changed, version)),
         snapshot: Arc::clone(snapshot),
         upstreams,
-        tls_clients: tls.upstreams.iter().map(|p| p.as_ref().map(|p| Arc::clone(&p.client))).collect(),
-        tls_servers: tls.listeners.iter().map(|p| p.as_ref().map(|p| Arc::clone(&p.server))).collect(),
+        tls_servers: parts.tls.listeners.iter().map(|p| p.as_ref().map(|p| Arc::clone(&p.server))).collect(),
         listeners,
+    }
+}
+
+fn changes(
+    snapshot: &Arc<Snapshot>,
+    before: Option<&Install>,
+    upstreams: Vec<Arc<Configured>>,
+    version: u64,
+) -> Changes {
+    let mut changes = Changes { upstreams, version, ..Changes::default() };
+    if let Some(before) = before.filter(|before| !Arc::ptr_eq(&before.snapshot, snapshot)) {
+        let stay: HashSet<&str> = snapshot.upstreams.iter().map(|u| &*u.name).collect();
+        let gone = before.upstreams.iter().filter(|u| !stay.contains(&*u.name));
+        changes.gone_upstreams = gone.map(|u| Arc::clone(&u.name)).collect();
+        let stay: HashSet<&str> = snapshot.routes.iter().map(|r| &*r.name).collect();
+        let gone = before.snapshot.routes.iter().filter(|r| !stay.contains(&*r.name));
+        changes.gone_routes = gone.map(|r| Arc::clone(&r.name)).collect();
+    }
+    changes
+}
+
+/// An upstream's endpoints by their addresses, and for each the index of the configured one that it comes from.
+fn resolve(
+    upstream: &Upstream,
+    tls: Option<&UpstreamPart>,
+    parts: &Parts<'_>,
+    shared: &mut Shared,
+) -> (Vec<Resolved>, Vec<usize>) {
+    let (mut all, mut numbers) = (Vec::new(), Vec::new());
+    for (index, endpoint) in upstream.endpoints.iter().enumerate() {
+        let tls_name = tls.and_then(|part| part.names.get(index).cloned().flatten());
+        let found: Vec<Address> = match &endpoint.address {
+            EndpointAddress::Ip(address) => vec![Address::Tcp(*address)],
+            EndpointAddress::Unix(path) => vec![Address::Unix(Arc::new(path.clone()))],
+            EndpointAddress::Name { host, port } => parts
+                .addresses
+                .get(&(Arc::clone(host), *port))
+                .into_iter()
+                .flatten()
+                .map(|address| Address::Tcp(*address))
+                .collect(),
+        };
+        for address in found {
+            let key = (Arc::clone(&upstream.name), address.clone());
+            numbers.push(index);
+            all.push(Resolved {
+                loans: Arc::clone(shared.loans.entry(key).or_insert_with(Loans::new)),
+                standing: shared.standings.of(&upstream.name, &address, Verdict::Unchecked, parts.now_ms),
+                tag: sticky::tag(&address.to_string(), hash::id(&upstream.name)),
+                address,
+                authority: Arc::clone(&endpoint.authority),
+                weight: endpoint.weight.get(),
+                tls_name: tls_name.clone(),
+            });
+        }
+    }
+    (all, numbers)
+}
+
+/// What requests are balanced over. Takes milliseconds and more where keys are hashed.
+fn members(upstream: &Upstream, endpoints: Vec<Resolved>, numbers: &[usize]) -> Members {
+    let of = |index: usize| &upstream.endpoints[index];
+    let members: Vec<Member> = numbers
+        .iter()
+        .enumerate()
+        .map(|(number, &index)| Member {
+            number: number as u32,
+            weight: of(index).weight.get(),
+            priority: of(index).priority,
+            distance: of(index).distance,
+        })
+        .collect();
+    let labels: Vec<_> = numbers.iter().map(|&index| of(index).labels.clone()).collect();
+    let shape = upstream.balance.hash.as_ref().map(|hash| hash.shape);
+    let group = |members: &[Member]| {
+        Group::new(members, shape, |number| {
+            (hash::id(&endpoints[number].address.to_string()), endpoints[number].weight)
+        })
+    };
+    let mut groups = vec![group(&members)];
+    for selector in &upstream.subsets {
+        let chosen: Vec<Member> =
+            subset::select(&labels, selector).iter().map(|&at| members[at as usize]).collect();
+        groups.push(group(&chosen));
+    }
+    let tags = upstream.sticky.as_ref().map(|_| Arc::new(Tags::new(endpoints.iter().map(|r| r.tag))));
+    Members { endpoints, groups, tags }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Installer;
+    use crate::base::clock::Monotonic;
+    use crate::config::raw::{Io, Upstream, Workers};
+    use crate::config::{RawConfig, compile};
+    use crate::net::driver::{Executor, IoMode, yield_now};
+    use crate::net::platform::Linux;
+    use crate::proxy::core::{Core, Install, Node};
+    use crate::proxy::log::LogBuffer;
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    const UPSTREAMS: usize = 20_000;
+
+    /// An install of many upstreams that `change` has gone over.
+    fn install(installer: &mut Installer, change: impl FnOnce(&mut Vec<Upstream>)) -> Arc<Install> {
+        let mut raw = RawConfig::proxy(&["127.0.0.1:1"], &["http://127.0.0.1:2"], Workers::Auto, Io::Auto);
+        for number in 1..UPSTREAMS {
+            let address = format!("127.{}.{}.1:80", number / 250, number % 250);
+            raw.upstreams.push(Upstream::new(&format!("upstream-{number}"), &[&address]));
+        }
+        change(&mut raw.upstreams);
+        let snapshot = compile(&raw, 1).expect("a good configuration");
+        installer.install(&Arc::new(snapshot), 1, 1).expect("no files")
+    }
+
+    #[test]
+    fn workers_are_told_what_differs_and_take_it_over_in_turns() {
+        let mut installer = Installer::default();
+        let first = install(&mut installer, |_| {});
+        let same = install(&mut installer, |_| {});
+        assert!(same.changes.upstreams.is_empty() && same.changes.gone_upstreams.is_empty());
+        let one = install(&mut installer, |all| all[7].idle_connections_max = 3);
+        let names = |install: &Install| -> Vec<String> {
+            install.changes.upstreams.iter().map(|u| u.name.to_string()).collect()
+        };
+        assert_eq!(names(&one), ["upstream-7"]);
+        assert!(Arc::ptr_eq(&one.upstreams[8], &first.upstreams[8]));
+        let none = install(&mut installer, |all| all.truncate(1));
+        assert_eq!(none.changes.gone_upstreams.len(), UPSTREAMS - 1);
+        let back = install(&mut installer, |_| {});
+        assert_eq!(back.changes.upstreams.len(), UPSTREAMS - 1, "all but the one that stayed");
+        let all = install(&mut installer, |all| {
+            for upstream in all {
+                upstream.idle_connections_max = 5;
+            }
+        });
+        assert_eq!(all.changes.upstreams.len(), UPSTREAMS);
+        let mut executor = Executor::new(IoMode::Epoll).expect("a runtime");
+        let ran = executor.run(async move {
+            let (log, _lines) = crossbeam_channel::unbounded();
+            let platform = Linux::new(Monotonic::start(), 1);
+            let core = Core::new(0, platform, Node::new(1, 7), &first, LogBuffer::new(log));
+            let installs = [("the same", same), ("one", one), ("gone", none), ("back", back), ("all", all)];
+            for (what, install) in installs {
+                let mut turns = 0;
+                let mut longest = std::time::Duration::ZERO;
+                let mut turn = Instant::now();
+                core.install(&install);
+                loop {
+                    longest = longest.max(turn.elapsed());
+                    if !core.has_changes() {
+                        break;
+                    }
+                    turn = Instant::now();
+                    yield_now().await;
+                    turns += 1;
+                }
+                println!("{what}: {turns} turns, the longest {longest:?}");
+                let changed = install.changes.upstreams.len() + install.changes.gone_upstreams.len();
+                assert!(turns >= changed / 256, "{what}: {changed} changes in {turns} turns");
+            }
+        });
+        assert!(ran.is_ok());
     }
 }

@@ -12,7 +12,7 @@ use crate::net::connect::Address;
 use crate::policy::health::{Cause, State, Traffic, Verdict};
 use crate::proxy::core::Install;
 use crate::proxy::standing::traffic_name;
-use crate::proxy::upstream::Members;
+use crate::proxy::upstream::Configured;
 use crate::telemetry::metrics::{EndpointInfo, Sample};
 
 /// One endpoint, as the node knows it.
@@ -29,9 +29,9 @@ pub(super) struct Known {
 pub(super) fn known(install: &Install, reports: &[Report], now_ms: u64) -> Vec<Known> {
     let by_key: HashMap<(&Arc<str>, &Address), &Report> =
         reports.iter().map(|report| ((&report.upstream, &report.address), report)).collect();
-    let upstreams = install.snapshot.upstreams.iter().zip(&install.upstreams);
-    let of = |(upstream, members): (&Upstream, &Members)| {
-        let endpoints = members.endpoints.iter();
+    let upstreams = install.snapshot.upstreams.iter().zip(&*install.upstreams);
+    let of = |(upstream, configured): (&Upstream, &Arc<Configured>)| {
+        let endpoints = configured.members.endpoints.iter();
         endpoints
             .map(|endpoint| {
                 let report = by_key.get(&(&upstream.name, &endpoint.address));

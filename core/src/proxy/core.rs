@@ -3,8 +3,8 @@
 //! Two kinds of things, never mixed: [`Bound`] is a snapshot made ready for this worker, swapped whole by an install
 //! and pinned by each request; everything else in [`Core`] is state that outlives it.
 
-use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,7 +16,7 @@ use super::limiting::{self, LimitCounts, Limiting, Limits};
 use super::log::LogBuffer;
 use super::split::Trial;
 use super::standing::{self, Applied};
-use super::upstream::{self, Discarded, Lend, Members, Upstream};
+use super::upstream::{self, Configured, Discarded, Lend, Upstream};
 use crate::base::buffer::BufferPool;
 use crate::base::deadline::Deadlines;
 use crate::base::kept::KeptAccount;
@@ -33,7 +33,6 @@ use crate::net::pipe::PipePool;
 use crate::net::platform::Platform;
 use crate::net::proxied::ProxyVersion;
 use crate::net::tls::HandshakeError;
-use crate::net::tls::client::TlsClient;
 use crate::net::tls::server::TlsServer;
 use crate::policy::health::Traffic;
 use crate::policy::shed;
@@ -50,18 +49,33 @@ pub struct ListenerId(pub u32);
 pub struct Install {
     /// What is configured.
     pub snapshot: Arc<Snapshot>,
-    /// For each of its upstreams, the endpoints.
-    pub upstreams: Vec<Members>,
-    /// For each of its upstreams, how TLS is spoken to those endpoints that have a name to prove.
-    pub tls_clients: Vec<Option<Arc<TlsClient>>>,
+    /// Each of its upstreams. Those that are as they were are the same as in the install before.
+    pub upstreams: Arc<[Arc<Configured>]>,
+    /// What is different from the install before.
+    pub changes: Arc<Changes>,
     /// For each of its listeners, how TLS is served.
     pub tls_servers: Vec<Option<Arc<TlsServer>>>,
     /// For each [`ListenerId`], its index in the snapshot; `None` for those that have left it.
     pub listeners: Vec<Option<usize>>,
+    /// Indexes of its routes with a split.
+    pub splits: Vec<usize>,
     /// For each of its routes, the canary under trial.
-    pub trials: Vec<Option<Arc<Trial>>>,
+    pub trials: Arc<[Option<Arc<Trial>>]>,
     /// What limits count in, if any are configured.
     pub limiting: Option<Arc<limiting::Shared>>,
+}
+
+/// How one install differs from the one before it.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// Upstreams that are new or changed.
+    pub upstreams: Vec<Arc<Configured>>,
+    /// Upstreams that have left the configuration.
+    pub gone_upstreams: Vec<Arc<str>>,
+    /// Routes that have left it.
+    pub gone_routes: Vec<Arc<str>>,
+    /// The number of the install.
+    pub version: u64,
 }
 
 /// What all workers of this process share: their loads, padded, and a queue of lines for the journal, which a worker
@@ -192,18 +206,20 @@ pub struct BoundListener {
 pub struct Bound<S> {
     /// What is configured.
     pub snapshot: Arc<Snapshot>,
-    /// By index of the snapshot's upstreams.
-    pub upstreams: Box<[Rc<Upstream<S>>]>,
+    /// By index of the snapshot's upstreams, as they are configured.
+    configured: Arc<[Arc<Configured>]>,
+    /// The same, as this worker knows them, once they were used. [`Core::upstream`] looks here first.
+    upstreams: Box<[OnceCell<Rc<Upstream<S>>>]>,
     /// By [`ListenerId`].
     pub listeners: Box<[Option<BoundListener>]>,
     /// For connections whose listener has left the configuration: nobody vouches for hops before them any more.
     orphan: Forwarding,
-    /// By index of the snapshot's routes.
-    pub routes: Box<[Rc<RouteCounts>]>,
-    /// For each route, its arms' counts; none where there is no split.
-    pub(super) arms: Box<[Box<[Rc<RouteCounts>]>]>,
+    /// By index of the snapshot's routes, once they were used.
+    routes: Box<[OnceCell<Rc<RouteCounts>>]>,
+    /// For each route with a split, its arms' counts.
+    pub(super) arms: HashMap<usize, Box<[Rc<RouteCounts>]>>,
     /// For each route, the canary under trial.
-    pub(super) trials: Box<[Option<Arc<Trial>>]>,
+    pub(super) trials: Arc<[Option<Arc<Trial>>]>,
     /// Bounds of heads.
     pub head_limits: HeadLimits,
     /// Rate limits and limits of requests at once.
@@ -279,6 +295,8 @@ pub struct Core<P: Platform> {
     node: Arc<Node>,
     bound: RefCell<Rc<Bound<P::Stream>>>,
     upstreams: RefCell<ByName<Upstream<P::Stream>>>,
+    /// Changes that are not taken over yet, and how many of each are.
+    changes: RefCell<VecDeque<(Arc<Changes>, usize)>>,
     routes: RefCell<ByName<RouteCounts>>,
     /// By route and arm.
     arms: RefCell<HashMap<[Arc<str>; 2], Rc<RouteCounts>>>,
@@ -299,6 +317,9 @@ pub struct Core<P: Platform> {
     heads: RefCell<Vec<Vec<u8>>>,
     date: RefCell<Date>,
 }
+
+/// Upstreams that are taken over, or looked after, in one turn: a quarter of a millisecond or so.
+const TAKEN_OVER_AT_ONCE: usize = 128;
 
 /// Keys that each worker shows.
 const HEAVIEST_SHOWN: usize = 20;
@@ -332,12 +353,13 @@ impl<P: Platform> Core<P> {
             node,
             bound: RefCell::new(Rc::new(Bound {
                 snapshot: Arc::clone(&install.snapshot),
+                configured: Arc::default(),
                 upstreams: Box::default(),
                 listeners: Box::default(),
                 orphan: Forwarding::default(),
                 routes: Box::default(),
-                arms: Box::default(),
-                trials: Box::default(),
+                arms: HashMap::default(),
+                trials: Arc::default(),
                 head_limits: HeadLimits::default(),
                 limits: Limits::default(),
             })),
@@ -345,6 +367,7 @@ impl<P: Platform> Core<P> {
             limit_counts: RefCell::default(),
             leases: Signal::default(),
             upstreams: RefCell::default(),
+            changes: RefCell::default(),
             routes: RefCell::default(),
             arms: RefCell::default(),
             connections: Cell::new(0),
@@ -359,76 +382,144 @@ impl<P: Platform> Core<P> {
             date: RefCell::default(),
         });
         core.tick_ns();
-        core.install(install);
+        core.bind(install);
+        for configured in &*install.upstreams {
+            core.know(configured);
+        }
+        core.metrics.count(Counter::SnapshotsInstalled);
         core
     }
 
     /// Takes over a snapshot. Requests that pinned the old one finish on it.
-    pub fn install(&self, install: &Install) {
-        let snapshot = &install.snapshot;
-        let now_ms = self.tick_ns() / 1_000_000;
+    ///
+    /// Only what differs from the install before costs anything, and of that only the first upstreams at once: the others
+    /// are taken over by and by, or when they are used, so that no request waits for upstreams that it does not go to.
+    pub fn install(self: &Rc<Self>, install: &Install) {
+        self.bind(install);
+        {
+            let mut counts = self.routes.borrow_mut();
+            for gone in &install.changes.gone_routes {
+                counts.remove(gone);
+            }
+        }
+        self.changes.borrow_mut().push_back((Arc::clone(&install.changes), 0));
+        if self.take_over(TAKEN_OVER_AT_ONCE) {
+            let core = Rc::clone(self);
+            self.platform.spawn(async move {
+                core.platform.yield_now().await;
+                while core.take_over(TAKEN_OVER_AT_ONCE) {
+                    core.platform.yield_now().await;
+                }
+            });
+        }
+        self.metrics.count(Counter::SnapshotsInstalled);
+    }
+
+    /// Takes over up to `max` changes. True while there are more.
+    fn take_over(&self, max: usize) -> bool {
+        for _ in 0..max {
+            let Some((changes, at)) = self.next_change() else { return false };
+            if let Some(configured) = changes.upstreams.get(at) {
+                self.know(configured);
+            } else if let Some(gone) = changes.gone_upstreams.get(at - changes.upstreams.len()) {
+                let mut states = self.upstreams.borrow_mut();
+                // It may have come back since.
+                if states.get(gone).is_some_and(|state| state.version() < changes.version)
+                    && let Some(state) = states.remove(gone)
+                {
+                    state.retire();
+                }
+            }
+        }
+        self.has_changes()
+    }
+
+    /// Installs have changed what is not taken over yet.
+    pub fn has_changes(&self) -> bool {
+        !self.changes.borrow().is_empty()
+    }
+
+    fn next_change(&self) -> Option<(Arc<Changes>, usize)> {
+        let mut waiting = self.changes.borrow_mut();
+        loop {
+            let (changes, at) = waiting.front_mut()?;
+            if *at < changes.upstreams.len() + changes.gone_upstreams.len() {
+                *at += 1;
+                return Some((Arc::clone(changes), *at - 1));
+            }
+            waiting.pop_front();
+        }
+    }
+
+    /// An upstream's state, configured so, unless it is newer already.
+    fn know(&self, configured: &Configured) -> Rc<Upstream<P::Stream>> {
+        let now_ms = self.now_ms();
         // Workers begin their rotations evenly spread, and nodes each elsewhere.
         let share = u64::MAX / self.node.workers().max(1) as u64;
         let draw = self.node.seed.wrapping_add(share.wrapping_mul(self.index as u64));
         let mut states = self.upstreams.borrow_mut();
-        let upstreams: Box<[_]> = snapshot
-            .upstreams
-            .iter()
-            .zip(install.upstreams.iter().zip(&install.tls_clients))
-            .map(|(configured, (members, tls))| {
-                let settings = upstream::Settings {
-                    rule: configured.balance.rule,
-                    ewma: configured.balance.ewma,
-                    panic_percent: configured.panic_percent,
-                    slow_start: configured.slow_start.clone(),
-                    outliers: configured.outlier_detection.as_ref().map(standing_settings),
-                    breaker: configured.breaker,
-                    adaptive: configured.adaptive_concurrency,
-                    requests_max: configured.requests_max,
-                    budget: configured.retry_budget,
-                    connections_max: configured.connections_max,
-                    idle_max: configured.idle_connections_max,
-                    pending_max: configured.pending_max,
-                    idle_ms: configured.timeouts.idle.as_millis() as u64,
-                    ping_ms: configured.ping_interval.map_or(0, |d| d.as_millis() as u64),
-                    ping_timeout_ms: configured.ping_timeout.as_millis() as u64,
-                    proxy: configured.proxy_protocol.map(proxy_version),
-                    http2: configured.http2.map(|http2| http2_settings(snapshot, http2)),
-                };
-                let state = states
-                    .entry(Arc::clone(&configured.name))
-                    .or_insert_with(|| Upstream::new(Arc::clone(&configured.name), settings.clone(), now_ms));
-                state.configure(settings, tls.as_ref(), members, now_ms, draw);
-                Rc::clone(state)
-            })
-            .collect();
-        states.retain(|_, state| {
-            let stays = upstreams.iter().any(|u| Rc::ptr_eq(u, state));
-            if !stays {
-                state.retire();
+        if let Some(state) = states.get(&configured.name) {
+            if state.version() < configured.version {
+                state.configure(configured, now_ms, draw);
             }
-            stays
+            return Rc::clone(state);
+        }
+        let state = Upstream::new(configured, now_ms, draw);
+        states.insert(Arc::clone(&configured.name), Rc::clone(&state));
+        state
+    }
+
+    /// An upstream by its index in the snapshot, as that has configured it or a later one.
+    pub(super) fn upstream<'b>(
+        &self,
+        bound: &'b Bound<P::Stream>,
+        index: usize,
+    ) -> &'b Rc<Upstream<P::Stream>> {
+        bound.upstreams[index].get_or_init(|| {
+            let configured = &bound.configured[index];
+            if self.is_past(bound) && !self.upstreams.borrow().contains_key(&configured.name) {
+                return Upstream::new(configured, self.now_ms(), 0);
+            }
+            self.know(configured)
+        })
+    }
+
+    /// A later snapshot is in force: what only this one knows is gone, and must not be remembered again.
+    fn is_past(&self, bound: &Bound<P::Stream>) -> bool {
+        !std::ptr::eq(Rc::as_ptr(&self.bound.borrow()), bound)
+    }
+
+    /// Counts a response to its route.
+    pub(super) fn count_route(&self, bound: &Bound<P::Stream>, route: usize, status: u16) {
+        let counts = bound.routes[route].get_or_init(|| {
+            let name = &bound.snapshot.routes[route].name;
+            let mut counts = self.routes.borrow_mut();
+            match counts.get(name) {
+                Some(known) => Rc::clone(known),
+                None if self.is_past(bound) => Rc::default(),
+                None => Rc::clone(counts.entry(Arc::clone(name)).or_default()),
+            }
         });
-        let mut counts = self.routes.borrow_mut();
-        let routes: Box<[_]> = snapshot
-            .routes
+        counts.count(status);
+    }
+
+    /// Makes a snapshot ready for this worker.
+    fn bind(&self, install: &Install) {
+        let snapshot = &install.snapshot;
+        self.tick_ns();
+        let mut counts = self.arms.borrow_mut();
+        let arms = install
+            .splits
             .iter()
-            .map(|r| Rc::clone(counts.entry(Arc::clone(&r.name)).or_default()))
+            .filter_map(|&index| {
+                let route = &snapshot.routes[index];
+                let Action::Split(split) = &route.action else { return None };
+                let of = |arm: &snapshot::Arm| [Arc::clone(&route.name), Arc::clone(&arm.name)];
+                let arms = split.arms.iter();
+                Some((index, arms.map(|arm| Rc::clone(counts.entry(of(arm)).or_default())).collect()))
+            })
             .collect();
         // What only the old snapshot knew has one owner left here and one in the snapshot about to go.
-        if counts.len() > routes.len() {
-            counts.retain(|_, c| Rc::strong_count(c) > 1 && routes.iter().any(|r| Rc::ptr_eq(r, c)));
-        }
-        let mut counts = self.arms.borrow_mut();
-        let arms: Box<[Box<[_]>]> = snapshot
-            .routes
-            .iter()
-            .map(|route| {
-                let Action::Split(split) = &route.action else { return Box::default() };
-                let of = |arm: &snapshot::Arm| [Arc::clone(&route.name), Arc::clone(&arm.name)];
-                split.arms.iter().map(|arm| Rc::clone(counts.entry(of(arm)).or_default())).collect()
-            })
-            .collect();
         counts.retain(|_, count| Rc::strong_count(count) > 1);
         drop(counts);
         let listeners =
@@ -437,12 +528,13 @@ impl<P: Platform> Core<P> {
         self.kept.resize(snapshot.limits.memory_bytes_max);
         *self.bound.borrow_mut() = Rc::new(Bound {
             snapshot: Arc::clone(snapshot),
-            upstreams,
+            configured: Arc::clone(&install.upstreams),
+            upstreams: std::iter::repeat_with(OnceCell::new).take(install.upstreams.len()).collect(),
             listeners,
             orphan: forwarding(snapshot, 0),
-            routes,
+            routes: std::iter::repeat_with(OnceCell::new).take(snapshot.routes.len()).collect(),
             arms,
-            trials: install.trials.clone().into(),
+            trials: Arc::clone(&install.trials),
             head_limits: HeadLimits {
                 header_bytes: snapshot.limits.header_bytes_max,
                 header_count: snapshot.limits.header_count_max,
@@ -450,7 +542,6 @@ impl<P: Platform> Core<P> {
             },
             limits: self.install_limits(install),
         });
-        self.metrics.count(Counter::SnapshotsInstalled);
     }
 
     /// Takes over limits. What workers hold of the old ones goes back first.
@@ -469,7 +560,8 @@ impl<P: Platform> Core<P> {
         }
         let mut counts = self.limit_counts.borrow_mut();
         let configured = &install.snapshot.rate_limits;
-        counts.retain(|name, _| configured.rates.iter().any(|limit| *limit.rule.name == **name));
+        let names: HashSet<&str> = configured.rates.iter().map(|limit| &*limit.rule.name).collect();
+        counts.retain(|name, _| names.contains(&**name));
         Limits::new(configured, &shared.hasher, |name| Rc::clone(counts.entry(name.into()).or_default()))
     }
 
@@ -767,10 +859,14 @@ impl<P: Platform> Core<P> {
     }
 
     /// Rounds: closes idle connections that are due, lends surplus ones, gives memory back. Once a second or so.
-    pub fn maintain(&self) {
+    pub async fn maintain(&self) {
         let now = self.tick_ns() / 1_000_000;
         let lend = if self.node.workers() > 1 { Lend::Surplus } else { Lend::Nothing };
-        for upstream in self.upstreams.borrow().values() {
+        let upstreams: Vec<_> = self.upstreams.borrow().values().cloned().collect();
+        for (number, upstream) in upstreams.iter().enumerate() {
+            if number % TAKEN_OVER_AT_ONCE == TAKEN_OVER_AT_ONCE - 1 {
+                self.platform.yield_now().await;
+            }
             let (discarded, lent) = upstream.maintain(now, |stream| self.platform.detach(stream), lend);
             self.discarded(discarded);
             self.metrics.add(Counter::Lent, lent);
@@ -880,6 +976,29 @@ pub fn proxy_version(configured: ProxyProtocol) -> ProxyVersion {
     match configured {
         ProxyProtocol::V1 => ProxyVersion::V1,
         ProxyProtocol::V2 => ProxyVersion::V2,
+    }
+}
+
+/// Bounds and choices of an upstream, from the snapshot.
+pub fn upstream_settings(snapshot: &Snapshot, configured: &snapshot::Upstream) -> upstream::Settings {
+    upstream::Settings {
+        rule: configured.balance.rule,
+        ewma: configured.balance.ewma,
+        panic_percent: configured.panic_percent,
+        slow_start: configured.slow_start.clone(),
+        outliers: configured.outlier_detection.as_ref().map(standing_settings),
+        breaker: configured.breaker,
+        adaptive: configured.adaptive_concurrency,
+        requests_max: configured.requests_max,
+        budget: configured.retry_budget,
+        connections_max: configured.connections_max,
+        idle_max: configured.idle_connections_max,
+        pending_max: configured.pending_max,
+        idle_ms: configured.timeouts.idle.as_millis() as u64,
+        ping_ms: configured.ping_interval.map_or(0, |d| d.as_millis() as u64),
+        ping_timeout_ms: configured.ping_timeout.as_millis() as u64,
+        proxy: configured.proxy_protocol.map(proxy_version),
+        http2: configured.http2.map(|http2| http2_settings(snapshot, http2)),
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::limiting;
 use super::respond;
 use super::split::{self, By, Trial};
-use super::upstream::Members;
+use super::upstream::Configured;
 use crate::base::limits::EXPLAINED_ROUTES_MAX;
 use crate::config::snapshot::{
     Action, AppliedRate, Destination, HashOn, PathRewrite, Route, Snapshot, Split, UpstreamHost,
@@ -48,7 +48,7 @@ pub struct World<'w> {
     /// The node's buckets, where something runs and limits are configured.
     pub limiting: Option<&'w limiting::Shared>,
     /// By upstream, the endpoints with their health; empty where nothing runs.
-    pub members: &'w [Members],
+    pub upstreams: &'w [Arc<Configured>],
     /// The workers' numbers; empty where nothing runs.
     pub samples: &'w [Sample],
     /// On the workers' clock.
@@ -58,7 +58,7 @@ pub struct World<'w> {
 impl<'w> World<'w> {
     /// Only what is configured.
     pub fn at_rest(snapshot: &'w Snapshot) -> Self {
-        Self { snapshot, trials: &[], limiting: None, members: &[], samples: &[], now_ns: 0 }
+        Self { snapshot, trials: &[], limiting: None, upstreams: &[], samples: &[], now_ns: 0 }
     }
 }
 
@@ -322,7 +322,8 @@ impl Told<'_> {
 
     /// Who takes requests and who does not.
     fn endpoints(&self, upstream: usize, out: &mut String) {
-        let Some(members) = self.world.members.get(upstream) else { return };
+        let Some(configured) = self.world.upstreams.get(upstream) else { return };
+        let members = &configured.members;
         for endpoint in members.endpoints.iter().take(ENDPOINTS_SHOWN) {
             let state = endpoint.standing.state();
             let what = match (state.verdict, state.traffic) {

@@ -113,7 +113,7 @@ pub(super) fn copies<P: Platform>(
             core.metrics.refused(MIRROR_BODY_TOO_LARGE);
             continue;
         }
-        let upstream = &bound.upstreams[mirror.upstream];
+        let upstream = core.upstream(bound, mirror.upstream);
         let Some(place) = Place::take(upstream, mirror.in_flight_max) else {
             core.metrics.refused("mirror_busy");
             continue;

@@ -374,7 +374,7 @@ fn decide<P: Platform>(
             let Some(destination) = split::choose(conn, bound, index, &head, client, record) else {
                 return refuse(Fault::policy("no_arm", 503));
             };
-            let state = &bound.upstreams[destination.upstream];
+            let state = conn.core.upstream(bound, destination.upstream);
             let now_ms = record.started_ns / 1_000_000;
             let load = conn.core.load(snapshot);
             if let shed::Verdict::Shed { reason, retry_after_s } =
@@ -597,7 +597,7 @@ pub(super) fn finish<P: Platform>(conn: &Downstream<P>, bound: &Bound<P::Stream>
     let duration_us = (core.tick_ns() - record.started_ns) / 1_000;
     core.metrics.finished(record.status, duration_us);
     if let Some(route) = record.matched {
-        bound.routes[route as usize].count(record.status);
+        core.count_route(bound, route as usize, record.status);
     }
     split::learn(core.index, bound, record, duration_us);
     if let Some(reason) = record.reason {

@@ -134,7 +134,7 @@ pub(super) fn choose<P: Platform>(
 pub(super) fn learn<S>(worker: usize, bound: &Bound<S>, record: &Record, duration_us: u64) {
     let (Some(route), Some(arm)) = (record.matched, record.arm) else { return };
     let (route, arm) = (route as usize, usize::from(arm));
-    if let Some(counts) = bound.arms[route].get(arm) {
+    if let Some(counts) = bound.arms.get(&route).and_then(|arms| arms.get(arm)) {
         counts.count(record.status);
     }
     let (Some(trial), Action::Split(split)) = (&bound.trials[route], &bound.snapshot.routes[route].action)

@@ -339,7 +339,7 @@ async fn give_leases_back(core: Rc<Core<World>>) {
 
 async fn rounds(core: Rc<Core<World>>) {
     while pause_or_stop(&core, ROUND).await {
-        core.maintain();
+        core.maintain().await;
         core.log.flush();
         core.platform.crossing.sweep();
     }

@@ -15,7 +15,7 @@ use crate::settings::diagnostics::Diagnostics;
 use crate::settings::report::{At, ProblemKind};
 
 /// How endpoints are chosen.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Balance {
     pub rule: Rule,
     /// How latencies are remembered, for the rule that asks for them.

@@ -62,6 +62,19 @@ pub struct Resolved {
     pub tls_name: Option<ServerName<'static>>,
 }
 
+/// The same, with what is shared of it: nothing is to be taken over.
+impl PartialEq for Resolved {
+    fn eq(&self, other: &Self) -> bool {
+        self.address == other.address
+            && self.authority == other.authority
+            && self.weight == other.weight
+            && Arc::ptr_eq(&self.loans, &other.loans)
+            && Arc::ptr_eq(&self.standing, &other.standing)
+            && self.tag == other.tag
+            && self.tls_name == other.tls_name
+    }
+}
+
 /// One upstream as the control thread resolved it.
 #[derive(Debug, Clone, Default)]
 pub struct Members {
@@ -71,6 +84,21 @@ pub struct Members {
     pub groups: Vec<Arc<Group>>,
     /// By what cookies call them, where clients are kept with their endpoint.
     pub tags: Option<Arc<Tags>>,
+}
+
+/// One upstream as the control thread made it ready. Installs share it for as long as nothing of it changes.
+#[derive(Debug)]
+pub struct Configured {
+    /// The upstream's stable id.
+    pub name: Arc<str>,
+    /// The number of the install that brought it. Of two, the one with the larger holds.
+    pub version: u64,
+    /// Bounds and choices.
+    pub settings: Settings,
+    /// How TLS is spoken to those endpoints that have a name to prove.
+    pub tls: Option<Arc<TlsClient>>,
+    /// Who serves it.
+    pub members: Members,
 }
 
 /// Bounds and choices of one upstream, from the snapshot.
@@ -117,6 +145,8 @@ pub struct Settings {
 pub struct Upstream<S> {
     /// Its stable id.
     pub name: Arc<str>,
+    /// See [`Configured::version`].
+    version: Cell<u64>,
     settings: RefCell<Settings>,
     endpoints: RefCell<Rc<[Rc<Endpoint<S>>]>>,
     /// This worker's way of speaking TLS to the endpoints, and what it was made of.
@@ -171,12 +201,13 @@ pub struct Want<'w, S> {
 }
 
 impl<S: Transport> Upstream<S> {
-    /// An upstream without endpoints.
-    pub fn new(name: Arc<str>, settings: Settings, now_ms: u64) -> Rc<Self> {
-        Rc::new(Self {
-            name,
-            guards: Guards::new(&settings, now_ms),
-            settings: RefCell::new(settings),
+    /// An upstream of which nothing has happened yet.
+    pub fn new(configured: &Configured, now_ms: u64, draw: u64) -> Rc<Self> {
+        let upstream = Rc::new(Self {
+            name: Arc::clone(&configured.name),
+            version: Cell::new(0),
+            guards: Guards::new(&configured.settings, now_ms),
+            settings: RefCell::new(configured.settings.clone()),
             endpoints: RefCell::new(Rc::from([])),
             connector: RefCell::default(),
             balancers: RefCell::default(),
@@ -185,29 +216,31 @@ impl<S: Transport> Upstream<S> {
             timed: Cell::new(false),
             mirrors: Cell::new(0),
             queue: Queue::default(),
-        })
+        });
+        upstream.configure(configured, now_ms, draw);
+        upstream
+    }
+
+    /// See [`Configured::version`].
+    pub fn version(&self) -> u64 {
+        self.version.get()
     }
 
     /// Takes over settings and endpoints. Endpoints that stay keep their connections, counts, averages and health; those
     /// that left stop keeping connections.
     ///
     /// Rotations over endpoints that are the same as before go on; others begin where `draw` says.
-    pub fn configure(
-        &self,
-        settings: Settings,
-        tls: Option<&Arc<TlsClient>>,
-        members: &Members,
-        now_ms: u64,
-        draw: u64,
-    ) {
-        self.guards.configure(&settings, now_ms);
+    pub fn configure(&self, configured: &Configured, now_ms: u64, draw: u64) {
+        let Configured { version, settings, members, .. } = configured;
+        self.version.set(*version);
+        self.guards.configure(settings, now_ms);
         self.timed.set(
             settings.rule == Rule::PeakEwma
                 || settings.outliers.is_some_and(|outliers| outliers.outlier.latency.is_some())
                 || settings.breaker.is_some_and(|breaker| breaker.slow_percent.is_some())
                 || settings.adaptive.is_some(),
         );
-        let connector = self.connector(tls);
+        let connector = self.connector(configured.tls.as_ref());
         let dial = |r: &Resolved| {
             let tls = connector.as_ref().zip(r.tls_name.as_ref());
             Dial {
@@ -252,7 +285,7 @@ impl<S: Transport> Upstream<S> {
         drop(balancers);
         self.tags.borrow_mut().clone_from(&members.tags);
         *self.endpoints.borrow_mut() = new;
-        *self.settings.borrow_mut() = settings;
+        self.settings.borrow_mut().clone_from(settings);
         self.queue.call_all();
     }
 
