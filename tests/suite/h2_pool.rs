@@ -261,6 +261,53 @@ for_each_driver! {
         origin.finish();
     }
 
+    /// An origin that has gone without a word: its machine is off, or a firewall has forgotten the connection. One request
+    /// pays for it; the next ones go elsewhere, and the connection is given up when it can't show that it lives.
+    fn a_connection_that_has_gone_silent_is_left(driver) {
+        let origin = Scripted::start(|listener| {
+            let mut silent = Raw::accept(listener, &[]);
+            head_of(&mut silent);
+            let mut next = Raw::accept(listener, &[]);
+            for _ in 0..3 {
+                let head = head_of(&mut next);
+                next.send(answer(head.stream, "by the next"));
+            }
+            silent.await_frame("a PING", |frame| frame.kind == raw::kind::PING && !frame.has(raw::flag::ACK));
+            silent.to_end();
+        });
+        let config = origin.config().upstream("http2: { ping_timeout: 1s }").upstream("timeouts: { response_head: 500ms }");
+        let proxy = Proxy::start(driver, &config);
+        let client = Client::connect(proxy.address());
+        assert_eq!(client.get("/").expect(504).reason(), "upstream_response_timeout");
+        for _ in 0..3 {
+            assert_eq!(client.get("/").expect(200).text(), "by the next");
+        }
+        proxy.await_metric("ringway_upstream_connections", &[], |open| open == 1.0);
+        drop(proxy);
+        origin.finish();
+    }
+
+    /// An answer that is late says nothing of the connection if anything else comes over it, such as the answer to PING.
+    fn a_late_answer_costs_no_connection(driver) {
+        let (origin, gate) = gated(Settings::default());
+        let config = origin.config().upstream("http2: { ping_timeout: 1s }").upstream("timeouts: { response_head: 300ms }");
+        let proxy = Proxy::start(driver, &config);
+        let client = Client::connect(proxy.address());
+        client.get("/").expect(504);
+        gate.open();
+        client.get("/").expect(200);
+        // Several rounds of the sweep go by, as a second upstream's idle connections show.
+        let other = Origin::start();
+        let beside = Proxy::start(driver, &other.config().top("timeouts: { upstream_idle: 100ms }"));
+        for round in 1..=3 {
+            Client::connect(beside.address()).get("/").expect(200);
+            other.await_ended(round);
+        }
+        assert_eq!(origin.ended(), 0, "it lives, and has shown it");
+        client.get("/").expect(200);
+        assert!(origin.accepted() <= 2, "a second may have been opened before the first had answered");
+    }
+
     /// Many more requests than connections to their origin: each is served in its turn, and none is refused.
     fn a_rush_of_streams_is_served_in_turn(driver) within 90 {
         let gate = Gate::new();

@@ -26,6 +26,7 @@ use crate::config::snapshot::{Admin, AdminActions, ListenAddress};
 use crate::control::limits::{Asked, Deed};
 use crate::control::order::{Order, Question, Readiness};
 use crate::net::listener::{BindAddress, bind_all, bind_unix};
+use crate::net::liveness::Liveness;
 
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -74,7 +75,7 @@ fn bind_one(address: &BindAddress, mode: u32) -> io::Result<(Socket, BindAddress
         let socket = UnixListener::from_std(bind_unix(path, Some(mode))?.into())?;
         return Ok((Socket::Unix(socket), address.clone()));
     }
-    let (mut sockets, bound) = bind_all(address, 1)?;
+    let (mut sockets, bound) = bind_all(address, 1, Liveness::default())?;
     let socket = sockets.pop().ok_or_else(|| io::Error::other("no socket was bound"))?;
     Ok((Socket::Tcp(TcpListener::from_std(socket.into())?), bound))
 }

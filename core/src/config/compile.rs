@@ -18,7 +18,7 @@ use self::destinations::{Destinations, destination, destinations, selects_any, u
 use super::raw::{self, RawConfig};
 use super::snapshot::{
     AccessLog, Action, Admin, AdminActions, Endpoint, EndpointAddress, Forwarding, Http2, Limits,
-    ListenAddress, Listener, ListenerTimeouts, LogTarget, RateLimits, Route, RouteTimeouts, Snapshot,
+    ListenAddress, Listener, ListenerTimeouts, LogTarget, RateLimits, Route, RouteTimeouts, Snapshot, Tcp,
     Upstream, UpstreamHost, UpstreamTimeouts,
 };
 use crate::base::fnv::fnv1a;
@@ -238,6 +238,7 @@ impl Compiler<'_> {
                     requests_per_connection_max: NonZeroU32::new(listener.requests_per_connection_max),
                     proxy_protocol: listener.proxy_protocol,
                     connection_age_max: listener.connection_age_max.as_std(),
+                    tcp: self.tcp(&item, listener.tcp),
                     http2: self.listener_http2(&item, &listener.http2),
                     tls: self.listener_tls(&item, listener),
                     redirect_to_https: self.redirect_to_https(&item, listener),
@@ -246,6 +247,18 @@ impl Compiler<'_> {
             })
             .collect();
         Some(listeners).filter(|listeners| listeners.iter().all(|listener| !listener.addresses.is_empty()))
+    }
+
+    fn tcp(&mut self, item: &At<'_>, raw: raw::Tcp) -> Tcp {
+        let at = item.field("tcp");
+        // The bounds are the kernel's.
+        let range = Duration::from_secs(1)..=Duration::from_secs(9 * 3_600);
+        for (field, timeout) in [("keepalive", raw.keepalive), ("user_timeout", raw.user_timeout)] {
+            if timeout.as_std().is_some_and(|timeout| !range.contains(&timeout)) {
+                self.bad_value(&at.field(field), "1s to 9h, or off");
+            }
+        }
+        Tcp { keepalive: raw.keepalive.as_std(), user_timeout: raw.user_timeout.as_std() }
     }
 
     fn listener_http2(&mut self, item: &At<'_>, raw: &raw::ListenerHttp2) -> Option<Http2> {
@@ -474,6 +487,7 @@ impl Compiler<'_> {
                     host: self.upstream_host(&item.field("host"), &upstream.host),
                     http2: self.upstream_http2(&item, upstream),
                     proxy_protocol: self.upstream_proxy_protocol(&item, upstream),
+                    tcp: self.tcp(&item, upstream.tcp),
                     ping_interval: upstream.http2.ping_interval.as_std(),
                     ping_timeout: upstream.http2.ping_timeout.as_std(),
                     timeouts: UpstreamTimeouts::compile(&upstream.timeouts, &raw.timeouts),

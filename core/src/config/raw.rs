@@ -164,6 +164,9 @@ pub struct Listener {
     /// HTTP/2: with prior knowledge on plain connections, by ALPN on TLS ones.
     #[serde(default)]
     pub http2: ListenerHttp2,
+    /// How it is found out that a client has gone without a word.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub tcp: Tcp,
     /// Overrides of the timeouts that concern clients.
     #[serde(default, skip_serializing_if = "is_default")]
     pub timeouts: ListenerTimeouts,
@@ -364,6 +367,22 @@ pub struct UpstreamHttp2 {
     pub ping_timeout: Duration,
 }
 
+/// How the kernel finds out that the peer of a TCP connection has gone without a word: its machine is off, or a firewall has forgotten the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tcp {
+    /// Probe the peer of a connection after so long without a byte, and then every ten seconds; or `off`. 1s to 9h.
+    pub keepalive: Timeout,
+    /// How long bytes and probes may stay without an acknowledgement, and a peer that acknowledges may read nothing, before the connection is given up (`TCP_USER_TIMEOUT`); or `off`, which leaves it to the system. 1s to 9h.
+    pub user_timeout: Timeout,
+}
+
+impl Default for Tcp {
+    fn default() -> Self {
+        Tcp { keepalive: Timeout::from_secs(60), user_timeout: Timeout::from_secs(120) }
+    }
+}
+
 /// The form of a PROXY protocol header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -490,6 +509,9 @@ pub struct Upstream {
     /// Bounds of HTTP/2 connections to the endpoints.
     #[serde(default, skip_serializing_if = "is_default")]
     pub http2: UpstreamHttp2,
+    /// How it is found out that an endpoint has gone without a word.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub tcp: Tcp,
     /// Overrides of the timeouts that concern endpoints.
     #[serde(default, skip_serializing_if = "is_default")]
     pub timeouts: UpstreamTimeouts,
@@ -652,6 +674,7 @@ impl Listener {
             proxy_protocol: false,
             connection_age_max: default_connection_age_max(),
             http2: ListenerHttp2::default(),
+            tcp: Tcp::default(),
             timeouts: ListenerTimeouts::default(),
             tls: None,
             redirect_to_https: None,
@@ -724,6 +747,7 @@ impl Upstream {
             proxy_protocol: None,
             protocol: Protocol::default(),
             http2: UpstreamHttp2::default(),
+            tcp: Tcp::default(),
             timeouts: UpstreamTimeouts::default(),
             dns: Dns::default(),
             tls: None,

@@ -103,6 +103,7 @@ pub struct Listener {
     /// Connections start with a PROXY header.
     pub proxy_protocol: bool,
     pub connection_age_max: Option<Duration>,
+    pub tcp: Tcp,
     /// `None`: not spoken.
     pub http2: Option<Http2>,
     pub timeouts: ListenerTimeouts,
@@ -223,10 +224,20 @@ pub struct Upstream {
     pub proxy_protocol: Option<ProxyProtocol>,
     pub ping_interval: Option<Duration>,
     pub ping_timeout: Duration,
+    pub tcp: Tcp,
     pub timeouts: UpstreamTimeouts,
     pub dns_refresh: Duration,
     /// For the endpoints that have a [`Endpoint::tls_name`].
     pub tls: UpstreamTls,
+}
+
+/// How it is found out that the peer of a TCP connection has gone without a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tcp {
+    /// After how long without a byte the peer is probed.
+    pub keepalive: Option<Duration>,
+    /// How long what was sent may stay without an acknowledgement.
+    pub user_timeout: Option<Duration>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -31,7 +31,7 @@ use crate::config::{self, Origin, Severity};
 use crate::net::descriptors;
 use crate::net::driver::{IoMode, allowed_cpus};
 use crate::net::listener::{BindAddress, bind_all};
-use crate::proxy::core::{Install, ListenerId, Node};
+use crate::proxy::core::{Install, ListenerId, Node, liveness};
 use crate::proxy::explain::{self, World};
 use crate::telemetry::journal;
 use crate::telemetry::log_writer::LogWriter;
@@ -646,7 +646,7 @@ impl Plane {
                 if self.listening.iter().any(|l| l.configured == configured) {
                     continue;
                 }
-                let (sockets, bound) = bind_all(&configured, self.workers.len())
+                let (sockets, bound) = bind_all(&configured, self.workers.len(), liveness(listener.tcp))
                     .map_err(|error| StartError::Bind { address: configured.to_string(), error })?;
                 fresh.push(Listening {
                     name: Arc::clone(&listener.name),

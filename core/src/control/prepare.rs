@@ -17,13 +17,13 @@ use crate::config::snapshot::{
 use crate::config::source::file::FileSource;
 use crate::config::{Origin, Remark, Report, Severity};
 use crate::net::connect::Address;
-use crate::net::listener::{BindAddress, bind_all};
+use crate::net::listener::{BindAddress, bind_all, set_liveness};
 use crate::policy::balance::hash;
 use crate::policy::balance::sticky::{self, Tags};
 use crate::policy::balance::subset;
 use crate::policy::balance::tiers::Member;
 use crate::policy::health::{Traffic, Verdict};
-use crate::proxy::core::{Changes, Install, ListenerId, proxy_version, upstream_settings};
+use crate::proxy::core::{Changes, Install, ListenerId, liveness, proxy_version, upstream_settings};
 use crate::proxy::limiting;
 use crate::proxy::standing::Standings;
 use crate::proxy::upstream::{Configured, Group, Loans, Members, Resolved};
@@ -176,10 +176,14 @@ pub(super) fn listen(
                 let mut kept = old.swap_remove(at);
                 kept.name = Arc::clone(&listener.name);
                 kept.id = id;
+                if matches!(configured, BindAddress::Tcp(_)) {
+                    set_liveness(&kept.sockets, liveness(listener.tcp))
+                        .map_err(|error| StartError::Bind { address: configured.to_string(), error })?;
+                }
                 new.push(kept);
                 continue;
             }
-            let (sockets, bound) = bind_all(&configured, workers)
+            let (sockets, bound) = bind_all(&configured, workers, liveness(listener.tcp))
                 .map_err(|error| StartError::Bind { address: configured.to_string(), error })?;
             new.push(Listening { name: Arc::clone(&listener.name), configured, bound, id, sockets });
         }

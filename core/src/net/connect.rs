@@ -9,6 +9,7 @@ use std::sync::Arc;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt};
 
 use super::descriptors;
+use super::liveness::Liveness;
 use super::stream::{Socket, Transport};
 
 const FLAGS: SocketFlags = SocketFlags::CLOEXEC.union(SocketFlags::NONBLOCK);
@@ -32,19 +33,20 @@ impl fmt::Display for Address {
 }
 
 /// Connects. The caller bounds the wait; dropping it closes the socket.
-pub async fn open(address: &Address) -> io::Result<Socket> {
+pub async fn open(address: &Address, liveness: Liveness) -> io::Result<Socket> {
     match address {
-        Address::Tcp(address) => tcp(*address).await,
+        Address::Tcp(address) => tcp(*address, liveness).await,
         Address::Unix(path) => unix(path),
     }
 }
 
 /// With `TCP_NODELAY`: a proxy writes whole messages, waiting to fill segments only delays their ends.
-async fn tcp(address: SocketAddr) -> io::Result<Socket> {
+async fn tcp(address: SocketAddr, liveness: Liveness) -> io::Result<Socket> {
     descriptors::check_room(1)?;
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = socket_with(family, SocketType::STREAM, FLAGS, None)?;
     sockopt::set_tcp_nodelay(&socket, true)?;
+    liveness.set(&socket)?;
     match connect(&socket, &address) {
         Ok(()) => return Socket::new(socket),
         Err(rustix::io::Errno::INPROGRESS) => {}

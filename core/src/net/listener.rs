@@ -12,6 +12,7 @@ use rustix::net::{
     socket_with, sockopt,
 };
 
+use super::liveness::Liveness;
 use super::stream::Watched;
 use crate::base::limits::LISTEN_BACKLOG;
 
@@ -43,7 +44,11 @@ fn family(address: &SocketAddr) -> AddressFamily {
 ///
 /// TCP: `SO_REUSEPORT`, so that the kernel spreads connections. Because that would also let a second process of the same
 /// user share the port unnoticed, the port is first bound without it. Unix: one socket, shared.
-pub fn bind_all(address: &BindAddress, workers: usize) -> io::Result<(Vec<OwnedFd>, BindAddress)> {
+pub fn bind_all(
+    address: &BindAddress,
+    workers: usize,
+    liveness: Liveness,
+) -> io::Result<(Vec<OwnedFd>, BindAddress)> {
     match address {
         BindAddress::Tcp(address) => {
             probe(*address)?;
@@ -54,6 +59,7 @@ pub fn bind_all(address: &BindAddress, workers: usize) -> io::Result<(Vec<OwnedF
             for _ in 1..workers {
                 sockets.push(bind_tcp(bound)?);
             }
+            set_liveness(&sockets, liveness)?;
             Ok((sockets, BindAddress::Tcp(bound)))
         }
         BindAddress::Unix(path) => {
@@ -78,6 +84,11 @@ pub fn bind_unix(path: &Path, mode: Option<u32>) -> io::Result<OwnedFd> {
     }
     listen(&socket, LISTEN_BACKLOG)?;
     Ok(socket)
+}
+
+/// Sets these options on sockets of [`bind_all`]: connections that are accepted from now on have them.
+pub fn set_liveness(sockets: &[OwnedFd], liveness: Liveness) -> io::Result<()> {
+    sockets.iter().try_for_each(|socket| liveness.set(socket))
 }
 
 /// Fails if anybody listens there already, also with `SO_REUSEPORT`.
@@ -173,15 +184,18 @@ fn peer(address: Option<SocketAddrAny>) -> Peer {
 
 #[cfg(test)]
 mod tests {
-    use super::{BindAddress, bind_all};
+    use super::{BindAddress, Liveness, bind_all};
     use std::net::SocketAddr;
 
     #[test]
     fn a_second_bind_is_refused_although_ports_are_shared_between_workers() {
         let any = BindAddress::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
-        let (sockets, bound) = bind_all(&any, 3).unwrap();
+        let (sockets, bound) = bind_all(&any, 3, Liveness::default()).unwrap();
         assert_eq!(sockets.len(), 3);
-        assert_eq!(bind_all(&bound, 1).unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
+        assert_eq!(
+            bind_all(&bound, 1, Liveness::default()).unwrap_err().kind(),
+            std::io::ErrorKind::AddrInUse
+        );
     }
 
     #[test]
@@ -190,13 +204,16 @@ mod tests {
         std::fs::create_dir_all(&folder).unwrap();
         let path = folder.join("socket");
         let address = BindAddress::Unix(path.clone());
-        let (sockets, _) = bind_all(&address, 2).unwrap();
-        assert_eq!(bind_all(&address, 1).unwrap_err().kind(), std::io::ErrorKind::AddrInUse);
+        let (sockets, _) = bind_all(&address, 2, Liveness::default()).unwrap();
+        assert_eq!(
+            bind_all(&address, 1, Liveness::default()).unwrap_err().kind(),
+            std::io::ErrorKind::AddrInUse
+        );
         drop(sockets);
-        assert!(bind_all(&address, 1).is_ok(), "nobody answers there any more");
+        assert!(bind_all(&address, 1, Liveness::default()).is_ok(), "nobody answers there any more");
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, "precious").unwrap();
-        assert!(bind_all(&address, 1).is_err());
+        assert!(bind_all(&address, 1, Liveness::default()).is_err());
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
         std::fs::remove_dir_all(&folder).unwrap();
     }

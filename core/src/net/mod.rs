@@ -12,6 +12,7 @@ pub mod doorbell;
 pub mod driver;
 pub mod h2;
 pub mod listener;
+pub mod liveness;
 pub mod memory;
 pub mod pipe;
 pub mod platform;

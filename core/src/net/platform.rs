@@ -13,6 +13,7 @@ use super::driver;
 use super::h2::Settings as Http2Settings;
 use super::h2::client::{ClientStream, Session};
 use super::h2::server::ServerStream;
+use super::liveness::Liveness;
 use super::proxied::{self, OnBehalf, ProxyVersion};
 use super::stream::{Socket, Stream, Transport};
 use super::tls::client::{Connector, ServerName};
@@ -84,12 +85,14 @@ pub struct Dial {
     pub http2: Option<Http2Settings>,
     /// With a PROXY header first. Such a connection is its client's alone.
     pub proxy: Option<ProxyVersion>,
+    /// With these options.
+    pub liveness: Liveness,
 }
 
 /// The same connector, not one that is like it.
 impl PartialEq for Dial {
     fn eq(&self, other: &Self) -> bool {
-        if self.http2 != other.http2 || self.proxy != other.proxy {
+        if self.http2 != other.http2 || self.proxy != other.proxy || self.liveness != other.liveness {
             return false;
         }
         match (&self.tls, &other.tls) {
@@ -176,7 +179,7 @@ impl Platform for Linux {
         how: &Dial,
         client: &OnBehalf,
     ) -> Result<Connected<Stream>, ConnectError> {
-        let socket = connect::open(address).await.map_err(ConnectError::Io)?;
+        let socket = connect::open(address, how.liveness).await.map_err(ConnectError::Io)?;
         if let Some(version) = how.proxy {
             Box::pin(proxied::send(&socket, version, client)).await.map_err(ConnectError::Io)?;
         }

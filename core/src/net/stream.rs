@@ -64,6 +64,9 @@ pub trait Transport: 'static {
     }
     /// The connection that carries this exchange takes no further one. Of use where many share it.
     fn retire_connection(&self) {}
+    /// An answer did not come in time: the connection that carries this exchange has to show that it lives before it takes
+    /// another one. Of use where many share it.
+    fn suspect_connection(&self, _now_ms: u64) {}
     /// Why what was written can't be said on this stream, nor on another to the same peer. Nothing of it was.
     fn unfit(&self) -> Option<Malformed> {
         None
@@ -311,6 +314,10 @@ impl Transport for Stream {
 
     fn retire_connection(&self) {
         each!(self, s => s.retire_connection());
+    }
+
+    fn suspect_connection(&self, now_ms: u64) {
+        each!(self, s => s.suspect_connection(now_ms));
     }
 
     fn unfit(&self) -> Option<Malformed> {

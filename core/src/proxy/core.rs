@@ -29,6 +29,7 @@ use crate::http::rewrite::Forwarding;
 use crate::net::connect::Address;
 use crate::net::descriptors::{self, Shortage};
 use crate::net::h2::Settings as Http2Settings;
+use crate::net::liveness::Liveness;
 use crate::net::pipe::PipePool;
 use crate::net::platform::Platform;
 use crate::net::proxied::ProxyVersion;
@@ -971,6 +972,11 @@ fn bind_listener(install: &Install, index: usize) -> BoundListener {
     }
 }
 
+/// Options of TCP connections.
+pub fn liveness(configured: snapshot::Tcp) -> Liveness {
+    Liveness { keepalive: configured.keepalive, user_timeout: configured.user_timeout }
+}
+
 /// The PROXY header of a setting.
 pub fn proxy_version(configured: ProxyProtocol) -> ProxyVersion {
     match configured {
@@ -998,6 +1004,7 @@ pub fn upstream_settings(snapshot: &Snapshot, configured: &snapshot::Upstream) -
         ping_ms: configured.ping_interval.map_or(0, |d| d.as_millis() as u64),
         ping_timeout_ms: configured.ping_timeout.as_millis() as u64,
         proxy: configured.proxy_protocol.map(proxy_version),
+        liveness: liveness(configured.tcp),
         http2: configured.http2.map(|http2| http2_settings(snapshot, http2)),
     }
 }

@@ -30,15 +30,15 @@ use crate::net::stream::{Peek, Transport};
 /// A connection to an origin. Its task ends when this and all its streams are gone.
 pub struct Session {
     requests: RefCell<SendRequest<Bytes>>,
-    pings: RefCell<Pings>,
     state: Rc<State>,
     scheme: Scheme,
     streams_max: u32,
 }
 
 /// What a connection's handle, its task and its streams share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    pings: RefCell<Pings>,
     streams: Cell<u32>,
     /// The connection takes no more streams.
     over: Cell<bool>,
@@ -56,7 +56,7 @@ impl Drop for OverWhenDropped {
 }
 
 /// Whether the origin is still there, asked by PING (RFC 9113 section 6.7) when nothing has come for a while although
-/// streams are under way.
+/// streams are under way, and when an answer did not come in time.
 struct Pings {
     h2: Option<PingPong>,
     /// Of the wire, as they were at the last look.
@@ -65,6 +65,43 @@ struct Pings {
     /// Since when nothing has come.
     quiet_since_ms: u64,
     sent_ms: Option<u64>,
+    /// An answer did not come in time, and nothing else has come since: until it does, no stream is opened.
+    suspect: bool,
+}
+
+impl std::fmt::Debug for Pings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pings").field("suspect", &self.suspect).finish_non_exhaustive()
+    }
+}
+
+impl Pings {
+    /// Takes note of what has come. True if anything has.
+    fn note(&mut self, now_ms: u64) -> bool {
+        let reads = self.reads.get();
+        let came = reads != self.seen;
+        if came {
+            self.seen = reads;
+            self.quiet_since_ms = now_ms;
+            self.sent_ms = None;
+            self.suspect = false;
+        }
+        came
+    }
+
+    /// False if the connection is over: see [`Session::ask`].
+    fn send(&mut self, now_ms: u64) -> bool {
+        let Some(h2) = &mut self.h2 else { return true };
+        let sent = panics::catch(|| {
+            // An earlier answer makes room for the next question.
+            let _ = h2.poll_pong(&mut Context::from_waker(Waker::noop()));
+            h2.send_ping(Ping::opaque()).is_ok()
+        });
+        if matches!(sent, Ok(true)) {
+            self.sent_ms = Some(now_ms);
+        }
+        sent.is_ok()
+    }
 }
 
 impl std::fmt::Debug for Session {
@@ -114,8 +151,14 @@ impl Session {
             seen: 0,
             quiet_since_ms: 0,
             sent_ms: None,
+            suspect: false,
         };
-        let state = Rc::new(State::default());
+        let state = Rc::new(State {
+            pings: RefCell::new(pings),
+            streams: Cell::new(0),
+            over: Cell::new(false),
+            dead: Signal::default(),
+        });
         let of_task = OverWhenDropped(Rc::clone(&state));
         spawn(async move {
             let dead = of_task.0.dead.raised();
@@ -129,7 +172,6 @@ impl Session {
         });
         Ok(Rc::new(Self {
             requests: RefCell::new(requests),
-            pings: RefCell::new(pings),
             state,
             scheme,
             streams_max: settings.streams_max,
@@ -157,7 +199,7 @@ impl Session {
 
     /// A stream could be opened now: the connection lives, and neither bound is reached (RFC 9113 section 5.1.2).
     pub fn has_room(&self) -> bool {
-        if self.is_over() {
+        if self.is_over() || self.is_suspect() {
             return false;
         }
         let theirs = self.ask(0, |requests| requests.current_max_send_streams());
@@ -185,40 +227,31 @@ impl Session {
         })
     }
 
-    /// Looks whether the origin lives, now and then: sends a PING if streams are under way and nothing has come for
-    /// `interval_ms`, and gives the connection up, with its streams, if nothing comes for `timeout_ms` after that.
-    /// False if it was given up.
+    /// An answer did not come in time, and nothing has come since.
+    pub fn is_suspect(&self) -> bool {
+        let pings = self.state.pings.borrow();
+        pings.suspect && pings.reads.get() == pings.seen
+    }
+
+    /// Looks whether the origin lives, now and then: sends a PING if it is suspect, or if streams are under way and nothing
+    /// has come for `interval_ms` (zero: however long), and gives the connection up, with its streams, if nothing comes for
+    /// `timeout_ms` after that. False if it was given up.
     pub fn look(&self, now_ms: u64, interval_ms: u64, timeout_ms: u64) -> bool {
-        let pings = &mut *self.pings.borrow_mut();
-        let reads = pings.reads.get();
-        if reads != pings.seen || self.streams() == 0 {
-            pings.seen = reads;
+        let pings = &mut *self.state.pings.borrow_mut();
+        if !pings.note(now_ms) && self.streams() == 0 && !pings.suspect {
             pings.quiet_since_ms = now_ms;
             pings.sent_ms = None;
         }
-        let Some(h2) = &mut pings.h2 else { return true };
-        // An earlier answer makes room for the next question.
-        let asked = panics::catch(|| drop(h2.poll_pong(&mut Context::from_waker(Waker::noop()))));
-        if asked.is_err() {
-            // See `ask`.
+        let due = interval_ms > 0 && now_ms.saturating_sub(pings.quiet_since_ms) >= interval_ms;
+        let lives = match pings.sent_ms {
+            Some(sent) => now_ms.saturating_sub(sent) < timeout_ms,
+            None => !(due || pings.suspect) || pings.send(now_ms),
+        };
+        if !lives {
             self.state.over.set(true);
             self.state.dead.raise();
-            return false;
         }
-        match pings.sent_ms {
-            Some(sent) if now_ms.saturating_sub(sent) >= timeout_ms => {
-                self.state.over.set(true);
-                self.state.dead.raise();
-                return false;
-            }
-            None if now_ms.saturating_sub(pings.quiet_since_ms) >= interval_ms
-                && h2.send_ping(Ping::opaque()).is_ok() =>
-            {
-                pings.sent_ms = Some(now_ms);
-            }
-            _ => {}
-        }
-        true
+        lives
     }
 
     /// Streams under way.
@@ -394,6 +427,16 @@ impl Transport for ClientStream {
 
     fn retire_connection(&self) {
         self.state.over.set(true);
+    }
+
+    fn suspect_connection(&self, now_ms: u64) {
+        let pings = &mut *self.state.pings.borrow_mut();
+        pings.note(now_ms);
+        pings.suspect = true;
+        if pings.sent_ms.is_none() && !pings.send(now_ms) {
+            self.state.over.set(true);
+            self.state.dead.raise();
+        }
     }
 
     fn unfit(&self) -> Option<Malformed> {

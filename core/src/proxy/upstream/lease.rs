@@ -241,6 +241,11 @@ impl<S: Transport> Lease<S> {
         if outcome != Outcome::Success {
             self.endpoint.failures.set(self.endpoint.failures.get() + 1);
         }
+        if outcome == Outcome::Timeout
+            && let Some(stream) = &self.stream
+        {
+            stream.suspect_connection(now_ns / 1_000_000);
+        }
         let ticket = self.ticket.take()?;
         let elapsed_ns = self.pass.elapsed_ns(now_ns);
         self.pass.learn(outcome, status, now_ns);

@@ -25,6 +25,7 @@ use queue::Queue;
 use crate::base::fault::Fault;
 use crate::net::connect::Address;
 use crate::net::h2::Settings as Http2Settings;
+use crate::net::liveness::Liveness;
 use crate::net::platform::Dial;
 use crate::net::proxied::ProxyVersion;
 use crate::net::stream::Transport;
@@ -134,6 +135,8 @@ pub struct Settings {
     pub http2: Option<Http2Settings>,
     /// The PROXY header that its endpoints read in front of each connection.
     pub proxy: Option<ProxyVersion>,
+    /// Options of connections.
+    pub liveness: Liveness,
     /// After how long without a byte a connection with streams is asked for a sign of life; zero: never.
     pub ping_ms: u64,
     /// How long it may take to give it.
@@ -247,6 +250,7 @@ impl<S: Transport> Upstream<S> {
                 tls: tls.map(|(connector, name)| (Rc::clone(connector), name.clone())),
                 http2: settings.http2,
                 proxy: settings.proxy,
+                liveness: settings.liveness,
             }
         };
         let old = self.endpoints.borrow().clone();
@@ -350,21 +354,23 @@ impl<S: Transport> Upstream<S> {
         lend: Lend,
     ) -> (Discarded, u64) {
         let settings = self.settings.borrow();
-        let (mut discarded, mut lent) = (Discarded::default(), 0);
+        let (mut discarded, mut lent, mut closed_sessions) = (Discarded::default(), 0, 0);
+        let mut room = false;
         for endpoint in self.endpoints.borrow().iter() {
             let mut idle = endpoint.idle.borrow_mut();
             let mut closed = idle.len();
             idle.retain(|i| now_ms.saturating_sub(i.since_ms) < settings.idle_ms);
             idle.retain(|i| discarded.look(&i.stream));
             closed -= idle.len();
-            endpoint.retain_sessions(|m| {
+            closed_sessions += endpoint.retain_sessions(|m| {
                 if m.session.streams() > 0 {
                     m.used_ms = now_ms;
                 }
-                if settings.ping_ms > 0 && !m.session.look(now_ms, settings.ping_ms, settings.ping_timeout_ms)
-                {
+                if !m.session.look(now_ms, settings.ping_ms, settings.ping_timeout_ms) {
                     endpoint.failures.set(endpoint.failures.get() + 1);
                 }
+                // One that was suspect may have shown that it lives.
+                room |= m.session.has_room();
                 !m.session.is_over() && now_ms.saturating_sub(m.used_ms) < settings.idle_ms
             });
             // Those that were opened otherwise than connections are now: an eighth of them, and at least one.
@@ -385,7 +391,7 @@ impl<S: Transport> Upstream<S> {
                 endpoint.loans.expire(now_ms, settings.idle_ms);
             }
         }
-        if discarded.stale + discarded.unsolicited > 0 {
+        if discarded.stale + discarded.unsolicited > 0 || closed_sessions > 0 || room {
             self.queue.call_all();
         }
         (discarded, lent)
