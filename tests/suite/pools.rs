@@ -141,8 +141,18 @@ for_each_driver! {
     /// The newest idle connection is the one that is taken, so under load all of them are fresh.
     fn late_responses_under_load_reach_nobody(driver) within 60 {
         const CLIENTS: usize = 8;
-        let said = Arc::default();
-        let origin = Origin::with(talkative(Duration::ZERO, STRAY, &said));
+        let (said, came) = (Arc::new(AtomicUsize::new(0)), AtomicUsize::new(0));
+        let counted = Arc::clone(&said);
+        let origin = Origin::with(move |exchange| {
+            // A round is answered when it is complete: a stray that comes after the next request was sent on its connection
+            // can't be told from an answer.
+            let round = came.fetch_add(1, Ordering::SeqCst) / CLIENTS + 1;
+            eventually("the whole round", || (came.load(Ordering::SeqCst) >= round * CLIENTS).then_some(()));
+            scripted(exchange)?;
+            exchange.write(STRAY)?;
+            counted.fetch_add(1, Ordering::SeqCst);
+            Ok(After::KeepAlive)
+        });
         let proxy = Proxy::start(driver, &Config::to(&origin).workers(2));
         let mut clients: Vec<_> = (0..CLIENTS).map(|_| proxy.connect()).collect();
         for round in 1..=20 {

@@ -130,9 +130,10 @@ for_each_driver! {
         proxy.await_metric("ringway_requests_active", &[], |active| active == 1.0);
         assert_eq!(with(&mut alice, "/", "NTLM 3 alice", 200), "alice");
         assert_eq!(alice.get("/").expect(200).text(), "alice");
+        assert_eq!(origin.accepted(), 1, "the other one waits");
         drop(alice);
         assert_eq!(other.response("GET").expect(200).text(), "nobody");
-        assert_eq!(origin.open_max(), 1);
+        assert_eq!(origin.accepted(), 2);
     }
 
     /// A stream can't own a connection: what it has authenticated is closed after it.
