@@ -44,7 +44,7 @@ impl Access {
     /// A page can make its own name stand for our address (DNS rebinding), but a browser says the name in Host.
     fn knows_host<B>(&self, request: &Request<B>) -> bool {
         let Some(hosts) = &self.hosts else { return true };
-        let fields = request.headers().get_all(HOST).iter().map(|host| host.as_bytes());
+        let fields = request.headers().get_all(HOST).iter().map(hyper::header::HeaderValue::as_bytes);
         let target = request.uri().authority().map(|authority| authority.as_str().as_bytes());
         // A probe in HTTP/1.0 says none, and a browser always does.
         fields.chain(target).all(|host| std::str::from_utf8(host).is_ok_and(|host| is_known(host, hosts)))

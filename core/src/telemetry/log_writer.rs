@@ -22,7 +22,7 @@ use rustix::io::Errno;
 use crate::base::limits::LOG_BATCHES_MAX;
 
 /// A pipe that is ready takes at least so many bytes at once without blocking, also where it can't be made non-blocking
-/// because others have it too: PIPE_BUF.
+/// because others have it too: `PIPE_BUF`.
 const PIPE_BYTES: usize = 4_096;
 
 /// How often a thread that waits for a reader looks whether it is wanted elsewhere.
@@ -452,7 +452,7 @@ mod tests {
         assert!(text.chunks(1_000).all(|chunk| chunk == line), "lines are whole");
         let mut in_pipe = vec![0; 1 << 20];
         let n = reader.read(&mut in_pipe).unwrap();
-        let whole = in_pipe[..n].iter().filter(|byte| **byte == b'\n').count() as u64;
+        let whole = super::count(&in_pipe[..n]);
         assert_eq!(
             whole + (text.len() / 1_000) as u64 + lost,
             (sent + 1) * 16,

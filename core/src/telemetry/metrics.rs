@@ -86,7 +86,7 @@ counters! {
     Borrowed => "ringway_upstream_borrowed_total",
     /// Connections that became tunnels (Upgrade or CONNECT).
     Tunnels => "ringway_tunnels_total",
-    /// Access log lines dropped because their writer could not follow. Those that it could not write are counted in ringway_log_lines_lost_total.
+    /// Access log lines dropped because their writer could not follow. Those that it could not write are counted apart.
     LogLinesDropped => "ringway_access_log_dropped_total",
     /// Configuration snapshots taken over.
     SnapshotsInstalled => "ringway_snapshots_installed_total",

@@ -180,58 +180,62 @@ const SEQUELS: [(&str, Made); 9] = [
 fn a_fragment_of_a_handshake_message_ends_its_own_connection_only() {
     for version in [Version::Tls12, Version::Tls13] {
         let world = World::new(version);
-        Executor::new(IoMode::Epoll).unwrap().run(async {
-            for ours in [Ours::Server, Ours::Client] {
-                for (fragment, first) in FRAGMENTS {
-                    for (sequel, second) in SEQUELS {
-                        for (apart, after) in [
-                            (true, After::Drop),
-                            (true, After::Write),
-                            (true, After::Close),
-                            (true, After::Peek),
-                            (false, After::Drop),
-                            (false, After::Write),
-                        ] {
-                            let case =
-                                format!("{version:?} {ours:?} {fragment}, {sequel}, {apart}, {after:?}");
-                            let (stream, mut peer, mut forger) = world.shaken(ours).await;
-                            peer.write_all(&first(&mut forger)).unwrap();
-                            let (mut got, mut end) = (Vec::new(), Err(ErrorKind::WouldBlock));
-                            if apart {
-                                (got, end) = read_all(&stream);
-                                assert!(got.is_empty(), "{case}");
-                            }
-                            if end == Err(ErrorKind::WouldBlock) {
-                                peer.write_all(&second(&mut forger)).unwrap();
-                                (got, end) = read_all(&stream);
-                            }
-                            // Whoever sent no fragment at all may say what a sound peer may, and what goes on with a
-                            // message may be part of one that is not too large.
-                            let goes_on = sequel == "more of a message" && end == Err(ErrorKind::WouldBlock);
-                            if fragment != "nothing" && !goes_on {
-                                assert_eq!(
-                                    (&got[..], end),
-                                    (&b""[..], Err(ErrorKind::InvalidData)),
-                                    "{case}"
-                                );
-                            }
-                            let broken = end == Err(ErrorKind::InvalidData);
-                            match after {
-                                After::Drop => {}
-                                After::Write => {
-                                    let wrote = stream.try_write(b"an answer");
-                                    assert_eq!(wrote.is_err(), broken, "{case}: {wrote:?}");
+        Executor::new(IoMode::Epoll)
+            .unwrap()
+            .run(async {
+                for ours in [Ours::Server, Ours::Client] {
+                    for (fragment, first) in FRAGMENTS {
+                        for (sequel, second) in SEQUELS {
+                            for (apart, after) in [
+                                (true, After::Drop),
+                                (true, After::Write),
+                                (true, After::Close),
+                                (true, After::Peek),
+                                (false, After::Drop),
+                                (false, After::Write),
+                            ] {
+                                let case =
+                                    format!("{version:?} {ours:?} {fragment}, {sequel}, {apart}, {after:?}");
+                                let (stream, mut peer, mut forger) = world.shaken(ours).await;
+                                peer.write_all(&first(&mut forger)).unwrap();
+                                let (mut got, mut end) = (Vec::new(), Err(ErrorKind::WouldBlock));
+                                if apart {
+                                    (got, end) = read_all(&stream);
+                                    assert!(got.is_empty(), "{case}");
                                 }
-                                After::Close => stream.shutdown_write(),
-                                After::Peek => drop(stream.peek()),
+                                if end == Err(ErrorKind::WouldBlock) {
+                                    peer.write_all(&second(&mut forger)).unwrap();
+                                    (got, end) = read_all(&stream);
+                                }
+                                // Whoever sent no fragment at all may say what a sound peer may, and what goes on with a
+                                // message may be part of one that is not too large.
+                                let goes_on =
+                                    sequel == "more of a message" && end == Err(ErrorKind::WouldBlock);
+                                if fragment != "nothing" && !goes_on {
+                                    assert_eq!(
+                                        (&got[..], end),
+                                        (&b""[..], Err(ErrorKind::InvalidData)),
+                                        "{case}"
+                                    );
+                                }
+                                let broken = end == Err(ErrorKind::InvalidData);
+                                match after {
+                                    After::Drop => {}
+                                    After::Write => {
+                                        let wrote = stream.try_write(b"an answer");
+                                        assert_eq!(wrote.is_err(), broken, "{case}: {wrote:?}");
+                                    }
+                                    After::Close => stream.shutdown_write(),
+                                    After::Peek => drop(stream.peek()),
+                                }
+                                assert_eq!(read_all(&stream).1, end, "{case}: said again");
+                                drop(stream);
                             }
-                            assert_eq!(read_all(&stream).1, end, "{case}: said again");
-                            drop(stream);
                         }
                     }
                 }
-            }
-        });
+            })
+            .unwrap();
     }
 }
 
@@ -239,28 +243,31 @@ fn a_fragment_of_a_handshake_message_ends_its_own_connection_only() {
 fn what_no_handshake_message_is_that_long_ends_the_connection() {
     for version in [Version::Tls12, Version::Tls13] {
         let world = World::new(version);
-        Executor::new(IoMode::Epoll).unwrap().run(async {
-            for ours in [Ours::Server, Ours::Client] {
-                // More than may be held, in records that are each a part of one message; and the same between empty ones.
-                for empty in [false, true] {
-                    let (stream, mut peer, mut forger) = world.shaken(ours).await;
-                    let mut records = 0;
-                    let mut end = Err(ErrorKind::WouldBlock);
-                    peer.write_all(&forger.record(ContentType::Handshake, &[24, 0, 255, 254])).unwrap();
-                    while end == Err(ErrorKind::WouldBlock) {
-                        if empty {
-                            peer.write_all(&forger.record(ContentType::Handshake, &[])).unwrap();
+        Executor::new(IoMode::Epoll)
+            .unwrap()
+            .run(async {
+                for ours in [Ours::Server, Ours::Client] {
+                    // More than may be held, in records that are each a part of one message; and the same between empty ones.
+                    for empty in [false, true] {
+                        let (stream, mut peer, mut forger) = world.shaken(ours).await;
+                        let mut records = 0;
+                        let mut end = Err(ErrorKind::WouldBlock);
+                        peer.write_all(&forger.record(ContentType::Handshake, &[24, 0, 255, 254])).unwrap();
+                        while end == Err(ErrorKind::WouldBlock) {
+                            if empty {
+                                peer.write_all(&forger.record(ContentType::Handshake, &[])).unwrap();
+                            }
+                            peer.write_all(&forger.record(ContentType::Handshake, &[0; 30])).unwrap();
+                            end = read_all(&stream).1;
+                            records += 1;
+                            assert!(records < 4_000, "{version:?} {ours:?}");
                         }
-                        peer.write_all(&forger.record(ContentType::Handshake, &[0; 30])).unwrap();
-                        end = read_all(&stream).1;
-                        records += 1;
-                        assert!(records < 4_000, "{version:?} {ours:?}");
+                        assert_eq!(end, Err(ErrorKind::InvalidData), "{version:?} {ours:?}");
+                        assert!(stream.try_write(b"more").is_err());
                     }
-                    assert_eq!(end, Err(ErrorKind::InvalidData), "{version:?} {ours:?}");
-                    assert!(stream.try_write(b"more").is_err());
                 }
-            }
-        });
+            })
+            .unwrap();
     }
 }
 
@@ -268,14 +275,17 @@ fn what_no_handshake_message_is_that_long_ends_the_connection() {
 fn the_forger_forges_what_is_understood() {
     for version in [Version::Tls12, Version::Tls13] {
         let world = World::new(version);
-        Executor::new(IoMode::Epoll).unwrap().run(async {
-            for ours in [Ours::Server, Ours::Client] {
-                let (stream, mut peer, mut forger) = world.shaken(ours).await;
-                peer.write_all(&forger.record(ContentType::ApplicationData, b"hello")).unwrap();
-                assert_eq!(read_all(&stream), (b"hello".to_vec(), Err(ErrorKind::WouldBlock)));
-                peer.write_all(&forger.record(ContentType::Alert, &[1, 0])).unwrap();
-                assert_eq!(read_all(&stream), (Vec::new(), Ok(())));
-            }
-        });
+        Executor::new(IoMode::Epoll)
+            .unwrap()
+            .run(async {
+                for ours in [Ours::Server, Ours::Client] {
+                    let (stream, mut peer, mut forger) = world.shaken(ours).await;
+                    peer.write_all(&forger.record(ContentType::ApplicationData, b"hello")).unwrap();
+                    assert_eq!(read_all(&stream), (b"hello".to_vec(), Err(ErrorKind::WouldBlock)));
+                    peer.write_all(&forger.record(ContentType::Alert, &[1, 0])).unwrap();
+                    assert_eq!(read_all(&stream), (Vec::new(), Ok(())));
+                }
+            })
+            .unwrap();
     }
 }
