@@ -10,6 +10,7 @@ pub mod kept;
 pub mod limits;
 pub mod panics;
 pub mod race;
+pub mod reason;
 pub mod signal;
 #[cfg(feature = "test-panics")]
 pub mod test_panics;

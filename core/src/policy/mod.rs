@@ -22,6 +22,8 @@ pub mod route;
 pub mod shed;
 pub mod split;
 
+use crate::base::reason::ReasonCode;
+
 pub use health::outlier;
 pub use split::canary;
 
@@ -73,3 +75,34 @@ impl Phase {
         self as usize + 1
     }
 }
+
+/// A policy: where it stands in the request path, and what it refuses with.
+#[derive(Debug, Clone, Copy)]
+pub struct Policy {
+    /// Of its folder.
+    pub name: &'static str,
+    /// In which phase it decides first.
+    pub phase: Phase,
+    /// Its reason codes.
+    pub reasons: &'static [ReasonCode],
+}
+
+/// All policies, in the order in which a request meets them. docs/request-path.md is made of it.
+pub const POLICIES: &[Policy] = &[
+    Policy { name: "route", phase: Phase::Route, reasons: route::REASONS },
+    Policy { name: "rate_limit", phase: Phase::AdmitByKey, reasons: rate_limit::REASONS },
+    Policy { name: "fault", phase: Phase::AdmitByKey, reasons: fault::REASONS },
+    Policy { name: "split", phase: Phase::AdmitByKey, reasons: split::REASONS },
+    Policy { name: "shed", phase: Phase::AdmitByKey, reasons: shed::REASONS },
+    Policy { name: "respond", phase: Phase::Shape, reasons: &[] },
+    Policy { name: "redirect", phase: Phase::Shape, reasons: redirect::REASONS },
+    Policy { name: "rewrite", phase: Phase::Shape, reasons: rewrite::REASONS },
+    Policy { name: "headers", phase: Phase::Shape, reasons: &[] },
+    Policy { name: "mirror", phase: Phase::Shape, reasons: mirror::REASONS },
+    Policy { name: "deadline", phase: Phase::Attempt, reasons: deadline::REASONS },
+    Policy { name: "breaker", phase: Phase::Attempt, reasons: breaker::REASONS },
+    Policy { name: "concurrency", phase: Phase::Attempt, reasons: concurrency::REASONS },
+    Policy { name: "health", phase: Phase::Attempt, reasons: health::REASONS },
+    Policy { name: "balance", phase: Phase::Attempt, reasons: balance::REASONS },
+    Policy { name: "retry", phase: Phase::Attempt, reasons: retry::REASONS },
+];

@@ -38,10 +38,14 @@ pub mod tiers;
 pub use compile::{Balance, Hashing};
 
 use crate::base::limits::ENDPOINT_WEIGHT_MAX;
+use crate::base::reason::ReasonCode;
 
 use hash::{Key, Tables};
 use rotate::Rotation;
 use tiers::Tier;
+
+/// Its reason codes.
+pub const REASONS: &[ReasonCode] = &[ReasonCode::NoEndpoint];
 
 /// How endpoints are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

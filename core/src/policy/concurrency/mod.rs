@@ -5,3 +5,8 @@ mod decide;
 pub mod settings;
 
 pub use decide::{Limited, Limiter, Numbers, Outcome, Settings};
+
+use crate::base::reason::ReasonCode;
+
+/// Its reason codes.
+pub const REASONS: &[ReasonCode] = &[ReasonCode::UpstreamConcurrencyLimit];

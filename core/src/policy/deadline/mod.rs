@@ -7,3 +7,8 @@ pub mod settings;
 
 pub use compile::{ListenerTimeouts, RouteTimeouts, UpstreamTimeouts};
 pub use decide::{Asked, Deadline, Left, TIMEOUT_FIELD, push_field, push_grpc};
+
+use crate::base::reason::ReasonCode;
+
+/// Its reason codes.
+pub const REASONS: &[ReasonCode] = &[ReasonCode::RequestTimeout, ReasonCode::HopFieldIgnored];

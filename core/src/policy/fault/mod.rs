@@ -5,3 +5,8 @@ pub mod explain;
 pub mod settings;
 
 pub use compile::FaultInjection;
+
+use crate::base::reason::ReasonCode;
+
+/// Its reason codes.
+pub const REASONS: &[ReasonCode] = &[ReasonCode::FaultInjected];

@@ -23,6 +23,11 @@ pub mod explain;
 pub mod outlier;
 pub mod settings;
 
+use crate::base::reason::ReasonCode;
+
+/// Its reason codes.
+pub const REASONS: &[ReasonCode] = &[ReasonCode::NoHealthyEndpoint];
+
 /// What active checks say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {

@@ -40,3 +40,7 @@ pub use rule::{KeyPart, Mode, OnExcess, Rule, Warning, warnings};
 pub use worker::{Check, Counts, Outcome, Verdict, Worker};
 
 pub use crate::base::limits::RATE_LEASE_IDLE_NS as LEASE_IDLE_NS;
+use crate::base::reason::ReasonCode;
+
+/// Its reason codes.
+pub const REASONS: &[ReasonCode] = &[ReasonCode::RateLimited, ReasonCode::InFlightLimited];

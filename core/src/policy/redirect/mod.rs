@@ -5,3 +5,8 @@ pub mod explain;
 pub mod settings;
 
 pub use compile::{Redirect, RedirectTarget, Scheme};
+
+use crate::base::reason::ReasonCode;
+
+/// Its reason codes.
+pub const REASONS: &[ReasonCode] = &[ReasonCode::NoHost];

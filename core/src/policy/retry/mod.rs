@@ -51,11 +51,15 @@ mod tests;
 
 use std::num::NonZeroU64;
 
+use crate::base::reason::ReasonCode;
 use crate::http::message::Method;
 
 pub use budget::{Budget, Settings as BudgetSettings, Spent};
 pub use conditions::{Conditions, MethodSet, Methods, StatusSet};
 pub use fields::{ATTEMPT_FIELD, arrived_as, push_attempt, retry_after_ms, sent_as};
+
+/// Its reason codes.
+pub const REASONS: &[ReasonCode] = &[ReasonCode::AttemptTimeout];
 
 /// What a route has sent again, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,3 +6,8 @@ pub mod explain;
 pub mod settings;
 
 pub use decide::PathRewrite;
+
+use crate::base::reason::ReasonCode;
+
+/// Its reason codes.
+pub const REASONS: &[ReasonCode] = &[ReasonCode::RewriteMadeNoPath];

@@ -43,6 +43,7 @@ mod template;
 mod tests;
 mod whole_regex;
 
+use crate::base::reason::ReasonCode;
 use crate::http::message::RequestHead;
 pub use crate::settings::address::HostPattern;
 pub use conditions::{FieldRule, HostRank};
@@ -55,6 +56,9 @@ use std::fmt;
 use std::net::IpAddr;
 pub use template::{Template, TemplateError, TemplateRewrite};
 pub use whole_regex::{RegexError, WholeRegex};
+
+/// Its reason codes.
+pub const REASONS: &[ReasonCode] = &[ReasonCode::NoRoute];
 
 /// Longest host that is looked up: RFC 1035 section 2.3.4 ends names at 253 characters. A longer one takes
 /// the routes that name no host.

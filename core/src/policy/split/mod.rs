@@ -8,3 +8,8 @@ pub mod settings;
 
 pub use compile::{Arm, Canary, Destination, Split};
 pub use decide::{Override, Point, Shares, WHOLE_BP};
+
+use crate::base::reason::ReasonCode;
+
+/// Its reason codes.
+pub const REASONS: &[ReasonCode] = &[ReasonCode::NoArm];
