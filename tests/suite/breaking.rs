@@ -20,6 +20,11 @@ fn slow(ms: &Arc<AtomicU64>) -> Origin {
     })
 }
 
+/// From when on the breaker of [`SLOW_TRIPS`] calls an answer slow.
+const SLOW: Duration = Duration::from_millis(200);
+
+const SLOW_TRIPS: &str = "breaker: { window: 30s, requests_min: 5, slow: 200ms, slow_percent: 50, rejecting: 30s, rejecting_max: 30s }";
+
 fn state(proxy: &Proxy, state: &str) -> f64 {
     proxy.metrics().sum("ringway_breaker_state", &[("state", state)])
 }
@@ -64,6 +69,72 @@ for_each_driver! {
         let metrics = proxy.metrics();
         assert!(metrics.sum("ringway_breaker_trips_total", &[]) >= 2.0);
         assert!(metrics.sum("ringway_breaker_rejected_total", &[]) >= 50.0);
+    }
+
+    /// An upstream is judged by what it does with a request that it has, not by how slowly the client sends it.
+    fn slow_uploads_are_not_a_slow_upstream(driver) {
+        let origin = Origin::start();
+        let proxy = Proxy::start(driver, &Config::to(&origin).upstream(SLOW_TRIPS));
+        let mut clients: Vec<Client> = (0..8).map(|_| proxy.connect()).collect();
+        for client in &mut clients {
+            client.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\na");
+        }
+        origin.await_requests(8);
+        for client in &mut clients {
+            client.expect_open(2 * SLOW);
+            client.send("b");
+            assert_eq!(client.response("POST").expect(200).text(), "ab");
+        }
+        proxy.get("/").expect(200);
+        assert_eq!(state(&proxy, "admitting"), 1.0);
+    }
+
+    /// The same, but the upstream takes its time once it has the whole request.
+    fn a_slow_upstream_is_one_after_an_upload_too(driver) {
+        let origin = slow(&Arc::new(AtomicU64::new(3 * SLOW.as_millis() as u64)));
+        let proxy = Proxy::start(driver, &Config::to(&origin).upstream(SLOW_TRIPS));
+        let mut clients: Vec<Client> = (0..5).map(|_| proxy.connect()).collect();
+        for client in &mut clients {
+            client.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\na");
+            client.send("b");
+        }
+        for client in &mut clients {
+            client.response("POST").expect(200);
+        }
+        assert_eq!(problem(&proxy.get("/").expect(503)).reason, "breaker_rejecting");
+    }
+
+    fn our_own_delay_is_not_a_slow_upstream(driver) {
+        let origin = Origin::start();
+        let config = Config::to(&origin).upstream(SLOW_TRIPS).route("fault: { delay: { duration: 400ms } }");
+        let proxy = Proxy::start(driver, &config);
+        let mut clients: Vec<Client> = (0..8).map(|_| proxy.connect()).collect();
+        for client in &mut clients {
+            client.send(get("/"));
+        }
+        for client in &mut clients {
+            client.response("GET").expect(200);
+        }
+        proxy.get("/").expect(200);
+        assert_eq!(state(&proxy, "admitting"), 1.0);
+    }
+
+    /// Requests that wait for the one connection that may be opened are not the slower for it.
+    fn a_queue_is_not_a_slow_upstream(driver) {
+        let origin = slow(&Arc::new(AtomicU64::new(100)));
+        let config = Config::to(&origin).upstream(
+            "connections_max: 1\n    breaker: { window: 30s, requests_min: 8, slow: 400ms, slow_percent: 30, rejecting: 30s }",
+        );
+        let proxy = Proxy::start(driver, &config);
+        let mut clients: Vec<Client> = (0..10).map(|_| proxy.connect()).collect();
+        for client in &mut clients {
+            client.send(get("/"));
+        }
+        for client in &mut clients {
+            client.response("GET").expect(200);
+        }
+        proxy.get("/").expect(200);
+        assert_eq!(state(&proxy, "admitting"), 1.0);
     }
 
     fn errors_trip_the_breaker(driver) {

@@ -172,6 +172,84 @@ for_each_driver! {
         assert_eq!(client.response("POST").expect(200).text(), "abcdef");
     }
 
+    /// An attempt's time is its origin's, so it does not run while the client uploads.
+    fn a_slow_upload_is_not_a_slow_attempt(driver) {
+        let origin = Origin::start();
+        let proxy = Proxy::start(driver, &Config::to(&origin).route("retry: { attempts: 2, per_try_timeout: 300ms }"));
+        let mut client = proxy.connect();
+        client.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 6\r\n\r\n");
+        for byte in ["a", "b", "c", "d", "e", "f"] {
+            client.expect_open(Duration::from_millis(100));
+            client.send(byte);
+        }
+        assert_eq!(client.response("POST").expect(200).text(), "abcdef");
+        assert_eq!(origin.request_count(), 1);
+    }
+
+    /// But when the whole request is out, it does.
+    fn an_attempt_after_an_upload_that_gets_no_answer(driver) {
+        let gate = Gate::new();
+        let held = gate.clone();
+        let origin = Origin::with(move |exchange| {
+            exchange.read_body()?;
+            held.wait();
+            scripted(exchange)
+        });
+        let config = Config::to(&origin).route("retry: { per_try_timeout: 300ms }");
+        let proxy = Proxy::start(driver, &config);
+        let mut client = proxy.connect();
+        client.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\na");
+        client.expect_open(TIMEOUT);
+        let started = Instant::now();
+        client.send("b");
+        let response = client.response("POST").expect(504);
+        fired(started);
+        assert_eq!(problem(&response).reason, "attempt_timeout");
+        gate.open();
+        origin.await_ended(1);
+    }
+
+    /// The response has begun, so the end of the upload starts no wait for its head (two-way gRPC half-closes and waits).
+    fn the_end_of_an_upload_hurries_no_response(driver) {
+        let gate = Gate::new();
+        let held = gate.clone();
+        let origin = Origin::with(move |exchange| {
+            exchange.write("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")?;
+            exchange.read_body()?;
+            held.wait();
+            exchange.write("world")?;
+            Ok(After::KeepAlive)
+        });
+        let proxy = Proxy::start(driver, &Config::to(&origin).top("timeouts: { response_head: 300ms, body_idle: 20s }"));
+        let mut client = proxy.connect();
+        client.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\na");
+        let (_, status) = client.response_head().unwrap();
+        assert_eq!(status, 200);
+        client.send("b");
+        client.expect_open(3 * TIMEOUT);
+        gate.open();
+        assert_eq!(client.wire.exactly(5).unwrap(), b"world");
+        assert_eq!(proxy.metrics().sum("ringway_upstream_failures_total", &[]), 0.0);
+    }
+
+    /// Bodies move both ways: idle is an exchange in which neither does.
+    fn a_client_that_only_listens_is_not_idle(driver) {
+        let origin = Origin::with(|exchange| {
+            exchange.write("HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n")?;
+            for _ in 0..8 {
+                exchange.write("x")?;
+                std::thread::park_timeout(Duration::from_millis(100));
+            }
+            exchange.read_body()?;
+            Ok(After::Close)
+        });
+        let proxy = Proxy::start(driver, &Config::to(&origin).top("timeouts: { body_idle: 300ms }"));
+        let mut client = proxy.connect();
+        client.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 2\r\n\r\na");
+        client.response_head().unwrap();
+        assert_eq!(client.wire.exactly(8).unwrap(), b"xxxxxxxx");
+    }
+
     fn a_response_body_that_stalls(driver) {
         let gate = Gate::new();
         let held = gate.clone();

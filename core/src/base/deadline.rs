@@ -5,7 +5,8 @@
 //! table, and only [`Deadlines::sweep`] looks at all of them: 10,000 take a few microseconds.
 //! The sweep runs when the earliest deadline that it knows of is due, at most every [`SWEEP_INTERVAL_MS`].
 //!
-//! Each task holds one [`Deadline`]: the phase it is in (armed again and again) and the cap on the whole request.
+//! Each task holds one [`Deadline`]: the phase it is in (armed again and again) and the cap on the whole request. A task
+//! that waits for two things at once, each with a time of its own, holds a second ([`Deadline::sibling`]).
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -182,6 +183,15 @@ impl Deadline {
     pub fn arm_idle(&self, now_ms: u64, timeout: Duration) {
         self.bound_by.set(Expired::Phase);
         self.table.set(self.index, now_ms.saturating_add(timeout.as_millis() as u64).max(1), true);
+    }
+
+    /// Another deadline under the same caps, for what the same task waits for at the same time.
+    #[must_use]
+    pub fn sibling(&self) -> Deadline {
+        let sibling = self.table.deadline();
+        sibling.cap_ms.set(self.cap_ms.get());
+        sibling.attempt_ms.set(self.attempt_ms.get());
+        sibling
     }
 
     /// No phase deadline; the cap, if there is one, stays.

@@ -12,6 +12,7 @@ use super::record::Record;
 use super::replay::Replay;
 use super::request::Exchange;
 use super::upstream::{Lease, Pass, Upstream};
+use crate::base::deadline::{Deadline as Timer, Expired};
 use crate::base::fault::{Blame, Fault, Retry};
 use crate::base::kept::Kept;
 use crate::http::flow::{Batch, Flow, PIECES_MAX};
@@ -56,7 +57,7 @@ impl<S> Drop for Retrying<S> {
 impl<P: Platform> Exchange<'_, P> {
     /// The right to make another attempt.
     pub(super) fn admit(self, record: &mut Record) -> Result<Pass<P::Stream>, Fault> {
-        self.plan.upstream.admit(self.conn.core.tick_ns()).map_err(|denied| {
+        self.plan.upstream.admit(self.conn.core.tick_ns(), record.started_ns).map_err(|denied| {
             record.retry_after_s = denied.retry_after_s();
             denied.fault()
         })
@@ -200,14 +201,38 @@ impl<P: Platform> Exchange<'_, P> {
 
     /// An attempt failed for a reason that is its endpoint's.
     pub(super) fn failed(self, lease: &Lease<P::Stream>, outcome: Outcome) {
-        use crate::base::deadline::Expired;
-        let impatient = outcome == Outcome::Timeout
-            && self.plan.hop.impatient
-            && self.conn.deadline.expired() == Expired::Request;
-        // The client's own time was over: else whoever asks for a millisecond could have endpoints left out.
-        if !impatient {
-            self.learn(lease, outcome, None);
+        self.learn(lease, outcome, None);
+    }
+
+    /// A wait for an attempt's endpoint was longer than `deadline` allows.
+    pub(super) fn timed_out(
+        self,
+        lease: &Lease<P::Stream>,
+        deadline: &Timer,
+        outcome: Outcome,
+        reason: &'static str,
+    ) -> Fault {
+        let core = &self.conn.core;
+        // The time of the whole request was over. If the client set it, anybody who asks for a millisecond could have
+        // endpoints left out; if we did, it may have been spent before the endpoint was asked.
+        let own = deadline.expired() == Expired::Request
+            && (self.plan.hop.impatient || !lease.took_most(core.tick_ns()));
+        if !own && !core.stopping.is_raised() {
+            self.failed(lease, outcome);
         }
+        attempt::elapsed(self.conn, deadline, reason, 504)
+    }
+
+    /// The whole request is out: what is waited for from now on is the endpoint.
+    pub(super) fn sent(self, lease: &Lease<P::Stream>) {
+        let core = &self.conn.core;
+        let timed = self.plan.upstream.is_timed() || self.is_trial();
+        lease.sent(if timed { core.tick_ns() } else { core.now_ms() * 1_000_000 });
+    }
+
+    /// Its arm is compared with another.
+    pub(super) fn is_trial(self) -> bool {
+        self.plan.arm.is_some() && self.bound.trials[self.plan.route].is_some()
     }
 
     /// A response's head has come.

@@ -22,7 +22,7 @@ use super::request::{Exchange, Plan};
 use super::shape::encode_again;
 use super::upstream::{Discarded, Endpoint, Found, Lease, Need, Pass, Private, Unavailable, Want};
 use crate::base::buffer::Buffer;
-use crate::base::deadline::Expired;
+use crate::base::deadline::{Deadline, Expired};
 use crate::base::fault::{Fault, Retry};
 use crate::config::snapshot::RouteTimeouts;
 use crate::http::flow::{Batch, Flow, PIECES_MAX};
@@ -74,7 +74,9 @@ pub(super) async fn forward<P: Platform>(
     let mut retrying = None;
     loop {
         record.attempts += 1;
-        conn.deadline.cap_attempt(core.now_ms(), per_try);
+        record.sent_ns = 0;
+        // Whoever waits for an endpoint that is free waits for no attempt yet.
+        conn.deadline.cap_attempt(0, Duration::ZERO);
         let pass = match plan.pass.take() {
             Some(pass) => pass,
             None => exchange.admit(record)?,
@@ -83,6 +85,7 @@ pub(super) async fn forward<P: Platform>(
             Some(endpoint) if record.attempts == 1 => Rc::clone(endpoint),
             _ => choose(exchange, &avoid).await?,
         };
+        conn.deadline.cap_attempt(core.now_ms(), per_try);
         if plan.names_endpoint && !encoded_for.as_ref().is_some_and(|e| Rc::ptr_eq(e, &endpoint)) {
             replay.with_head(|head| {
                 encode_again(exchange, head.unwrap_or_else(|| buffer.filled()), &endpoint, out)
@@ -147,20 +150,27 @@ pub(super) async fn choose<P: Platform>(
             conn.deadline.arm(conn.core.tick_ns() / 1_000_000, exchange.connect_timeout());
         }
         match conn.deadline.bound(plan.upstream.wait()).await {
-            Ok(true) => {}
+            Ok(true) => {
+                conn.core.tick_ns();
+            }
             Ok(false) => return Err(Fault::policy("upstream_pending_full", 503)),
-            Err(_) => return Err(elapsed(conn, "upstream_busy", 503)),
+            Err(_) => return Err(elapsed(conn, &conn.deadline, "upstream_busy", 503)),
         }
     }
 }
 
 /// The fault of an expired wait: of its own phase, of the cap on the whole request, or of our own end, at which every
 /// wait is over.
-pub(super) fn elapsed<P: Platform>(conn: &Downstream<P>, reason: &'static str, status: u16) -> Fault {
+pub(super) fn elapsed<P: Platform>(
+    conn: &Downstream<P>,
+    deadline: &Deadline,
+    reason: &'static str,
+    status: u16,
+) -> Fault {
     if conn.core.stopping.is_raised() {
         return Fault::ourselves("stopping", 503);
     }
-    match conn.deadline.expired() {
+    match deadline.expired() {
         Expired::Phase => Fault::upstream(reason, status, Retry::Never),
         Expired::Attempt => Fault::upstream("attempt_timeout", 504, Retry::Never),
         Expired::Request => Fault::policy("request_timeout", 504),
@@ -223,11 +233,14 @@ pub(super) async fn open<P: Platform>(
         }
         Err(_) => {
             core.metrics.count(Counter::UpstreamConnectErrors);
-            exchange.failed(&lease, Outcome::ConnectFailure);
             // Another endpoint may do, unless it is the request's own time that is over.
             let own = conn.deadline.expired() == Expired::Request;
             let retry = if own { Retry::Never } else { Retry::Safe };
-            Err(Fault { retry, ..elapsed(conn, "upstream_connect_timeout", 504) })
+            let outcome = Outcome::ConnectFailure;
+            Err(Fault {
+                retry,
+                ..exchange.timed_out(&lease, &conn.deadline, outcome, "upstream_connect_timeout")
+            })
         }
     }
 }
@@ -327,6 +340,10 @@ async fn once<P: Platform>(
     };
     let outcome = if flow.is_ended() {
         // The whole request is out, and still in the buffer for another attempt.
+        exchange.sent(&lease);
+        if exchange.is_trial() {
+            record.sent_ns = lease.sent_ns().unwrap_or(0);
+        }
         let lease = match &exchange.route().hedge {
             Some(settings) if plan.web.is_none() && plan.offered.is_none() && !lease.is_private() => {
                 let request = buffer.filled();
@@ -371,6 +388,7 @@ pub(super) fn pumping<'c, P: Platform>(
         platform: &conn.core.platform,
         pipes: &conn.core.pipes,
         deadline: &conn.deadline,
+        moved_ms: None,
         idle: timeouts.body_idle.unwrap_or_default(),
         content_max,
         spliced,
@@ -392,8 +410,7 @@ pub(super) fn not_sent<P: Platform>(
     }
     match error {
         PumpError::Elapsed(_) => {
-            exchange.failed(lease, Outcome::Timeout);
-            elapsed(exchange.conn, "upstream_write_timeout", 504)
+            exchange.timed_out(lease, &exchange.conn.deadline, Outcome::Timeout, "upstream_write_timeout")
         }
         _ if lease.stream().was_refused() => refused(),
         _ if lease.reused => {

@@ -337,6 +337,7 @@ impl<P: Platform> Downstream<P> {
             platform: &self.core.platform,
             pipes: &self.core.pipes,
             deadline: &self.deadline,
+            moved_ms: None,
             idle: Duration::from_millis(LINGER_TOTAL_MS),
             content_max: u64::MAX,
             spliced: &spliced,

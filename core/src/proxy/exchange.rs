@@ -20,7 +20,7 @@ use super::replay::Replay;
 use super::request::Exchange;
 use super::upstream::Lease;
 use crate::base::buffer::Buffer;
-use crate::base::deadline::Expired;
+use crate::base::deadline::{Deadline, Expired};
 use crate::base::fault::{Fault, Retry};
 use crate::base::limits::{COPIED_BODY_BYTES_MAX, INTERIM_RESPONSES_MAX, WATCH_CLIENT_AFTER_MS};
 use crate::base::race::{First, race};
@@ -48,13 +48,35 @@ pub(super) enum Ended<S: Transport> {
     Switched(Lease<S>, Buffer),
 }
 
+/// How far a request has got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outgoing {
+    /// Its body is still on its way.
+    Sending,
+    /// The whole of it is out.
+    Sent,
+    /// The origin reads no further.
+    Cut,
+}
+
 /// What both directions of one exchange know of each other.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Phase {
-    /// The whole request is out.
-    sent: Cell<bool>,
+    request: Cell<Outgoing>,
     /// The client was told to go on with its body.
     continued: Cell<bool>,
+    /// See [`Pumping::moved_ms`].
+    moved_ms: Cell<u64>,
+}
+
+impl Phase {
+    fn new(request: Outgoing) -> Self {
+        Self { request: Cell::new(request), continued: Cell::new(false), moved_ms: Cell::new(0) }
+    }
+
+    fn is_sent(&self) -> bool {
+        self.request.get() == Outgoing::Sent
+    }
 }
 
 /// A final response's head, encoded for the client.
@@ -90,7 +112,7 @@ pub(super) async fn respond<P: Platform>(
     out: &mut Vec<u8>,
 ) -> Result<Ended<P::Stream>, Failed<P::Stream>> {
     let Exchange { conn, .. } = exchange;
-    let phase = Phase { sent: Cell::new(true), continued: Cell::new(true) };
+    let phase = Phase::new(Outgoing::Sent);
     let relayed = match receive(exchange, &lease, &phase, pumping, replay, record, out).await {
         Ok(relayed) => relayed,
         Err(failed) => {
@@ -122,31 +144,39 @@ pub(super) async fn duplex<P: Platform>(
     out: &mut Vec<u8>,
 ) -> Result<After, Failed<P::Stream>> {
     let Exchange { conn, plan, .. } = exchange;
-    let phase = Phase::default();
+    let phase = Phase::new(Outgoing::Sending);
+    lease.sending();
+    // The client is waited for as well as the origin, so each has a deadline. An attempt's time is the origin's: it
+    // begins when the whole request is out.
+    conn.deadline.cap_attempt(0, Duration::ZERO);
+    let deadline = conn.deadline.sibling();
+    let requests = Pumping { moved_ms: Some(&phase.moved_ms), ..*pumping };
+    let responses = Pumping { deadline: &deadline, ..requests };
     let outcome = {
-        let mut request = pin!(pumping.body(&conn.stream, lease.stream(), buffer, &mut flow, Some(replay)));
-        let mut response = pin!(receive(exchange, &lease, &phase, pumping, replay, record, out));
-        let first = race(request.as_mut(), response.as_mut()).await;
-        let response_head = exchange.response_head();
-        match first {
+        let mut request = pin!(requests.body(&conn.stream, lease.stream(), buffer, &mut flow, Some(replay)));
+        let mut response = pin!(receive(exchange, &lease, &phase, &responses, replay, record, out));
+        match race(request.as_mut(), response.as_mut()).await {
             First::Right(relayed) => Ok(relayed),
             First::Left(Ok(())) => {
                 if let (Some(copies), Some(gather)) = (&plan.copies, replay.gathered()) {
                     mirror::send_gathered(&conn.core, copies, gather);
                 }
-                phase.sent.set(true);
-                conn.deadline.arm(conn.core.tick_ns() / 1_000_000, response_head);
+                phase.request.set(Outgoing::Sent);
+                exchange.sent(&lease);
                 Ok(response.await)
             }
             // The origin reads no further, which is its right if it has answered (RFC 9112 section 9.5).
             First::Left(Err(PumpError::Broken(End::Sink))) => {
-                conn.deadline.arm(conn.core.tick_ns() / 1_000_000, response_head);
+                phase.request.set(Outgoing::Cut);
                 Ok(response.await)
             }
             First::Left(Err(error)) => Err(error),
         }
     };
     record.request_bytes = flow.content_bytes();
+    if exchange.is_trial() && record.answered_ns == 0 {
+        record.sent_ns = lease.sent_ns().unwrap_or(0);
+    }
     let relayed = match outcome {
         Ok(relayed) => relayed?,
         Err(error) => {
@@ -155,7 +185,7 @@ pub(super) async fn duplex<P: Platform>(
             return Err(request_fault(exchange, &lease, error, waiting_for_origin).into());
         }
     };
-    if relayed.reusable && phase.sent.get() {
+    if relayed.reusable && phase.is_sent() {
         lease.give_back(conn.core.now_ms(), Some(&conn.private));
     }
     Ok(relayed.after)
@@ -176,14 +206,13 @@ fn request_fault<P: Platform>(
         PumpError::Malformed(error) => Fault::downstream(error.reason(), 400),
         PumpError::TooLarge => Fault::policy("body_too_large", 413),
         PumpError::Elapsed(End::Source) if waiting_for_origin => {
-            elapsed(conn, "upstream_continue_timeout", 504)
+            elapsed(conn, &conn.deadline, "upstream_continue_timeout", 504)
         }
         PumpError::Elapsed(End::Source) => {
-            Fault { retry: Retry::Never, ..elapsed(conn, "request_body_timeout", 408) }
+            Fault { retry: Retry::Never, ..elapsed(conn, &conn.deadline, "request_body_timeout", 408) }
         }
         PumpError::Elapsed(End::Sink) => {
-            exchange.failed(lease, Outcome::Timeout);
-            elapsed(conn, "upstream_write_timeout", 504)
+            exchange.timed_out(lease, &conn.deadline, Outcome::Timeout, "upstream_write_timeout")
         }
         PumpError::Broken(End::Sink) => {
             exchange.failed(lease, Outcome::Reset);
@@ -208,10 +237,11 @@ async fn receive<P: Platform>(
     let mut interim = 0;
     let mut searched = 0;
     let mut waited = Wait { since_ms: conn.core.now_ms(), armed: false };
+    let deadline = pumping.deadline;
     // Taken when the first byte is there: a slow origin costs no buffer.
     let mut held: Option<Buffer> = None;
     loop {
-        waited.readable(exchange, lease, phase, response_head).await?;
+        waited.readable(exchange, lease, phase, deadline, response_head).await?;
         let mut buffer = held.take().unwrap_or_else(|| conn.core.buffers.take_for_response());
         match lease.stream().try_read(buffer.spare()) {
             Ok(0) if buffer.is_empty() && interim == 0 => {
@@ -248,7 +278,7 @@ async fn receive<P: Platform>(
                 Head::Final(shaped) => {
                     // No further attempt, so nothing need be kept for one.
                     replay.stop();
-                    conn.deadline.cap_attempt(0, Duration::ZERO);
+                    deadline.cap_attempt(0, Duration::ZERO);
                     return relay_response(exchange, lease, phase, pumping, buffer, &shaped, record, out)
                         .await
                         .map_err(Failed::Fault);
@@ -287,43 +317,45 @@ impl Wait {
         exchange: Exchange<'_, P>,
         lease: &Lease<P::Stream>,
         phase: &Phase,
+        deadline: &Deadline,
         response_head: Duration,
     ) -> Result<(), Fault> {
         let conn = exchange.conn;
         let ready = |result: std::io::Result<()>| {
             result.map_err(|_| Fault::upstream("upstream_reset", 502, Retry::Never))
         };
-        let too_slow = || {
-            exchange.failed(lease, Outcome::Timeout);
-            elapsed(conn, "upstream_response_timeout", 504)
-        };
-        if !phase.sent.get() {
-            // The request's pump moves the deadline, and whoever ends it arms the one for the head.
-            let origin = pin!(conn.deadline.bound(lease.stream().readable()));
-            // Looked at when this is polled again, which the end of the request's pump brings about.
-            let sent = pin!(poll_fn(|_| if phase.sent.get() { Poll::Ready(()) } else { Poll::Pending }));
-            match race(origin, sent).await {
-                First::Left(Ok(result)) => return ready(result),
-                First::Left(Err(_)) => return Err(too_slow()),
-                First::Right(()) => {}
+        let too_slow = || exchange.timed_out(lease, deadline, Outcome::Timeout, "upstream_response_timeout");
+        if phase.request.get() == Outgoing::Sending {
+            // An origin owes nothing before it has the whole request: whatever bounds this wait bounds the request's pump,
+            // which tells the client from the origin. The end of the pump brings about that this is looked at again.
+            let over = || phase.request.get() != Outgoing::Sending;
+            let over = pin!(poll_fn(|_| if over() { Poll::Ready(()) } else { Poll::Pending }));
+            if let First::Left(result) = race(pin!(lease.stream().readable()), over).await {
+                return ready(result);
             }
+            conn.core.tick_ns();
+            let per_try = exchange.route().retry.per_try_timeout_ms;
+            deadline.cap_attempt(
+                conn.core.now_ms(),
+                per_try.map_or(Duration::ZERO, |ms| Duration::from_millis(ms.get())),
+            );
         }
         let watch = Duration::from_millis(WATCH_CLIENT_AFTER_MS);
         let short = response_head.is_zero() || response_head > watch;
         if !std::mem::replace(&mut self.armed, true) {
             self.since_ms = conn.core.now_ms();
-            conn.deadline.arm(self.since_ms, if short { watch } else { response_head });
+            deadline.arm(self.since_ms, if short { watch } else { response_head });
         }
         // The common case: the answer comes soon, and watching the client would be a wasted wait.
-        match conn.deadline.bound(lease.stream().readable()).await {
+        match deadline.bound(lease.stream().readable()).await {
             Ok(result) => return ready(result),
-            Err(_) if conn.deadline.expired() != Expired::Phase || !short => return Err(too_slow()),
+            Err(_) if deadline.expired() != Expired::Phase || !short => return Err(too_slow()),
             Err(_) => {}
         }
-        conn.deadline.arm(self.since_ms, response_head);
+        deadline.arm(self.since_ms, response_head);
         let origin = pin!(lease.stream().readable());
         let client = pin!(gone(&conn.stream));
-        match conn.deadline.bound(race(origin, client)).await {
+        match deadline.bound(race(origin, client)).await {
             Ok(First::Left(result)) => ready(result),
             Ok(First::Right(())) => Err(Fault::downstream(GONE, 0)),
             Err(_) => Err(too_slow()),
@@ -404,8 +436,9 @@ fn shape<P: Platform>(
     let final_head = tunnel.is_some() || !head.status.is_informational();
     if final_head {
         exchange.answered(lease, head.status.0);
-        if record.arm.is_some() && bound.trials[plan.route].is_some() {
+        if exchange.is_trial() {
             record.answered_ns = conn.core.tick_ns();
+            record.sent_ns = lease.sent_ns().unwrap_or(0);
         }
         if plan.asker.grpc.is_some() {
             // Here it is the whole answer. Behind messages it comes as a trailer.
@@ -445,10 +478,8 @@ fn shape<P: Platform>(
     let head = web.unwrap_or(head);
     let came = if web_body.is_some() { BodyLength::Chunked } else { head.body };
     let to = relay(came, plan.asker.version);
-    let keep = plan.keep_alive
-        && phase.sent.get()
-        && to != BodyLength::UntilClose
-        && !conn.core.draining.is_raised();
+    let keep =
+        plan.keep_alive && phase.is_sent() && to != BodyLength::UntilClose && !conn.core.draining.is_raised();
     let date = conn.core.date(record.started_ns);
     let rewrite = ResponseRewrite {
         ops: &route.response_headers,
@@ -500,6 +531,10 @@ async fn relay_response<P: Platform>(
 ) -> Result<Relayed, Fault> {
     let Exchange { conn, plan, .. } = exchange;
     let pumping = Pumping { content_max: u64::MAX, ..*pumping };
+    let faulty = |error| body_fault(exchange, lease, pumping.deadline, error);
+    if phase.request.get() == Outgoing::Sending {
+        phase.moved_ms.set(conn.core.now_ms());
+    }
     let mut flow = match shaped.web {
         None => Flow::new(shaped.from, shaped.to),
         Some(encoding) => Flow::to_grpc_web(shaped.from, shaped.to, encoding),
@@ -509,8 +544,7 @@ async fn relay_response<P: Platform>(
         let mut batch = Batch::default();
         let body = &buffer.filled()[shaped.head_bytes..];
         if !flow.is_ended() {
-            flow.step(body, &mut batch)
-                .map_err(|error| body_fault(exchange, lease, PumpError::Malformed(error)))?;
+            flow.step(body, &mut batch).map_err(|error| faulty(PumpError::Malformed(error)))?;
         }
         let mut slices = [IoSlice::new(b""); PIECES_MAX + 1];
         let count = join(out, &batch, body, &mut slices);
@@ -522,7 +556,7 @@ async fn relay_response<P: Platform>(
             exchange.failed(lease, Outcome::Reset);
             return Err(Fault::upstream(malformed.reason(), 502, Retry::Never));
         }
-        wrote.map_err(|error| body_fault(exchange, lease, error))?;
+        wrote.map_err(faulty)?;
         batch.consumed
     };
     buffer.consume(shaped.head_bytes + consumed);
@@ -532,7 +566,7 @@ async fn relay_response<P: Platform>(
     if !flow.is_ended() {
         let pumped = {
             let mut body = Box::pin(pumping.body(lease.stream(), &conn.stream, &mut buffer, &mut flow, None));
-            if conn.wire == Wire::Http2 && phase.sent.get() {
+            if conn.wire == Wire::Http2 && phase.is_sent() {
                 // A stream of events may be silent for hours, and a client that has cancelled it is not written to. To
                 // look costs nothing in HTTP/2; on a socket it would be one more wait for each body.
                 match race(body.as_mut(), pin!(gone(&conn.stream))).await {
@@ -544,7 +578,7 @@ async fn relay_response<P: Platform>(
             }
         };
         record.response_bytes = flow.content_bytes();
-        pumped.map_err(|error| body_fault(exchange, lease, error))?;
+        pumped.map_err(faulty)?;
     }
     record.response_bytes = flow.content_bytes();
     if plan.asker.grpc.is_some()
@@ -557,7 +591,7 @@ async fn relay_response<P: Platform>(
         conn.core.metrics.count(Counter::UpstreamUnsolicited);
     }
     let reusable = shaped.reusable && shaped.from != BodyLength::UntilClose && buffer.is_empty();
-    let after = match (shaped.keep, phase.sent.get()) {
+    let after = match (shaped.keep, phase.is_sent()) {
         (true, _) => After::KeepAlive,
         (false, true) if !plan.client_goes_on => After::Close,
         (false, _) => After::Linger,
@@ -583,8 +617,12 @@ pub(super) fn join<'a>(
 }
 
 /// Whose fault it is that the response's body did not get through.
-fn body_fault<P: Platform>(exchange: Exchange<'_, P>, lease: &Lease<P::Stream>, error: PumpError) -> Fault {
-    let conn = exchange.conn;
+fn body_fault<P: Platform>(
+    exchange: Exchange<'_, P>,
+    lease: &Lease<P::Stream>,
+    deadline: &Deadline,
+    error: PumpError,
+) -> Fault {
     let upstream = |reason| {
         exchange.failed(lease, Outcome::Reset);
         Fault::upstream(reason, 502, Retry::Never)
@@ -594,11 +632,10 @@ fn body_fault<P: Platform>(exchange: Exchange<'_, P>, lease: &Lease<P::Stream>, 
         PumpError::Malformed(FlowError::Truncated) => upstream("upstream_body_truncated"),
         PumpError::Malformed(error) => upstream(error.reason()),
         PumpError::Elapsed(End::Source) => {
-            exchange.failed(lease, Outcome::Timeout);
-            elapsed(conn, "upstream_body_timeout", 504)
+            exchange.timed_out(lease, deadline, Outcome::Timeout, "upstream_body_timeout")
         }
         PumpError::Elapsed(End::Sink) => {
-            Fault { retry: Retry::Never, ..elapsed(conn, "client_read_timeout", 0) }
+            Fault { retry: Retry::Never, ..elapsed(exchange.conn, deadline, "client_read_timeout", 0) }
         }
         PumpError::Broken(End::Sink) | PumpError::TooLarge => Fault::downstream(GONE, 0),
     }

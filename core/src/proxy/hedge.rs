@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::again::Retrying;
-use super::attempt::{elapsed, open};
+use super::attempt::open;
 use super::exchange::{GONE, gone};
 use super::pump::Pumping;
 use super::record::Record;
@@ -57,6 +57,7 @@ pub(super) async fn first<P: Platform>(
             let other = open(exchange, pass, &endpoint).await?;
             let wrote = pumping.write_all(other.stream(), &mut [IoSlice::new(&bytes)], &mut 0).await;
             wrote.map_err(|error| super::attempt::not_sent(exchange, &other, error, 0))?;
+            exchange.sent(&other);
             Ok::<_, Fault>(other)
         });
         // The first may answer while the second is still being sent.
@@ -75,9 +76,11 @@ pub(super) async fn first<P: Platform>(
             Ok(First::Left(winner)) => winner,
             Ok(First::Right(())) => return Err(Fault::downstream(GONE, 0)),
             Err(_) => {
-                exchange.failed(&lease, Outcome::Timeout);
-                exchange.failed(&other, Outcome::Timeout);
-                return Err(elapsed(conn, "upstream_response_timeout", 504));
+                let too_slow = |lease| {
+                    exchange.timed_out(lease, &conn.deadline, Outcome::Timeout, "upstream_response_timeout")
+                };
+                too_slow(&lease);
+                return Err(too_slow(&other));
             }
         }
     };

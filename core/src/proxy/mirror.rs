@@ -263,7 +263,7 @@ async fn deliver<P: Platform>(
     let deadline = core.deadlines.deadline();
     let now_ns = core.tick_ns();
     deadline.cap(now_ns / 1_000_000, copy.mirror.timeout);
-    let pass = copy.upstream.admit(now_ns).map_err(|_| "mirror_unavailable")?;
+    let pass = copy.upstream.admit(now_ns, now_ns).map_err(|_| "mirror_unavailable")?;
     let (mut lease, found) = reuse(core, pass, &copy.endpoint, Need::Any, None);
     if !found {
         connect(core, &deadline, &copy, &mut lease).await?;
@@ -277,11 +277,13 @@ async fn deliver<P: Platform>(
         platform: &core.platform,
         pipes: &core.pipes,
         deadline: &deadline,
+        moved_ms: None,
         idle: copy.mirror.timeout,
         content_max: u64::MAX,
         spliced: &spliced,
     };
     let wrote = pumping.write_all(lease.stream(), &mut [std::io::IoSlice::new(&copy.head)], &mut 0).await;
+    lease.sent(core.tick_ns());
     let status = match wrote {
         Ok(()) => answer(core, &pumping, &lease, method).await,
         Err(error) => Err(error),

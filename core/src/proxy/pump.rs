@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::replay::Replay;
 use crate::base::buffer::Buffer;
-use crate::base::deadline::Deadline;
+use crate::base::deadline::{Deadline, Expired};
 use crate::base::limits::SPLICE_BYTES_MIN;
 use crate::http::flow::{Batch, Flow, FlowError, PIECES_MAX};
 use crate::net::pipe::{Pipe, PipePool};
@@ -42,6 +42,9 @@ pub(super) struct Pumping<'p, P: Platform> {
     pub(super) platform: &'p P,
     pub(super) pipes: &'p PipePool,
     pub(super) deadline: &'p Deadline,
+    /// While bodies move both ways: when a byte last did, in either direction, since the response's began; before
+    /// that 0. A direction that has nothing to say is not idle while the other one moves.
+    pub(super) moved_ms: Option<&'p Cell<u64>>,
     /// How long one wait may last; zero: no bound.
     pub(super) idle: Duration,
     /// Content bytes that may pass.
@@ -51,17 +54,33 @@ pub(super) struct Pumping<'p, P: Platform> {
 }
 
 impl<P: Platform> Pumping<'_, P> {
-    fn arm(&self) {
-        self.deadline.arm(self.platform.now_ms(), self.idle);
+    /// Arms the deadline for a wait that begins now, and tells when that is.
+    fn arm(&self) -> u64 {
+        let now_ms = self.platform.now_ms();
+        if let Some(moved_ms) = self.moved_ms
+            && moved_ms.get() > 0
+        {
+            moved_ms.set(now_ms);
+        }
+        self.deadline.arm(now_ms, self.idle);
+        now_ms
     }
 
     /// Waits until the source has something to read.
     pub(super) async fn wait_readable<S: Transport>(&self, source: &S) -> Result<(), PumpError> {
-        self.arm();
-        match self.deadline.bound(source.readable()).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(PumpError::Broken(End::Source)),
-            Err(_) => Err(PumpError::Elapsed(End::Source)),
+        let mut since_ms = self.arm();
+        loop {
+            match self.deadline.bound(source.readable()).await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(_)) => return Err(PumpError::Broken(End::Source)),
+                Err(_) => {}
+            }
+            let moved_ms = self.moved_ms.map_or(0, Cell::get);
+            if self.deadline.expired() != Expired::Phase || moved_ms <= since_ms {
+                return Err(PumpError::Elapsed(End::Source));
+            }
+            since_ms = moved_ms;
+            self.deadline.arm(since_ms, self.idle);
         }
     }
 

@@ -21,6 +21,8 @@ pub(super) struct Record {
     pub(super) matched: Option<u32>,
     /// Its arm, where its route's requests are divided.
     pub(super) arm: Option<u16>,
+    /// When the whole request was sent, where somebody compares arms by it; else 0.
+    pub(super) sent_ns: u64,
     /// When the response's head had come, where somebody compares arms by it; else 0.
     pub(super) answered_ns: u64,
     /// What a gRPC call ended with, as far as an upstream has said it.
@@ -71,6 +73,7 @@ impl Record {
             delay_ms: 0,
             matched: None,
             arm: None,
+            sent_ns: 0,
             answered_ns: 0,
             grpc_status: None,
             mended: false,

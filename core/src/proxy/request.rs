@@ -390,7 +390,7 @@ fn decide<P: Platform>(
             if hop.left(now_ms) == Left::Nothing {
                 return refuse(Fault::policy("request_timeout", 504));
             }
-            let pass = match state.admit(record.started_ns) {
+            let pass = match state.admit(record.started_ns, record.started_ns) {
                 Ok(pass) => pass,
                 Err(denied) => {
                     record.retry_after_s = denied.retry_after_s();

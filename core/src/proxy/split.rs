@@ -155,9 +155,12 @@ pub(super) fn learn<S>(worker: usize, bound: &Bound<S>, record: &Record, duratio
     if record.status >= 500 || record.cut_upstream || grpc_failed || record.mended {
         cells.record(Outcome::Error, 0);
     } else if record.answered_ns > 0 {
-        cells.record(Outcome::Success, (record.answered_ns - record.started_ns) / 1_000);
-    } else if record.reason == Some(GONE) {
+        // An answer that came before the whole request was sent took no time.
+        let sent_ns = if record.sent_ns > 0 { record.sent_ns } else { record.answered_ns };
+        cells.record(Outcome::Success, record.answered_ns.saturating_sub(sent_ns) / 1_000);
+    } else if record.reason == Some(GONE) && record.sent_ns > 0 {
         // The client lost patience: it would have taken this long at the least. An arm that never answers shows by that.
-        cells.record(Outcome::Success, duration_us);
+        let ended_ns = record.started_ns + duration_us * 1_000;
+        cells.record(Outcome::Success, ended_ns.saturating_sub(record.sent_ns) / 1_000);
     }
 }

@@ -274,7 +274,7 @@ impl Observer {
         }
     }
 
-    /// An attempt's outcome is known: the head of its response came `latency_us` after it began, or it failed. `draw` is
+    /// An attempt's outcome is known: the head of its response came `latency_us` after the request was sent (0: not known), or it failed. `draw` is
     /// a random number. Tells what it did to the endpoint, if that is worth counting; [`Applied::AtCap`] too.
     #[inline]
     pub fn finish(

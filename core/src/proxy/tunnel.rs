@@ -68,6 +68,7 @@ pub(super) async fn run<P: Platform>(
         platform: &conn.core.platform,
         pipes: &conn.core.pipes,
         deadline: &conn.deadline,
+        moved_ms: None,
         idle: timeouts.tunnel_idle.unwrap_or_default(),
         content_max: u64::MAX,
         spliced: &spliced,
@@ -92,7 +93,7 @@ pub(super) async fn run<P: Platform>(
     match outcome {
         Ok(()) => Ok(After::Close),
         Err(PumpError::Elapsed(_)) => {
-            Err(Fault { retry: Retry::Never, ..elapsed(conn, "tunnel_idle_timeout", 504) })
+            Err(Fault { retry: Retry::Never, ..elapsed(conn, &conn.deadline, "tunnel_idle_timeout", 504) })
         }
         Err(_) => Err(Fault::upstream("tunnel_reset", 502, Retry::Never)),
     }

@@ -36,7 +36,7 @@ pub struct Retry {
     /// Attempts in all, the first included.
     #[schemars(range(min = 1, max = 10))]
     pub attempts: u8,
-    /// How long one attempt may take to its response's head. Absent: as long as the request may.
+    /// How long one attempt may take to its response's head; from the end of a body that is uploaded as it comes. Absent: as long as the request may.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub per_try_timeout: Option<Duration>,
     /// Which requests, where the failed attempt may have had an effect.

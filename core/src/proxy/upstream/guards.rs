@@ -103,8 +103,8 @@ pub struct Pass<S> {
     permit: Cell<Option<Permit>>,
     /// It still counts among those in flight.
     counted: Cell<bool>,
-    /// When the attempt began, on the worker's clock.
-    started_ns: u64,
+    /// When the exchange began that it is for, on the worker's clock.
+    began_ns: u64,
 }
 
 impl<S> std::fmt::Debug for Pass<S> {
@@ -119,8 +119,8 @@ impl<S> Upstream<S> {
         self.guards.budget.borrow_mut()
     }
 
-    /// May an attempt be made now?
-    pub fn admit(self: &Rc<Self>, now_ns: u64) -> Result<Pass<S>, Denied> {
+    /// May an attempt be made now, for an exchange that began at `began_ns`?
+    pub fn admit(self: &Rc<Self>, now_ns: u64, began_ns: u64) -> Result<Pass<S>, Denied> {
         let guards = &self.guards;
         let in_flight = guards.in_flight.get();
         if in_flight >= self.settings.borrow().requests_max {
@@ -138,25 +138,21 @@ impl<S> Upstream<S> {
             ),
         };
         guards.in_flight.set(in_flight + 1);
-        Ok(Pass {
-            upstream: Rc::clone(self),
-            permit: Cell::new(permit),
-            counted: Cell::new(true),
-            started_ns: now_ns,
-        })
+        Ok(Pass { upstream: Rc::clone(self), permit: Cell::new(permit), counted: Cell::new(true), began_ns })
     }
 }
 
 impl<S> Pass<S> {
-    /// How long ago the attempt began.
-    pub(super) fn elapsed_ns(&self, now_ns: u64) -> u64 {
-        now_ns.saturating_sub(self.started_ns)
+    /// When the exchange began.
+    pub(super) fn began_ns(&self) -> u64 {
+        self.began_ns
     }
 
-    /// What became of the attempt, as of its response's head. Only the first word counts.
-    pub(super) fn learn(&self, outcome: Outcome, status: Option<u16>, now_ns: u64) {
+    /// What became of the attempt, as of its response's head, and how long the endpoint took for it, if that is known.
+    /// Only the first word counts.
+    pub(super) fn learn(&self, outcome: Outcome, status: Option<u16>, latency_ns: Option<u64>, now_ns: u64) {
         let guards = &self.upstream.guards;
-        let (now_ms, elapsed_ns) = (now_ns / 1_000_000, self.elapsed_ns(now_ns));
+        let now_ms = now_ns / 1_000_000;
         if let Some(permit) = self.permit.take()
             && let Some(breaker) = &mut *guards.breaker.borrow_mut()
         {
@@ -164,15 +160,15 @@ impl<S> Pass<S> {
                 Outcome::Success => breaker::Outcome::Success,
                 _ => breaker::Outcome::Error,
             };
-            breaker.record(permit, verdict, elapsed_ns / 1_000_000, now_ms);
+            breaker.record(permit, verdict, latency_ns.unwrap_or(0) / 1_000_000, now_ms);
         }
         if let Some(limiter) = &mut *guards.limiter.borrow_mut() {
             let overloaded = outcome == Outcome::Timeout || matches!(status, Some(429 | 503));
             let verdict =
                 if overloaded { concurrency::Outcome::Dropped } else { concurrency::Outcome::Answered };
             // A connection that was refused at once says nothing of how long requests take.
-            if status.is_some() || overloaded {
-                limiter.sample(elapsed_ns / 1_000, guards.in_flight.get(), verdict, now_ms);
+            if overloaded || (status.is_some() && latency_ns.is_some()) {
+                limiter.sample(latency_ns.unwrap_or(0) / 1_000, guards.in_flight.get(), verdict, now_ms);
             }
         }
     }

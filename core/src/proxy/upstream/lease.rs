@@ -62,8 +62,20 @@ pub struct Lease<S: Transport> {
     pub reused: bool,
     /// The connection is bound to the client: it goes back to nobody else.
     private: Cell<bool>,
+    waits: Cell<Waits>,
     /// It has a place among the endpoint's connections to itself; a stream shares one with others.
     place: Share,
+}
+
+/// What an attempt waits for, and since when. Only what the endpoint alone can speed up counts as its latency.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waits {
+    /// The connection; then the socket that takes the request.
+    Connection(u64),
+    /// The client, for the rest of its body.
+    Client,
+    /// The response's head: the whole request is out.
+    Answer(u64),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,7 +114,7 @@ impl<S: Transport + From<Box<ClientStream>>> Lease<S> {
             && let Some(stream) = private.and_then(|private| private.take(endpoint))
         {
             if discarded.look(&stream) {
-                let lease = Self::new(pass, endpoint, Share::Own);
+                let lease = Self::new(pass, endpoint, Share::Own, now_ms);
                 lease.private.set(true);
                 return (lease, Found::Idle(stream));
             }
@@ -137,16 +149,19 @@ impl<S: Transport + From<Box<ClientStream>>> Lease<S> {
             let lent = if need == Need::New || !endpoint.may_lend() { None } else { endpoint.loans.borrow() };
             lent.map_or(Found::Nothing, Found::Lent)
         };
-        (Self::new(pass, endpoint, Share::Own), found)
+        (Self::new(pass, endpoint, Share::Own, now_ms), found)
     }
 
     fn take_stream(pass: Pass<S>, endpoint: &Rc<Endpoint<S>>, now_ms: u64) -> (Self, Found<S>) {
         if let Some(stream) = endpoint.open_stream(now_ms) {
-            return (Self::new(pass, endpoint, Share::Stream), Found::Idle(S::from(Box::new(stream))));
+            return (
+                Self::new(pass, endpoint, Share::Stream, now_ms),
+                Found::Idle(S::from(Box::new(stream))),
+            );
         }
         endpoint.open.set(endpoint.open.get() + 1);
         endpoint.dialling.set(true);
-        (Self::new(pass, endpoint, Share::Dialling), Found::Nothing)
+        (Self::new(pass, endpoint, Share::Dialling, now_ms), Found::Nothing)
     }
 
     /// Gives the lease the connection that was opened for it. False if it is of no use: its origin allows no streams.
@@ -170,7 +185,7 @@ impl<S: Transport + From<Box<ClientStream>>> Lease<S> {
 }
 
 impl<S: Transport> Lease<S> {
-    fn new(pass: Pass<S>, endpoint: &Rc<Endpoint<S>>, place: Share) -> Self {
+    fn new(pass: Pass<S>, endpoint: &Rc<Endpoint<S>>, place: Share, now_ms: u64) -> Self {
         endpoint.active.set(endpoint.active.get() + 1);
         endpoint.requests.set(endpoint.requests.get() + 1);
         Self {
@@ -181,6 +196,7 @@ impl<S: Transport> Lease<S> {
             stream: None,
             reused: false,
             private: Cell::new(false),
+            waits: Cell::new(Waits::Connection(now_ms * 1_000_000)),
             place,
         }
     }
@@ -228,6 +244,40 @@ impl<S: Transport> Lease<S> {
         if self.dial.http2.is_some() { Wire::Http2 } else { Wire::Http1 }
     }
 
+    /// The rest of the request's body comes from the client as the client likes.
+    pub fn sending(&self) {
+        self.waits.set(Waits::Client);
+    }
+
+    /// The whole request is out.
+    pub fn sent(&self, now_ns: u64) {
+        self.waits.set(Waits::Answer(now_ns));
+    }
+
+    /// When the whole request was out, if it is.
+    pub fn sent_ns(&self) -> Option<u64> {
+        match self.waits.get() {
+            Waits::Answer(since_ns) => Some(since_ns),
+            Waits::Connection(_) | Waits::Client => None,
+        }
+    }
+
+    /// How long the endpoint has been waited for. `None` while its client is.
+    fn latency_ns(&self, now_ns: u64) -> Option<u64> {
+        match self.waits.get() {
+            Waits::Connection(since_ns) | Waits::Answer(since_ns) => Some(now_ns.saturating_sub(since_ns)),
+            Waits::Client => None,
+        }
+    }
+
+    /// Whether the endpoint has had the larger part of the exchange's time so far: what was over before it was waited for
+    /// (an upload, a queue, our own delay) is not its fault.
+    pub fn took_most(&self, now_ns: u64) -> bool {
+        self.latency_ns(now_ns).is_some_and(|latency_ns| {
+            latency_ns >= now_ns.saturating_sub(self.pass.began_ns()).saturating_sub(latency_ns)
+        })
+    }
+
     /// What became of the attempt: its response's head came, with a status, or it failed for a reason that is the
     /// endpoint's. Health, breaker, limit and latency learn of it; of further words only failures are counted. Tells what
     /// it did to the endpoint. An attempt of which nothing is said counts for nothing.
@@ -247,15 +297,17 @@ impl<S: Transport> Lease<S> {
             stream.suspect_connection(now_ns / 1_000_000);
         }
         let ticket = self.ticket.take()?;
-        let elapsed_ns = self.pass.elapsed_ns(now_ns);
-        self.pass.learn(outcome, status, now_ns);
+        let latency_ns = self.latency_ns(now_ns);
+        self.pass.learn(outcome, status, latency_ns, now_ns);
         let settings = self.pass.upstream.settings.borrow();
         if settings.rule == Rule::PeakEwma {
             let mut latency = self.endpoint.latency.get();
-            if status.is_some() {
-                latency.observe(elapsed_ns, now_ns, &settings.ewma);
-            } else {
-                latency.observe_failure(elapsed_ns, now_ns, &settings.ewma);
+            match (status, latency_ns) {
+                (Some(_), Some(latency_ns)) => latency.observe(latency_ns, now_ns, &settings.ewma),
+                (Some(_), None) => {}
+                (None, failed_ns) => {
+                    latency.observe_failure(failed_ns.unwrap_or(0), now_ns, &settings.ewma);
+                }
             }
             self.endpoint.latency.set(latency);
         }
@@ -264,16 +316,25 @@ impl<S: Transport> Lease<S> {
             return None;
         };
         let now_ms = now_ns / 1_000_000;
-        self.endpoint.observer.finish(ticket, outcome, elapsed_ns / 1_000, outliers, now_ms, draw)
+        self.endpoint.observer.finish(
+            ticket,
+            outcome,
+            latency_ns.unwrap_or(0) / 1_000,
+            outliers,
+            now_ms,
+            draw,
+        )
     }
 
     /// Another attempt has answered first: this one has taken so long already, which only its latency learns. Whether it
     /// would have been answered at all nobody knows, so health and breaker hear nothing.
     pub fn outrun(&self, now_ns: u64) {
         let settings = self.pass.upstream.settings.borrow();
-        if settings.rule == Rule::PeakEwma {
+        if settings.rule == Rule::PeakEwma
+            && let Some(latency_ns) = self.latency_ns(now_ns)
+        {
             let mut latency = self.endpoint.latency.get();
-            latency.observe(self.pass.elapsed_ns(now_ns), now_ns, &settings.ewma);
+            latency.observe(latency_ns, now_ns, &settings.ewma);
             self.endpoint.latency.set(latency);
         }
     }

@@ -158,7 +158,9 @@ pub struct Watch {
     /// Of this interval.
     successes: u32,
     failures: u32,
-    /// Of this interval's successes.
+    /// Of this interval's successes, those that tell how long they took.
+    timed: u32,
+    /// Theirs.
     latency_sum_us: u64,
     /// Over intervals; zero: none yet.
     latency_ewma_us: f64,
@@ -169,7 +171,7 @@ pub struct Watch {
 const LATENCY_US_MAX: u64 = 60_000_000;
 
 impl Watch {
-    /// Takes in an attempt. `latency_us` is the time to the response's head; only that of successes counts, as failures
+    /// Takes in an attempt. `latency_us` is the time to the response's head, 0 if it is not known; only that of successes counts, as failures
     /// may be fast or as slow as a time-out.
     ///
     /// After a finding its row begins anew, so that the next one comes a whole row later.
@@ -180,6 +182,7 @@ impl Watch {
             self.row_gateway = 0;
             self.row_local = 0;
             self.successes = self.successes.saturating_add(1);
+            self.timed = self.timed.saturating_add(u32::from(latency_us > 0));
             self.latency_sum_us = self.latency_sum_us.saturating_add(latency_us.min(LATENCY_US_MAX));
             return None;
         }
@@ -217,8 +220,8 @@ impl Watch {
 
     /// Ends an interval and begins the next. Rows go on.
     pub fn end_interval(&mut self) -> Interval {
-        if self.successes > 0 {
-            let mean = self.latency_sum_us as f64 / f64::from(self.successes);
+        if self.timed > 0 {
+            let mean = self.latency_sum_us as f64 / f64::from(self.timed);
             // A half for the newest: a slow interval is half forgotten after the next one.
             self.latency_ewma_us =
                 if self.latency_ewma_us > 0.0 { f64::midpoint(self.latency_ewma_us, mean) } else { mean };
@@ -228,7 +231,7 @@ impl Watch {
             failures: self.failures,
             latency_us: self.latency_ewma_us as u64,
         };
-        (self.successes, self.failures, self.latency_sum_us) = (0, 0, 0);
+        (self.successes, self.failures, self.timed, self.latency_sum_us) = (0, 0, 0, 0);
         ended
     }
 }
