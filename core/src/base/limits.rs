@@ -23,6 +23,13 @@ pub const FREE_BUFFERS_MAX: usize = 256;
 
 /// Connections taken from a listener before its task lets others run.
 pub const ACCEPT_BATCH: usize = 64;
+/// Bytes that a task moves before it lets the others of its worker run: some 30 µs of copying. Less would cost bulk transfers
+/// throughput, more would have everybody else wait.
+pub const TURN_BYTES: usize = 128 * 1024;
+/// Requests of one connection that are answered before the others of its worker are let run.
+pub const TURN_REQUESTS: u32 = 32;
+/// Receives of a TLS connection that bring no plaintext before the others of its worker are let run.
+pub const TURN_RECEIVES: usize = 16;
 
 /// The listen queue asked for; the kernel lowers it to net.core.somaxconn.
 pub const LISTEN_BACKLOG: i32 = 4096;

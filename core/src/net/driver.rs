@@ -1,12 +1,16 @@
 //! Picks the I/O driver of a worker and runs it: `io_uring` with the best flags that the kernel takes, else epoll.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::rc::Rc;
 use std::str::FromStr;
 
 use monoio::{IoUringDriver, LegacyDriver, Runtime, RuntimeBuilder};
+use rustix::event::{EventfdFlags, eventfd};
 
+use super::stream::Watched;
 use crate::base::panics::{self, Panicked};
 
 /// Entries of a submission queue. A loop turn that needs more submits in between.
@@ -170,7 +174,11 @@ impl Executor {
     /// What panics in `main`, or in the runtime itself, ends the call.
     pub fn run<F: Future>(&mut self, main: F) -> Result<F::Output, Panicked> {
         panics::catch(|| match &mut self.runtime {
-            Inner::Uring(runtime) => runtime.block_on(main),
+            Inner::Uring(runtime) => runtime.block_on(async move {
+                // Without it, tasks that yield have the ring looked at only when all of them wait.
+                let _ready = AlwaysReady::new().ok();
+                main.await
+            }),
             Inner::Epoll(runtime) => runtime.block_on(main),
         })
     }
@@ -182,8 +190,40 @@ pub fn spawn<F: Future<Output = ()> + 'static>(task: F) {
     drop(monoio::spawn(panics::contain(task)));
 }
 
+thread_local! {
+    static ALWAYS_READY: RefCell<Option<Rc<Watched>>> = const { RefCell::new(None) };
+}
+
+/// A descriptor that can always be read, while it lives: a wait for it ends with the next look at the ring. It must not
+/// outlive the runtime.
+struct AlwaysReady;
+
+impl AlwaysReady {
+    fn new() -> io::Result<Self> {
+        let fd = eventfd(1, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        ALWAYS_READY.set(Some(Rc::new(Watched::new(fd)?)));
+        Ok(Self)
+    }
+}
+
+impl Drop for AlwaysReady {
+    fn drop(&mut self) {
+        ALWAYS_READY.set(None);
+    }
+}
+
 /// Lets the other tasks of this thread run, and I/O be looked at, before going on.
 pub async fn yield_now() {
+    // As long as any task is ready, monoio submits to the ring but asks it for nothing, and with deferred task work that
+    // brings no completions: one task that only ever puts itself behind the others would keep all I/O waiting. Whoever
+    // waits for the ring itself is called when everybody ready has run and all completions are in.
+    let ready = ALWAYS_READY.with_borrow(Clone::clone);
+    if let Some(ready) = ready
+        && ready.readable().await.is_ok()
+    {
+        return;
+    }
+    // epoll is looked at between any two rounds of ready tasks.
     let mut asked = false;
     std::future::poll_fn(|cx| {
         if std::mem::replace(&mut asked, true) {

@@ -19,7 +19,7 @@ use super::upstream::Private;
 use crate::base::buffer::Buffer;
 use crate::base::deadline::Deadline;
 use crate::base::fault::Fault;
-use crate::base::limits::{LINGER_BYTES_MAX, LINGER_IDLE_MS, LINGER_TOTAL_MS};
+use crate::base::limits::{LINGER_BYTES_MAX, LINGER_IDLE_MS, LINGER_TOTAL_MS, TURN_BYTES, TURN_REQUESTS};
 use crate::http::http1::encode::Persistence;
 use crate::http::http1::parse::head_end_hint;
 use crate::http::message::Wire;
@@ -290,6 +290,10 @@ impl<P: Platform> Downstream<P> {
                     Progress::Done(After::KeepAlive) => {
                         searched = 0;
                         armed = false;
+                        if self.requests.get().is_multiple_of(TURN_REQUESTS) {
+                            // Answers of our own to requests that are there already make it wait for nothing.
+                            self.core.platform.yield_now().await;
+                        }
                         if buffer.is_empty() {
                             return Next::Wait;
                         }
@@ -350,11 +354,18 @@ impl<P: Platform> Downstream<P> {
         self.stream.shutdown_write();
         let mut buffer: Buffer = self.core.buffers.take_for_response();
         let end_ms = self.core.tick_ns() / 1_000_000 + LINGER_TOTAL_MS;
-        let mut bytes = 0;
+        let (mut bytes, mut turn) = (0, 0);
         while bytes < LINGER_BYTES_MAX && self.core.tick_ns() / 1_000_000 < end_ms {
             match self.stream.try_read(buffer.spare()) {
                 Ok(0) => return,
-                Ok(n) => bytes += n,
+                Ok(n) => {
+                    bytes += n;
+                    turn += n;
+                    if turn >= TURN_BYTES {
+                        turn = 0;
+                        self.core.platform.yield_now().await;
+                    }
+                }
                 Err(error) if would_block(&error) => {
                     self.deadline.arm(self.core.now_ms(), Duration::from_millis(LINGER_IDLE_MS));
                     if !matches!(self.deadline.bound(self.stream.readable()).await, Ok(Ok(()))) {

@@ -386,10 +386,11 @@ async fn answer<P: Platform>(
         }
     };
     let mut flow = Flow::new(length, length);
-    let mut batch = Batch::default();
+    let (mut batch, mut turn) = (Batch::default(), 0);
     while !flow.is_ended() {
         flow.step(buffer.filled(), &mut batch).map_err(PumpError::Malformed)?;
         buffer.consume(batch.consumed);
+        pumping.spend(&mut turn, batch.consumed).await;
         if flow.content_bytes() > ANSWER_BYTES_MAX {
             return Ok((status, false));
         }

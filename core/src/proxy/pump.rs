@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::replay::Replay;
 use crate::base::buffer::Buffer;
 use crate::base::deadline::{Deadline, Expired};
-use crate::base::limits::SPLICE_BYTES_MIN;
+use crate::base::limits::{SPLICE_BYTES_MIN, TURN_BYTES};
 use crate::http::flow::{Batch, Flow, FlowError, PIECES_MAX};
 use crate::net::pipe::{Pipe, PipePool};
 use crate::net::platform::Platform;
@@ -64,6 +64,16 @@ impl<P: Platform> Pumping<'_, P> {
         }
         self.deadline.arm(now_ms, self.idle);
         now_ms
+    }
+
+    /// Counts bytes that were moved in this task's `turn`, and lets others run when that has been long enough: two ends
+    /// that are always ready would never make it wait.
+    pub(super) async fn spend(&self, turn: &mut usize, bytes: usize) {
+        *turn += bytes;
+        if *turn >= TURN_BYTES {
+            *turn = 0;
+            self.platform.yield_now().await;
+        }
     }
 
     /// Waits until the source has something to read.
@@ -132,6 +142,7 @@ impl<P: Platform> Pumping<'_, P> {
         replay: Option<&Replay>,
     ) -> Result<(), PumpError> {
         let mut batch = Batch::default();
+        let mut turn = 0;
         loop {
             flow.step(buffer.filled(), &mut batch).map_err(PumpError::Malformed)?;
             if flow.content_bytes() > self.content_max {
@@ -145,13 +156,14 @@ impl<P: Platform> Pumping<'_, P> {
             if flow.is_ended() {
                 return Ok(());
             }
+            self.spend(&mut turn, batch.consumed).await;
             if batch.consumed > 0 && !buffer.is_empty() {
                 continue;
             }
             let watched = replay.is_some_and(Replay::is_watching);
             if buffer.is_empty() && !watched && flow.movable() >= SPLICE_BYTES_MIN {
                 let before = flow.content_bytes();
-                if self.splice(source, sink, flow).await? == Spliced::SourceEnded {
+                if self.splice(source, sink, flow, &mut turn).await? == Spliced::SourceEnded {
                     flow.finish(&mut batch).map_err(PumpError::Malformed)?;
                     return self.send(sink, &batch, &[]).await;
                 }
@@ -210,15 +222,17 @@ impl<P: Platform> Pumping<'_, P> {
     ) -> Result<u64, PumpError> {
         let (Some(from), Some(to)) = (source.splice_fd(), sink.splice_fd()) else { return Ok(0) };
         let Ok(mut pipe) = self.pipes.take() else { return Ok(0) };
-        let mut bytes = 0;
+        let (mut bytes, mut turn) = (0, 0);
         loop {
-            match pipe.fill_from(from, SPLICE_CALL_BYTES) {
-                Ok(n) if n > 0 => bytes += n as u64,
-                Ok(_) => break,
+            let filled = match pipe.fill_from(from, SPLICE_CALL_BYTES) {
+                Ok(0) => break,
+                Ok(n) => n,
                 Err(error) if would_block(&error) || error.kind() == ErrorKind::InvalidInput => break,
                 Err(_) => return Err(PumpError::Broken(End::Source)),
-            }
+            };
+            bytes += filled as u64;
             self.drain(&mut pipe, sink, to).await?;
+            self.spend(&mut turn, filled).await;
         }
         self.pipes.give(pipe);
         self.spliced.set(self.spliced.get() + bytes);
@@ -249,6 +263,7 @@ impl<P: Platform> Pumping<'_, P> {
         source: &S,
         sink: &D,
         flow: &mut Flow,
+        turn: &mut usize,
     ) -> Result<Spliced, PumpError> {
         let (Some(from), Some(to)) = (source.splice_fd(), sink.splice_fd()) else { return Ok(Spliced::Done) };
         loop {
@@ -257,8 +272,8 @@ impl<P: Platform> Pumping<'_, P> {
                 return Ok(Spliced::Done);
             }
             let Ok(mut pipe) = self.pipes.take() else { return Ok(Spliced::Done) };
-            match pipe.fill_from(from, usize::try_from(movable).unwrap_or(usize::MAX).min(SPLICE_CALL_BYTES))
-            {
+            let most = usize::try_from(movable).unwrap_or(usize::MAX).min(SPLICE_CALL_BYTES);
+            let filled = match pipe.fill_from(from, most) {
                 Ok(0) => return Ok(Spliced::SourceEnded),
                 Ok(n) => {
                     flow.moved(n as u64);
@@ -266,6 +281,7 @@ impl<P: Platform> Pumping<'_, P> {
                     if flow.content_bytes() > self.content_max {
                         return Err(PumpError::TooLarge);
                     }
+                    n
                 }
                 Err(error) if would_block(&error) => {
                     // A transfer that waits for a slow source holds no pipe: those are two descriptors.
@@ -276,9 +292,10 @@ impl<P: Platform> Pumping<'_, P> {
                 // A kind of descriptor that can't be spliced from: nothing was taken, so copying can take over.
                 Err(error) if error.kind() == ErrorKind::InvalidInput => return Ok(Spliced::Done),
                 Err(_) => return Err(PumpError::Broken(End::Source)),
-            }
+            };
             self.drain(&mut pipe, sink, to).await?;
             self.pipes.give(pipe);
+            self.spend(turn, filled).await;
         }
     }
 }
@@ -309,4 +326,153 @@ enum Spliced {
 /// True for an error that says "not now".
 pub(super) fn would_block(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::future::{Future, poll_fn};
+    use std::io::{self, IoSlice};
+    use std::net::SocketAddr;
+    use std::os::fd::{BorrowedFd, OwnedFd};
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+    use std::time::Duration;
+
+    use super::{Pumping, TURN_BYTES};
+    use crate::base::buffer::BufferPool;
+    use crate::base::clock::Monotonic;
+    use crate::base::deadline::Deadlines;
+    use crate::http::flow::Flow;
+    use crate::http::framing::BodyLength;
+    use crate::net::connect::Address;
+    use crate::net::h2::client::ClientStream;
+    use crate::net::h2::server::ServerStream;
+    use crate::net::pipe::PipePool;
+    use crate::net::platform::{AcceptError, ConnectError, Connected, Dial, Platform};
+    use crate::net::proxied::OnBehalf;
+    use crate::net::stream::{Peek, Transport};
+    use crate::net::tls::server::TlsServer;
+
+    /// A stream that is always ready: it reads without end and takes all that is written.
+    #[derive(Default)]
+    struct Ready {
+        written: Cell<usize>,
+    }
+
+    impl From<Box<ServerStream>> for Ready {
+        fn from(_: Box<ServerStream>) -> Self {
+            unreachable!("no HTTP/2 here")
+        }
+    }
+
+    impl From<Box<ClientStream>> for Ready {
+        fn from(_: Box<ClientStream>) -> Self {
+            unreachable!("no HTTP/2 here")
+        }
+    }
+
+    impl Transport for Ready {
+        fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
+            Ok(into.len())
+        }
+        fn try_write(&self, from: &[u8]) -> io::Result<usize> {
+            self.written.set(self.written.get() + from.len());
+            Ok(from.len())
+        }
+        fn try_write_vectored(&self, from: &[IoSlice<'_>]) -> io::Result<usize> {
+            from.iter().map(|piece| self.try_write(piece)).sum()
+        }
+        async fn readable(&self) -> io::Result<()> {
+            Ok(())
+        }
+        async fn writable(&self) -> io::Result<()> {
+            Ok(())
+        }
+        fn peek(&self) -> Peek {
+            Peek::Bytes
+        }
+        fn shutdown_write(&self) {}
+        fn abort_on_close(&self) {}
+        fn splice_fd(&self) -> Option<BorrowedFd<'_>> {
+            None
+        }
+    }
+
+    struct World(Monotonic);
+
+    impl Platform for World {
+        type Stream = Ready;
+
+        fn clock(&self) -> Monotonic {
+            self.0
+        }
+        fn now_ns(&self) -> u64 {
+            0
+        }
+        fn unix_time(&self) -> Duration {
+            Duration::ZERO
+        }
+        fn random(&self) -> u64 {
+            0
+        }
+        async fn connect(
+            &self,
+            _: &Address,
+            _: &Dial,
+            _: &OnBehalf,
+        ) -> Result<Connected<Ready>, ConnectError> {
+            unreachable!("a pump opens no connection")
+        }
+        async fn accept_proxied(&self, _: &Ready) -> Result<Option<SocketAddr>, &'static str> {
+            Ok(None)
+        }
+        async fn accept_tls(&self, stream: Ready, _: &TlsServer) -> Result<Ready, AcceptError<Ready>> {
+            Ok(stream)
+        }
+        fn detach(&self, _: Ready) -> Option<OwnedFd> {
+            None
+        }
+        fn attach(&self, _: OwnedFd) -> io::Result<Ready> {
+            Ok(Ready::default())
+        }
+        fn spawn(&self, _: impl Future<Output = ()> + 'static) {}
+        async fn yield_now(&self) {
+            let mut asked = false;
+            poll_fn(|_| if std::mem::replace(&mut asked, true) { Poll::Ready(()) } else { Poll::Pending })
+                .await;
+        }
+    }
+
+    /// Two ends that never make it wait do not keep the others of its worker waiting.
+    #[test]
+    fn a_body_that_is_always_ready_moves_in_turns() {
+        const BYTES: usize = 4 * 1024 * 1024;
+        let world = World(Monotonic::start());
+        let (pipes, table, spliced) = (PipePool::default(), Deadlines::new(), Cell::new(0));
+        let deadline = table.deadline();
+        let pumping = Pumping {
+            platform: &world,
+            pipes: &pipes,
+            deadline: &deadline,
+            moved_ms: None,
+            idle: Duration::ZERO,
+            content_max: u64::MAX,
+            spliced: &spliced,
+        };
+        let (source, sink) = (Ready::default(), Ready::default());
+        let mut buffer = BufferPool::new(u64::MAX).take_for_response();
+        let length = BodyLength::Length(BYTES as u64);
+        let mut flow = Flow::new(length, length);
+        let mut pump = pin!(pumping.body(&source, &sink, &mut buffer, &mut flow, None));
+        let (mut turns, mut before) = (0, 0);
+        while pump.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+            let moved = sink.written.get() - before;
+            assert!(moved <= TURN_BYTES + 16 * 1024, "{moved} bytes in one turn");
+            before = sink.written.get();
+            turns += 1;
+        }
+        assert_eq!(sink.written.get(), BYTES);
+        assert!(turns >= BYTES / TURN_BYTES - 1, "{turns}");
+    }
 }

@@ -109,6 +109,7 @@ async fn direction<P: Platform, S: Transport, D: Transport>(
     bytes: &Cell<u64>,
 ) -> Result<(), PumpError> {
     let mut held = Some(first).filter(|buffer| !buffer.is_empty());
+    let mut turn = 0;
     loop {
         if let Some(mut buffer) = held.take() {
             let n = buffer.filled().len();
@@ -117,6 +118,7 @@ async fn direction<P: Platform, S: Transport, D: Transport>(
             let bulk = buffer.is_full();
             buffer.clear();
             drop(buffer);
+            pumping.spend(&mut turn, n).await;
             if bulk {
                 bytes.set(bytes.get() + pumping.splice_while_ready(source, sink).await?);
             }

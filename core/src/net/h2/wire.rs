@@ -17,7 +17,8 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::guard::Guard;
-use crate::net::driver::spawn;
+use crate::base::limits::TURN_BYTES;
+use crate::net::driver::{spawn, yield_now};
 use crate::net::stream::Transport;
 
 /// Frames are gathered up to this before they are written.
@@ -25,9 +26,6 @@ const CORK_BYTES: usize = 64 * 1024;
 
 /// Bytes read in one call.
 const READ_BYTES: usize = 32 * 1024;
-
-/// Bytes read before other connections have their turn.
-const TURN_BYTES: usize = 128 * 1024;
 
 /// What the h2 crate's end and the loop that waits for it share.
 pub(super) struct Shared<S> {
@@ -119,7 +117,10 @@ impl<S: Transport> Shared<S> {
         let mut corked = self.corked.borrow_mut();
         while !corked.rest().is_empty() {
             match self.stream.try_write(corked.rest()) {
-                Ok(n) if n > 0 => corked.consume(n),
+                Ok(n) if n > 0 => {
+                    corked.consume(n);
+                    self.turn_bytes.set(self.turn_bytes.get().saturating_sub(n));
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.wants_write.set(true);
                     return;
@@ -208,6 +209,11 @@ impl<S: Transport> AsyncWrite for Wire<S> {
         let shared = &*self.0;
         shared.check()?;
         if shared.corked.borrow().rest().len() >= CORK_BYTES {
+            if shared.turn_bytes.get() == 0 {
+                // The stream takes all that it is given: the rest in the next turn.
+                shared.wants_write.set(true);
+                return Poll::Pending;
+            }
             shared.send();
             shared.check()?;
             if shared.corked.borrow().rest().len() >= CORK_BYTES {
@@ -301,7 +307,10 @@ pub(super) async fn drive<S: Transport, T>(
             if shared.turn_bytes.get() == 0 {
                 // It is ready still: the others first. A task that wakes itself would be the next to run.
                 let waker = cx.waker().clone();
-                spawn(async move { waker.wake() });
+                spawn(async move {
+                    yield_now().await;
+                    waker.wake();
+                });
                 return Poll::Pending;
             }
         }

@@ -20,8 +20,9 @@ use super::identity::ClientIdentity;
 use super::scratch::{self, Outgoing, Scratch};
 use super::server;
 use super::session::{Plaintext, Session};
-use crate::base::limits::TLS_SEND_BYTES;
+use crate::base::limits::{TLS_SEND_BYTES, TURN_RECEIVES};
 use crate::base::race::{First, race};
+use crate::net::driver::yield_now;
 use crate::net::stream::{Peek, Socket, Transport};
 
 /// An application protocol, as ALPN names it (RFC 7301).
@@ -502,17 +503,30 @@ impl TlsStream {
         &self.agreed
     }
 
-    /// Receives once for nobody in particular: what comes is kept.
-    fn look(&self) {
+    /// Receives for nobody in particular: what comes is kept.
+    fn look(&self) -> Looked {
         let mut inner = self.inner.borrow_mut();
-        while !inner.has_news() {
+        for _ in 0..TURN_RECEIVES {
+            if inner.has_news() {
+                return Looked::Enough;
+            }
             // An error is kept as the stream's end.
             let received = scratch::with(|scratch| inner.receive(&self.socket, scratch, &mut []));
             if !matches!(received, Ok((_, Received::Some))) {
-                return;
+                return Looked::Enough;
             }
         }
+        Looked::ForLong
     }
+}
+
+/// How a look at what has come ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Looked {
+    /// With news, or with nothing more to receive.
+    Enough,
+    /// With its turn: there may be more.
+    ForLong,
 }
 
 impl Transport for TlsStream {
@@ -526,7 +540,7 @@ impl Transport for TlsStream {
         if inner.has_plain() || into.is_empty() {
             return Ok(inner.take_plain(into));
         }
-        loop {
+        for _ in 0..TURN_RECEIVES {
             if inner.end.is_some() {
                 return inner.ended();
             }
@@ -539,6 +553,8 @@ impl Transport for TlsStream {
                 return inner.ended();
             }
         }
+        // A peer may send records without plaintext for as long as it likes; it is looked at again in the next turn.
+        Err(ErrorKind::WouldBlock.into())
     }
 
     fn try_write(&self, from: &[u8]) -> io::Result<usize> {
@@ -591,7 +607,9 @@ impl Transport for TlsStream {
                 return Ok(());
             }
             // Part of a record is no news: only the whole one is, or whoever waits would be woken by every piece.
-            self.look();
+            if self.look() == Looked::ForLong {
+                yield_now().await;
+            }
         }
     }
 
