@@ -44,7 +44,7 @@ const DRAIN_IDLE_GRACE: Duration = Duration::from_secs(1);
 /// How long a worker that was told to end waits for its tasks to notice.
 const STOP_PATIENCE_MS: u64 = 1_000;
 
-/// How often leased tokens are looked through. Deadlines fire every 20 ms at the most.
+/// How often leased tokens are looked through.
 const LEASE_PAUSE: Duration = Duration::from_millis(20);
 
 /// A worker that can't have a runtime waits so long before it tries again.

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 const TIMEOUT: Duration = Duration::from_millis(300);
 
-/// How late a time-out may fire on a busy machine; the deadlines are swept coarsely, by design.
+/// How late a time-out may fire on a busy machine.
 const LATENESS: Duration = Duration::from_secs(3);
 
 #[track_caller]

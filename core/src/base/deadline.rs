@@ -3,7 +3,10 @@
 //! A timer on the ring costs a submission and a completion for every wait, and a timer wheel costs an insertion
 //! and a removal. Nearly every deadline of a proxy is moved before it is due, so arming one here is a store into a
 //! table, and only [`Deadlines::sweep`] looks at all of them: 10,000 take a few microseconds.
-//! The sweep runs when the earliest deadline that it knows of is due, at most every [`SWEEP_INTERVAL_MS`].
+//!
+//! The sweep runs when the earliest deadline that it knows of is due, and only an earlier one than that sets the alarm
+//! anew. A deadline may be late by a 64th of its length ([`late_ms_max`]), never early: short ones are kept to a
+//! millisecond, and long ones share sweeps.
 //!
 //! Each task holds one [`Deadline`]: the phase it is in (armed again and again) and the cap on the whole request. A task
 //! that waits for two things at once, each with a time of its own, holds a second ([`Deadline::sibling`]).
@@ -15,8 +18,19 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-/// Milliseconds between two sweeps at the least; how late a deadline may fire.
-pub const SWEEP_INTERVAL_MS: u64 = 20;
+/// How much later than it was armed for a deadline of so many milliseconds may be due. A power of two, to whose multiples
+/// deadlines are rounded up: then those of a like length are due together.
+pub const fn late_ms_max(length_ms: u64) -> u64 {
+    match length_ms / 64 {
+        0 | 1 => 1,
+        share if share >= 16 => 16,
+        share => 1 << share.ilog2(),
+    }
+}
+
+/// A sweep looks at all entries, so with more of them than this it comes every second millisecond only, and so on: sweeps
+/// take a worker less than 1 % of its time.
+const SWEPT_EACH_MS: usize = 16 * 1024;
 
 const NEVER: u64 = u64::MAX;
 
@@ -84,7 +98,8 @@ impl Deadlines {
                 next = due;
             }
         }
-        let next = if next == NEVER { NEVER } else { next.max(now_ms + SWEEP_INTERVAL_MS) };
+        let pause_ms = 1 + (entries.len() / SWEPT_EACH_MS) as u64;
+        let next = if next == NEVER { NEVER } else { next.max(now_ms + pause_ms) };
         self.next_ms.set(next);
         (next != NEVER).then_some(next)
     }
@@ -176,13 +191,14 @@ impl Deadline {
             }
         }
         self.bound_by.set(bound_by);
-        self.table.set(self.index, due, false);
+        self.table.set(self.index, rounded(now_ms, due), false);
     }
 
     /// Starts a wait for a next request, which a drain may end early.
     pub fn arm_idle(&self, now_ms: u64, timeout: Duration) {
         self.bound_by.set(Expired::Phase);
-        self.table.set(self.index, now_ms.saturating_add(timeout.as_millis() as u64).max(1), true);
+        let due = now_ms.saturating_add(timeout.as_millis() as u64).max(1);
+        self.table.set(self.index, rounded(now_ms, due), true);
     }
 
     /// Another deadline under the same caps, for what the same task waits for at the same time.
@@ -239,6 +255,13 @@ fn at(now_ms: u64, timeout: Duration) -> u64 {
     if timeout.is_zero() { NEVER } else { now_ms.saturating_add(timeout.as_millis() as u64).max(1) }
 }
 
+/// See [`late_ms_max`].
+fn rounded(now_ms: u64, due_ms: u64) -> u64 {
+    let grain = late_ms_max(due_ms.saturating_sub(now_ms));
+    // `NEVER` stays what it is.
+    due_ms.checked_next_multiple_of(grain).unwrap_or(due_ms)
+}
+
 impl Drop for Deadline {
     fn drop(&mut self) {
         self.table.set(self.index, NEVER, false);
@@ -275,7 +298,7 @@ impl<F: Future> Future for Bound<'_, F> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Deadlines, Elapsed, Expired, SWEEP_INTERVAL_MS};
+    use super::{Deadline, Deadlines, Elapsed, Expired, late_ms_max};
     use std::future::{Future, pending, ready};
     use std::pin::pin;
     use std::sync::Arc;
@@ -304,7 +327,7 @@ mod tests {
         deadline.arm(1_000, SECOND);
         let mut wait = pin!(deadline.bound(pending::<()>()));
         assert!(wait.as_mut().poll(&mut cx).is_pending());
-        assert_eq!(table.sweep(1_999), Some(1_999 + SWEEP_INTERVAL_MS));
+        assert_eq!(table.sweep(1_999), Some(2_000));
         assert!(wait.as_mut().poll(&mut cx).is_pending());
         assert_eq!(table.sweep(2_000), None);
         assert_eq!(count.0.load(Ordering::Relaxed), 1);
@@ -317,9 +340,9 @@ mod tests {
         let deadline = table.deadline();
         deadline.arm(1, SECOND);
         deadline.arm(900, SECOND);
-        assert_eq!(table.sweep(1_500), Some(1_900));
+        assert_eq!(table.sweep(1_500), Some(1_904), "the next multiple of 8");
         assert!(!deadline.has_fired());
-        table.sweep(1_900);
+        table.sweep(1_904);
         assert!(deadline.has_fired());
         deadline.arm(1_900, SECOND);
         assert!(!deadline.has_fired());
@@ -335,7 +358,7 @@ mod tests {
         assert!(deadline.has_fired() && deadline.expired() == Expired::Request);
         deadline.cap(0, Duration::ZERO);
         deadline.arm(1_001, SECOND);
-        table.sweep(2_001);
+        table.sweep(2_008);
         assert!(deadline.has_fired() && deadline.expired() == Expired::Phase);
     }
 
@@ -360,6 +383,105 @@ mod tests {
         check(0, 20, 30, 20, Expired::Attempt);
         check(0, 30, 20, 20, Expired::Request);
         check(10, 0, 0, 10, Expired::Phase);
+    }
+
+    #[test]
+    fn lateness_is_a_64th_of_the_length() {
+        for (length, late) in
+            [(1, 1), (5, 1), (127, 1), (128, 2), (255, 2), (256, 4), (1_000, 8), (1_024, 16), (3_600_000, 16)]
+        {
+            assert_eq!(late_ms_max(length), late, "{length}");
+            let table = Deadlines::new();
+            let deadline = table.deadline();
+            for now_ms in 1_000..1_040 {
+                deadline.arm(now_ms, Duration::from_millis(length));
+                table.sweep(now_ms + length - 1);
+                assert!(!deadline.has_fired(), "{length} from {now_ms}: early");
+                table.sweep(now_ms + length + late - 1);
+                assert!(deadline.has_fired(), "{length} from {now_ms}: late");
+            }
+        }
+    }
+
+    #[test]
+    fn two_deadlines_of_a_task_share_their_caps() {
+        let table = Deadlines::new();
+        let one = table.deadline();
+        one.cap(0, Duration::from_millis(30));
+        let other = one.sibling();
+        one.arm(0, Duration::from_millis(10));
+        other.arm(0, Duration::from_millis(90));
+        table.sweep(10);
+        assert!(one.has_fired() && !other.has_fired());
+        table.sweep(30);
+        assert!(other.has_fired() && other.expired() == Expired::Request && one.expired() == Expired::Phase);
+    }
+
+    /// What a worker's sweep does with its alarm.
+    #[derive(Default)]
+    struct Sweeper {
+        set: Option<u64>,
+        settings: u32,
+    }
+
+    impl Sweeper {
+        fn turn(&mut self, table: &Deadlines, now_ms: u64) {
+            let due = match table.next_ms() {
+                Some(due) if due <= now_ms => table.sweep(now_ms),
+                due => due,
+            };
+            self.settings += u32::from(due.is_some() && due != self.set);
+            self.set = due;
+        }
+    }
+
+    /// 400,000 requests in 20 seconds, each with three deadlines, set the alarm a few dozen times.
+    #[test]
+    fn long_deadlines_do_not_set_the_alarm() {
+        let table = Deadlines::new();
+        let tasks: Vec<Deadline> = (0..200).map(|_| table.deadline()).collect();
+        let mut sweeper = Sweeper::default();
+        for request in 0..400_000_usize {
+            let (task, now_ms) = (&tasks[request % tasks.len()], 1 + request as u64 / 20);
+            for timeout in [10, 1, 60] {
+                task.arm(now_ms, Duration::from_secs(timeout));
+                sweeper.turn(&table, now_ms);
+            }
+            task.arm_idle(now_ms, Duration::from_secs(75));
+            sweeper.turn(&table, now_ms);
+        }
+        assert!(sweeper.settings <= 40, "{}", sweeper.settings);
+    }
+
+    /// Eight requests at a time, each with a hedge after 5 ms, beside thousands of idle connections.
+    #[test]
+    fn short_deadlines_are_exact_and_set_the_alarm_once_a_millisecond_at_the_most() {
+        let table = Deadlines::new();
+        let idle: Vec<Deadline> = (0..5_000).map(|_| table.deadline()).collect();
+        for (at, task) in idle.iter().enumerate() {
+            task.arm_idle(at as u64 / 5, Duration::from_secs(2));
+        }
+        let hedged: Vec<(Deadline, std::cell::Cell<u64>)> =
+            (0..8).map(|_| (table.deadline(), std::cell::Cell::new(0))).collect();
+        let mut sweeper = Sweeper::default();
+        let mut fired = 0;
+        for now_ms in 1_000..4_000_u64 {
+            sweeper.turn(&table, now_ms);
+            for (at, (task, armed_ms)) in hedged.iter().enumerate() {
+                if task.has_fired() {
+                    assert_eq!(now_ms, armed_ms.get() + 5);
+                    fired += 1;
+                }
+                // Not all at the same time.
+                if task.has_fired() || (armed_ms.get() == 0 && now_ms % 8 == at as u64) {
+                    task.arm(now_ms, Duration::from_millis(5));
+                    armed_ms.set(now_ms);
+                    sweeper.turn(&table, now_ms);
+                }
+            }
+        }
+        assert!(fired > 4_000, "{fired}");
+        assert!(sweeper.settings <= 3_000, "{}", sweeper.settings);
     }
 
     #[test]
