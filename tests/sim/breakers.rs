@@ -106,3 +106,39 @@ fn probes_come_back() {
         sim.finish();
     });
 }
+
+/// A probe whose client leaves says nothing of the upstream: its place is free for the next one at once.
+#[test]
+fn a_probe_whose_client_leaves() {
+    each_seed("breakers::a_probe_whose_client_leaves", SEEDS, |start| {
+        let config =
+            Config::to(&[1]).upstream("breaker: { requests_min: 3, window: 10s, rejecting: 5s, probes: 1 }");
+        let sim = Sim::new(start, 1, Weather::fair(), &config.text());
+        let seen = Rc::new(Cell::new(0_u32));
+        sim.origin(1, move |_| {
+            seen.set(seen.get() + 1);
+            match seen.get() {
+                1..=3 => Answer::status(503),
+                4 => Answer::silence(),
+                _ => Answer::bytes(10),
+            }
+        });
+        let client = sim.client();
+        sim.act(async move {
+            for _ in 0..3 {
+                client.ask(&Ask::get("/a")).await.unwrap();
+            }
+            client.pause(Duration::from_millis(5_100)).await;
+            let mut probe = client.connect().await.unwrap();
+            let begun = probe.begin(&Ask::get("/a")).await.unwrap();
+            client.pause(Duration::from_millis(1_500)).await;
+            probe.leave(&begun);
+            ringway::net::stream::Transport::abort_on_close(probe.end());
+            drop(probe);
+            client.pause(Duration::from_millis(50)).await;
+            let reply = client.ask(&Ask::get("/a")).await.unwrap();
+            assert_eq!(reply.status, 200, "{reply:?}");
+        });
+        sim.finish();
+    });
+}
