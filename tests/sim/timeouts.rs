@@ -189,6 +189,27 @@ fn bodies_that_move_take_as_long_as_they_like() {
     });
 }
 
+/// The time-out of a response's head is over with the head: a request that goes on behind it changes nothing.
+#[test]
+fn an_answer_that_begins_before_the_request_ends() {
+    each_seed("timeouts::an_answer_that_begins_before_the_request_ends", SEEDS, |start| {
+        let config = Config::to(&[1]).route("timeouts: { response_head: 1s, body_idle: 20s }");
+        let sim = Sim::new(start, 1, Weather::fair(), &config.text());
+        sim.origin(1, |_| Answer::bytes(1_000).pieces(100, 2_000).reading(ReadBody::After));
+        let client = sim.client();
+        sim.act(async move {
+            let mut caller = client.connect().await.unwrap();
+            let begun = caller.begin(&Ask::post("/a", Body::Length(40_000))).await.unwrap();
+            caller.send_body(&begun, 0..30_000).await.unwrap();
+            client.pause(Duration::from_millis(500)).await;
+            caller.send_body(&begun, 30_000..40_000).await.unwrap();
+            let reply = caller.answer(&begun).await.unwrap();
+            assert_eq!((reply.status, reply.bytes), (200, 1_000));
+        });
+        sim.finish();
+    });
+}
+
 #[test]
 fn waiting_for_a_connection() {
     each_seed("timeouts::waiting_for_a_connection", SEEDS, |start| {
