@@ -355,8 +355,10 @@ fuzz_target!(|data: &[u8]| {
     let [kind, orders @ ..] = data else { return };
     let ends = &ENDS.get_or_init(ends)[usize::from(*kind % 4)];
     if kind / 4 % 2 == 1 {
-        let executor = Executor::new(IoMode::Epoll).expect("a runtime");
-        return drop(executor.run(hostile(ends, kind / 8 % 2 == 1, kind / 16 % 2 == 1, orders.iter())));
+        let mut executor = Executor::new(IoMode::Epoll).expect("a runtime");
+        return executor
+            .run(hostile(ends, kind / 8 % 2 == 1, kind / 16 % 2 == 1, orders.iter()))
+            .expect("nothing panics");
     }
     let Ends { server, client, .. } = ends;
     let (from_client, from_server) = (sent(1, CLIENT_BYTES), sent(2, SERVER_BYTES));
