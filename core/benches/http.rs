@@ -15,7 +15,7 @@ use ringway::http::http1::parse::{HeadLimits, Parsed, head_end_hint, parse_reque
 use ringway::http::http2::absorb::{Absorber, Event};
 use ringway::http::http2::{Asked, render};
 use ringway::http::message::{
-    FieldSet, HeaderSlots, Method, RequestHead, ResponseHead, Scheme, Status, Version, Wire,
+    FieldSet, HeadIndex, Method, RequestHead, ResponseHead, Scheme, Status, Version, Wire,
 };
 use ringway::http::rewrite::{Forwarding, ForwardingValues, HeaderOps, normalise_path};
 
@@ -48,16 +48,16 @@ const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\n\
 
 const DATE: &[u8] = b"Mon, 23 Nov 2026 04:00:00 GMT";
 
-fn with_request<T>(bytes: &[u8], then: impl FnOnce(&RequestHead<'_, '_>) -> T) -> T {
-    let mut slots = HeaderSlots::new();
+fn with_request<T>(bytes: &[u8], then: impl FnOnce(&RequestHead<'_>) -> T) -> T {
+    let mut slots = HeadIndex::default();
     match parse_request(bytes, &mut slots, &HeadLimits::default()) {
         Ok(Parsed::Complete(head)) => then(&head),
         other => panic!("{other:?}"),
     }
 }
 
-fn with_response<T>(bytes: &[u8], then: impl FnOnce(&ResponseHead<'_, '_>) -> T) -> T {
-    let mut slots = HeaderSlots::new();
+fn with_response<T>(bytes: &[u8], then: impl FnOnce(&ResponseHead<'_>) -> T) -> T {
+    let mut slots = HeadIndex::default();
     match parse_response(bytes, &mut slots, Method::Get, &HeadLimits::default()) {
         Ok(Parsed::Complete(head)) => then(&head),
         other => panic!("{other:?}"),
@@ -65,7 +65,7 @@ fn with_response<T>(bytes: &[u8], then: impl FnOnce(&ResponseHead<'_, '_>) -> T)
 }
 
 fn request_rewrite<'a>(
-    head: &RequestHead<'_, '_>,
+    head: &RequestHead<'_>,
     ops: &'a HeaderOps,
     forwarding: Option<&'a Forwarding>,
 ) -> RequestRewrite<'a> {
@@ -89,7 +89,7 @@ fn request_rewrite<'a>(
     }
 }
 
-fn response_rewrite<'a>(head: &ResponseHead<'_, '_>, ops: &'a HeaderOps) -> ResponseRewrite<'a> {
+fn response_rewrite<'a>(head: &ResponseHead<'_>, ops: &'a HeaderOps) -> ResponseRewrite<'a> {
     ResponseRewrite {
         ops,
         framing: relay(head.body, Version::Http11),
@@ -169,8 +169,8 @@ fn browser_parts() -> http::request::Parts {
         let mut builder = http::Request::builder()
             .uri("https://www.example.com/articles/2026/11/ringway?utm_source=feed")
             .version(http::Version::HTTP_2);
-        for header in head.headers() {
-            if !matches!(header.name, "Host" | "Connection") {
+        for header in head.fields.iter() {
+            if !matches!(header.name, b"Host" | b"Connection") {
                 builder = builder.header(header.name, header.value);
             }
         }

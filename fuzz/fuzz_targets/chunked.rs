@@ -6,7 +6,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use ringway::http::chunked::{
-    ChunkError, ChunkEvent, ChunkedDecoder, LAST_CHUNK_SIZE, TrailerSlots, encode_chunk, encode_trailers,
+    ChunkError, ChunkEvent, ChunkedDecoder, LAST_CHUNK_SIZE, TrailerIndex, encode_chunk, encode_trailers,
     parse_trailers,
 };
 
@@ -15,7 +15,7 @@ fuzz_target!(|data: &[u8]| {
     let whole = decode(bytes, usize::MAX);
     assert_eq!(decode(bytes, usize::from(*step).max(1)), whole);
     if let Ok(Some((content, section))) = whole {
-        let mut slots = TrailerSlots::new();
+        let mut slots = TrailerIndex::default();
         let Ok(trailers) = parse_trailers(&section, &mut slots) else { return };
         let mut out = Vec::new();
         encode_chunk(&content, &mut out);

@@ -25,7 +25,7 @@ use ringway::control::prepare::Installer;
 use ringway::http::flow::{Batch, Flow, PIECES_MAX};
 use ringway::http::framing::BodyLength;
 use ringway::http::http1::parse::{HeadLimits, Parsed, parse_request};
-use ringway::http::message::{HeaderSlots, Method};
+use ringway::http::message::{HeadIndex, Method};
 use ringway::net::connect::Address;
 use ringway::net::h2::client::ClientStream;
 use ringway::net::h2::server::ServerStream;
@@ -250,7 +250,7 @@ fn check_upstream(sent: &[u8]) -> (bool, Vec<Sent<'_>>) {
     let mut requests = Vec::new();
     let mut rest = sent;
     while !rest.is_empty() {
-        let mut slots = HeaderSlots::new();
+        let mut slots = HeadIndex::default();
         let head = match parse_request(rest, &mut slots, &limits) {
             Ok(Parsed::Complete(head)) => head,
             Ok(Parsed::Partial) => return (true, requests),
@@ -259,7 +259,7 @@ fn check_upstream(sent: &[u8]) -> (bool, Vec<Sent<'_>>) {
         let line = rest.split(|&byte| byte == b'\r').next().unwrap_or_default();
         let again = head.header(ATTEMPT_FIELD).is_some();
         requests.push(Sent { line, content: Vec::new(), again });
-        if head.upgrade.is_some() || head.method == Method::Connect {
+        if head.upgrade().is_some() || head.method == Method::Connect {
             return (false, requests);
         }
         let request = requests.len() - 1;

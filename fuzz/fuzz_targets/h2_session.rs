@@ -16,7 +16,7 @@ use libfuzzer_sys::fuzz_target;
 use ringway::base::clock::Monotonic;
 use ringway::http::flow::{Batch, Flow};
 use ringway::http::http1::parse::{HeadLimits, Parsed, parse_request};
-use ringway::http::message::{HeaderSlots, Method};
+use ringway::http::message::{HeadIndex, Method};
 use ringway::net::h2::Settings;
 use ringway::net::h2::server::{Incoming, ServerConnection, ServerStream};
 use ringway::net::stream::{Peek, Transport};
@@ -132,13 +132,13 @@ impl Request {
             HeadLimits { header_bytes: 1 << 20, header_count: 128, uri_bytes: 1 << 20 };
         self.text.extend_from_slice(bytes);
         if self.flow.is_none() {
-            let mut slots = HeaderSlots::new();
+            let mut slots = HeadIndex::default();
             let head = match parse_request(&self.text, &mut slots, &LIMITS) {
                 Ok(Parsed::Complete(head)) => head,
                 Ok(Parsed::Partial) => return false,
                 Err(error) => panic!("{} in {}", error.reason(), self.text.escape_ascii()),
             };
-            let tunnel = head.method == Method::Connect || head.upgrade.is_some();
+            let tunnel = head.method == Method::Connect || head.upgrade().is_some();
             self.head = Some((head.method, tunnel));
             self.flow = Some(Flow::new(head.body, head.body));
             let head_bytes = head.head_bytes;

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::config::snapshot::{Action, Canary, LogTarget, Snapshot, Split};
 use crate::policy::split::canary::{Decider, Decision, Phase, Saved, Tally};
-use crate::proxy::split::Trial;
+use crate::proxy::trial::Trial;
 use crate::telemetry::journal;
 use crate::telemetry::log_writer::{LogWriter, Target};
 use crate::telemetry::metrics::CanaryInfo;

@@ -24,7 +24,7 @@ use crate::policy::balance::subset;
 use crate::policy::balance::tiers::Member;
 use crate::policy::health::{Traffic, Verdict};
 use crate::proxy::core::{Changes, Install, ListenerId, liveness, proxy_version, upstream_settings};
-use crate::proxy::limiting;
+use crate::proxy::limits;
 use crate::proxy::standing::Standings;
 use crate::proxy::upstream::{Configured, Group, Loans, Members, Resolved};
 use crate::telemetry::journal;
@@ -196,18 +196,18 @@ pub(super) fn listen(
 pub(super) struct Shared {
     pub(super) loans: HashMap<(Arc<str>, Address), Arc<Loans>>,
     pub(super) standings: Standings,
-    pub(super) limiting: Option<Arc<limiting::Shared>>,
+    pub(super) limiting: Option<Arc<limits::Shared>>,
     pub(super) canaries: Canaries,
 }
 
 impl Shared {
     /// What limits count in: what there is, unless it has another size or nothing is limited any more.
-    fn limits(&mut self, snapshot: &Snapshot, workers: usize) -> Option<Arc<limiting::Shared>> {
+    fn limits(&mut self, snapshot: &Snapshot, workers: usize) -> Option<Arc<limits::Shared>> {
         let limits = &snapshot.rate_limits;
         if limits.rates.is_empty() && limits.in_flight.is_empty() {
             self.limiting = None;
         } else if self.limiting.as_ref().is_none_or(|shared| shared.keys_max != limits.keys_max) {
-            self.limiting = Some(limiting::Shared::new(workers, limits.keys_max, secret()));
+            self.limiting = Some(limits::Shared::new(workers, limits.keys_max, secret()));
         }
         self.limiting.clone()
     }

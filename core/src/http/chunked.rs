@@ -17,7 +17,7 @@ use crate::base::limits::{
     CHUNK_EXCESS_BYTES_MAX, CHUNK_LINE_BYTES_MAX, HEADER_COUNT_MAX, TRAILER_BYTES_MAX,
 };
 use crate::http::grammar::{eq_folding_underscore, is_tchar, is_token, trim};
-use crate::http::message::{FieldSet, Fields, Header};
+use crate::http::message::{FieldIndex, FieldSet, Fields};
 
 /// What the first bytes of the input are. `bytes` of them are dealt with: the next call starts after them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -324,8 +324,8 @@ fn scan_extensions(input: &[u8], at: usize) -> Scan {
 /// The fields after the last chunk. Those that mustn't come so late are marked, not refused: RFC 9110 section 6.5.1 has
 /// a recipient ignore them.
 #[derive(Debug, Clone, Copy)]
-pub struct Trailers<'h, 'b> {
-    pub fields: Fields<'h, 'b>,
+pub struct Trailers<'a> {
+    pub fields: Fields<'a>,
     /// Framing, routing, authentication, request modifiers, forwarding facts and hop-by-hop fields, in whatever
     /// spelling with '_'. Not forwarded, and not to be merged into anything.
     pub forbidden: FieldSet,
@@ -368,29 +368,18 @@ const FORBIDDEN: &[&str] = &[
 
 const FORBIDDEN_PREFIXES: &[&str] = &["x-forwarded-", "if-"];
 
-/// Where the trailers of one body stand. Cleared, unlike `HeaderSlots`: httparse takes uninitialised memory only behind
-/// a start line, and trailers are rare.
-#[derive(Debug)]
-pub struct TrailerSlots<'b>([Header<'b>; HEADER_COUNT_MAX]);
-
-impl TrailerSlots<'_> {
-    pub const fn new() -> Self {
-        TrailerSlots([httparse::EMPTY_HEADER; HEADER_COUNT_MAX])
-    }
-}
-
-impl Default for TrailerSlots<'_> {
-    fn default() -> Self {
-        TrailerSlots::new()
-    }
-}
+/// Where the trailers of one body stand.
+#[derive(Debug, Default)]
+pub struct TrailerIndex(Vec<FieldIndex>);
 
 /// Parses the bytes of `ChunkEvent::End`.
-pub fn parse_trailers<'h, 'b>(
-    section: &'b [u8],
-    slots: &'h mut TrailerSlots<'b>,
-) -> Result<Trailers<'h, 'b>, ChunkError> {
-    let Ok(Parse::Complete((bytes, found))) = httparse::parse_headers(section, &mut slots.0) else {
+pub fn parse_trailers<'a>(
+    section: &'a [u8],
+    index: &'a mut TrailerIndex,
+) -> Result<Trailers<'a>, ChunkError> {
+    // Cleared, unlike a head's: httparse takes uninitialised memory only behind a start line, and trailers are rare.
+    let mut slots = [httparse::EMPTY_HEADER; HEADER_COUNT_MAX];
+    let Ok(Parse::Complete((bytes, found))) = httparse::parse_headers(section, &mut slots) else {
         return Err(ChunkError::TrailerField);
     };
     if bytes != section.len()
@@ -398,18 +387,14 @@ pub fn parse_trailers<'h, 'b>(
     {
         return Err(ChunkError::TrailerLine);
     }
-    let mut forbidden = FieldSet::EMPTY;
-    for (index, header) in found.iter().enumerate() {
-        if is_forbidden_trailer(header.name) {
-            forbidden.insert(index);
-        }
-    }
-    Ok(Trailers { fields: Fields { raw: section, headers: found }, forbidden })
+    index.0.clear();
+    index.0.extend(found.iter().map(|field| FieldIndex::of(field.name.as_bytes(), field.value, section)));
+    let fields = Fields::new(section, &index.0);
+    Ok(Trailers { forbidden: fields.places(|field| is_forbidden_trailer(field.name)), fields })
 }
 
 /// Whether a field of that name mustn't come so late, see `Trailers::forbidden`.
-pub(crate) fn is_forbidden_trailer(name: &str) -> bool {
-    let name = name.as_bytes();
+pub(crate) fn is_forbidden_trailer(name: &[u8]) -> bool {
     FORBIDDEN.iter().any(|forbidden| eq_folding_underscore(name, forbidden.as_bytes()))
         || FORBIDDEN_PREFIXES.iter().any(|prefix| {
             name.get(..prefix.len()).is_some_and(|start| eq_folding_underscore(start, prefix.as_bytes()))
@@ -417,11 +402,11 @@ pub(crate) fn is_forbidden_trailer(name: &str) -> bool {
 }
 
 /// Appends the trailer section without the forbidden fields, closing CRLF included: what follows `0 CRLF`.
-pub fn encode_trailers(trailers: &Trailers<'_, '_>, out: &mut Vec<u8>) {
-    for (index, header) in trailers.fields.headers.iter().enumerate() {
-        debug_assert!(is_token(header.name.as_bytes()));
+pub fn encode_trailers(trailers: &Trailers<'_>, out: &mut Vec<u8>) {
+    for (index, header) in trailers.fields.iter().enumerate() {
+        debug_assert!(is_token(header.name));
         if !trailers.forbidden.contains(index) {
-            for part in [header.name.as_bytes(), b": ", header.value, b"\r\n"] {
+            for part in [header.name, b": ", header.value, b"\r\n"] {
                 out.extend_from_slice(part);
             }
         }

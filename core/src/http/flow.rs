@@ -8,7 +8,7 @@
 //! input and a third, at the most.
 
 use super::chunked::{
-    ChunkError, ChunkEvent, ChunkedDecoder, LAST_CHUNK, TrailerSlots, Trailers, encode_chunk_size,
+    ChunkError, ChunkEvent, ChunkedDecoder, LAST_CHUNK, TrailerIndex, Trailers, encode_chunk_size,
     encode_trailers, parse_trailers,
 };
 pub use super::content::FlowError;
@@ -304,7 +304,7 @@ impl Flow {
                     if verbatim && bytes <= 2 {
                         batch.input(at..at + bytes);
                     } else if verbatim {
-                        let mut slots = TrailerSlots::new();
+                        let mut slots = TrailerIndex::default();
                         let trailers = parse_trailers(&input[at..at + bytes], &mut slots)?;
                         self.grpc_status = grpc_status(&trailers);
                         batch.own(|own| {
@@ -385,11 +385,11 @@ impl GrpcWeb {
             Turn::Request(body) => body.finish().map_err(FlowError::GrpcWeb)?,
             Turn::Response(_) if trailers.is_empty() => {}
             Turn::Response(encoding) => {
-                let mut slots = TrailerSlots::new();
+                let mut slots = TrailerIndex::default();
                 let parsed = parse_trailers(trailers, &mut slots).map_err(FlowError::Chunk)?;
                 *status = grpc_status(&parsed);
-                let passing = parsed.fields.headers.iter().enumerate().filter_map(|(index, header)| {
-                    (!parsed.forbidden.contains(index)).then_some((header.name.as_bytes(), header.value))
+                let passing = parsed.fields.iter().enumerate().filter_map(|(index, header)| {
+                    (!parsed.forbidden.contains(index)).then_some((header.name, header.value))
                 });
                 grpc_web::push_response_end(*encoding, passing, &mut frame);
             }
@@ -428,7 +428,7 @@ impl GrpcWeb {
     }
 }
 
-fn grpc_status(trailers: &Trailers<'_, '_>) -> Option<GrpcStatus> {
+fn grpc_status(trailers: &Trailers<'_>) -> Option<GrpcStatus> {
     trailers.fields.values("grpc-status").next().and_then(GrpcStatus::parse)
 }
 

@@ -250,7 +250,7 @@ mod tests {
     use crate::http::grammar::is_field_value;
     use crate::http::http1::encode::Persistence;
     use crate::http::http1::parse::{HeadLimits, Parsed, parse_response};
-    use crate::http::message::{HeaderSlots, Method};
+    use crate::http::message::{HeadIndex, Method};
 
     #[test]
     fn content_types() {
@@ -405,7 +405,7 @@ mod tests {
         response.message = "";
         out.clear();
         encode_trailers_only(&response, &mut out);
-        let mut slots = HeaderSlots::new();
+        let mut slots = HeadIndex::default();
         let Ok(Parsed::Complete(head)) =
             parse_response(&out, &mut slots, Method::Post, &HeadLimits::default())
         else {

@@ -1,19 +1,20 @@
-//! What a parsed message is: borrowed views into the read buffer, with every fact that forwarding needs already found.
+//! What a parsed message is: its bytes, and an index of where everything stands in them, with every fact that forwarding
+//! needs already found.
 //!
-//! Nothing here parses or validates; `http1::parse` builds these, and after that an invalid head can't exist. A head
-//! borrows both from the buffer that it was read into ('b) and from the slots its fields stand in ('h).
+//! Nothing here parses or validates; `http1::parse` makes indexes, and after that an invalid head can't exist. An index
+//! ([`RequestIndex`], [`ResponseIndex`]) owns itself and borrows nothing, so it may be kept while its bytes move; together
+//! with the bytes it gives a view ([`RequestHead`], [`ResponseHead`]). [`OwnedRequest`] keeps both, at their own size.
 
 use std::fmt;
-use std::mem::MaybeUninit;
+use std::ops::Deref;
 
 use crate::base::limits::HEADER_COUNT_MAX;
 
-pub use httparse::Header;
-
 /// HTTP/1.x as this layer knows it; anything else is refused with 505.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Version {
     Http10,
+    #[default]
     Http11,
 }
 
@@ -24,8 +25,8 @@ pub enum Wire {
     Http2,
 }
 
-/// The methods of RFC 9110 and RFC 5789. Any other keeps its text in `RequestHead::method_text`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// The methods of RFC 9110 and RFC 5789. Any other keeps its text: [`RequestHead::method_text`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Method {
     Get,
     Head,
@@ -36,6 +37,7 @@ pub enum Method {
     Options,
     Trace,
     Patch,
+    #[default]
     Other,
 }
 
@@ -68,7 +70,7 @@ impl Method {
 }
 
 /// A status code between 100 and 999. Codes from 600 up are forwarded as they are: some origins use them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Status(pub u16);
 
 impl Status {
@@ -164,8 +166,9 @@ pub enum Target<'b> {
     Asterisk,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Scheme {
+    #[default]
     Http,
     Https,
 }
@@ -266,68 +269,130 @@ impl Iterator for FieldSetIter {
     }
 }
 
-/// Where the fields of one head stand: 4 KiB of stack that is never cleared, as httparse writes before anybody reads.
-pub struct HeaderSlots<'b>(pub(crate) [MaybeUninit<Header<'b>>; HEADER_COUNT_MAX]);
+/// Where a part of a head stands in its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Span {
+    start: u32,
+    end: u32,
+}
 
-impl HeaderSlots<'_> {
+impl Span {
+    /// Where `part` stands in `whole`, which it is a part of. An empty part stands nowhere, and may come from anywhere.
     #[inline]
-    pub const fn new() -> Self {
-        HeaderSlots([const { MaybeUninit::uninit() }; HEADER_COUNT_MAX])
+    fn of(part: &[u8], whole: &[u8]) -> Self {
+        if part.is_empty() {
+            return Self::default();
+        }
+        let start = part.as_ptr().addr().wrapping_sub(whole.as_ptr().addr());
+        debug_assert!(start + part.len() <= whole.len());
+        Self { start: start as u32, end: (start + part.len()) as u32 }
+    }
+
+    #[inline]
+    fn text(self, whole: &[u8]) -> &[u8] {
+        whole.get(self.start as usize..self.end as usize).unwrap_or_default()
     }
 }
 
-impl Default for HeaderSlots<'_> {
-    fn default() -> Self {
-        HeaderSlots::new()
+/// Where one field's name and value stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FieldIndex {
+    name: Span,
+    value: Span,
+}
+
+impl FieldIndex {
+    #[inline]
+    pub(crate) fn of(name: &[u8], value: &[u8], whole: &[u8]) -> Self {
+        Self { name: Span::of(name, whole), value: Span::of(value, whole) }
     }
 }
 
-impl fmt::Debug for HeaderSlots<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("HeaderSlots")
+/// One field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header<'a> {
+    /// A token, as it was sent.
+    pub name: &'a [u8],
+    pub value: &'a [u8],
+}
+
+impl Header<'_> {
+    /// Whether this is its name, in whatever case.
+    #[inline]
+    pub fn is(&self, name: &str) -> bool {
+        self.name.eq_ignore_ascii_case(name.as_bytes())
     }
 }
 
 /// The fields of one head and the bytes they came from.
 #[derive(Debug, Clone, Copy)]
-pub struct Fields<'h, 'b> {
+pub struct Fields<'a> {
     /// The head from its start line to the closing empty line. Each field is a part of it.
-    pub raw: &'b [u8],
-    pub headers: &'h [Header<'b>],
+    pub raw: &'a [u8],
+    index: &'a [FieldIndex],
 }
 
-impl<'h, 'b> Fields<'h, 'b> {
-    pub fn as_slice(&self) -> &'h [Header<'b>] {
-        self.headers
+impl<'a> Fields<'a> {
+    /// `index` is of `raw`.
+    #[inline]
+    pub(crate) fn new(raw: &'a [u8], index: &'a [FieldIndex]) -> Self {
+        Self { raw, index }
     }
 
     pub fn len(&self) -> usize {
-        self.headers.len()
+        self.index.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.headers.is_empty()
+        self.index.is_empty()
+    }
+
+    /// All of them, in their order.
+    #[inline]
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = Header<'a>> + ExactSizeIterator + use<'a> {
+        let raw = self.raw;
+        self.index.iter().map(move |at| Header { name: at.name.text(raw), value: at.value.text(raw) })
+    }
+
+    /// The field at this place.
+    #[inline]
+    pub fn at(&self, index: usize) -> Option<Header<'a>> {
+        let at = self.index.get(index)?;
+        Some(Header { name: at.name.text(self.raw), value: at.value.text(self.raw) })
     }
 
     /// The value of the first field of that name, in whatever case.
     #[inline]
-    pub fn header(&self, name: &str) -> Option<&'b [u8]> {
-        self.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value)
+    pub fn header(&self, name: &str) -> Option<&'a [u8]> {
+        // Most names fail by their length, before their bytes are looked at.
+        let is = |at: &&FieldIndex| {
+            (at.name.end - at.name.start) as usize == name.len()
+                && at.name.text(self.raw).eq_ignore_ascii_case(name.as_bytes())
+        };
+        self.index.iter().find(is).map(|at| at.value.text(self.raw))
     }
 
     /// The values of all fields of that name, in order.
     #[inline]
-    pub fn values<'n>(&self, name: &'n str) -> impl DoubleEndedIterator<Item = &'b [u8]> + use<'h, 'b, 'n> {
-        self.headers
-            .iter()
-            .filter(move |header| header.name.eq_ignore_ascii_case(name))
-            .map(|header| header.value)
+    pub fn values<'n>(&self, name: &'n str) -> impl DoubleEndedIterator<Item = &'a [u8]> + use<'a, 'n> {
+        self.iter().filter(move |header| header.is(name)).map(|header| header.value)
+    }
+
+    /// The places of all fields that agree.
+    pub fn places(&self, agrees: impl Fn(Header<'a>) -> bool) -> FieldSet {
+        let mut set = FieldSet::EMPTY;
+        for (index, header) in self.iter().enumerate() {
+            if agrees(header) {
+                set.insert(index);
+            }
+        }
+        set
     }
 
     /// Whether a line is `Name:value` with at most a space before the value and nothing behind it.
     #[inline]
     pub fn is_tidy(&self, index: usize) -> bool {
-        let Some(header) = self.headers.get(index) else { return true };
+        let Some(header) = self.at(index) else { return true };
         // The name, the colon, a space, the value and CRLF; without the space it is one less.
         let plain = header.name.len() + header.value.len() + 4;
         let start = self.line_start(index);
@@ -341,35 +406,99 @@ impl<'h, 'b> Fields<'h, 'b> {
     /// Where the line of field `index` starts in `raw`; for the first index past the last, where the fields end.
     #[inline]
     pub fn line_start(&self, index: usize) -> usize {
-        match self.headers.get(index) {
-            Some(header) => header.name.as_ptr().addr() - self.raw.as_ptr().addr(),
-            None => self.raw.len() - 2,
-        }
+        self.index.get(index).map_or(self.raw.len() - 2, |at| at.name.start as usize)
     }
 }
 
-/// A request head that passed every rule of `http1::parse` and `framing`.
-#[derive(Debug, Clone, Copy)]
-pub struct RequestHead<'h, 'b> {
+/// Where everything of one head stands, and what it says. It is filled by a parser, and can be used again for the next
+/// head, with the memory that it has.
+#[derive(Debug, Clone, Default)]
+pub struct HeadIndex<F> {
+    pub(crate) fields: Vec<FieldIndex>,
+    /// Empty lines before the head.
+    pub(crate) skipped: usize,
+    pub facts: F,
+}
+
+pub type RequestIndex = HeadIndex<RequestFacts>;
+
+pub type ResponseIndex = HeadIndex<ResponseFacts>;
+
+impl RequestIndex {
+    /// The head that this is the index of. `bytes` begin with what was parsed.
+    #[inline]
+    pub fn head<'a>(&'a self, bytes: &'a [u8]) -> RequestHead<'a> {
+        let raw = bytes.get(self.skipped..self.facts.head_bytes).unwrap_or_default();
+        RequestHead { fields: Fields { raw, index: &self.fields }, facts: &self.facts }
+    }
+}
+
+impl ResponseIndex {
+    /// The head that this is the index of. `bytes` begin with what was parsed.
+    #[inline]
+    pub fn head<'a>(&'a self, bytes: &'a [u8]) -> ResponseHead<'a> {
+        let raw = bytes.get(..self.facts.head_bytes).unwrap_or_default();
+        ResponseHead { fields: Fields { raw, index: &self.fields }, facts: &self.facts }
+    }
+}
+
+/// A request's head with its bytes, at its own size: for whoever must give its buffer back and needs the head later.
+#[derive(Debug, Clone)]
+pub struct OwnedRequest {
+    bytes: Box<[u8]>,
+    index: RequestIndex,
+}
+
+impl OwnedRequest {
+    /// A copy of the head that `bytes` begin with. Takes the index, which needs no copy.
+    pub fn new(bytes: &[u8], index: RequestIndex) -> Self {
+        Self { bytes: bytes[..index.facts.head_bytes].into(), index }
+    }
+
+    #[inline]
+    pub fn head(&self) -> RequestHead<'_> {
+        self.index.head(&self.bytes)
+    }
+
+    /// The index, so that its memory can be used again.
+    pub fn into_index(self) -> RequestIndex {
+        self.index
+    }
+}
+
+/// Where the parts of a target stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum TargetIndex {
+    Origin {
+        path: Span,
+        query: Option<Span>,
+    },
+    Absolute {
+        scheme: Scheme,
+        authority: Span,
+        path: Span,
+        query: Option<Span>,
+    },
+    Authority {
+        host: Span,
+        port: u16,
+    },
+    #[default]
+    Asterisk,
+}
+
+/// What a request head says. Its texts are places in its bytes: [`RequestHead`] gives them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RequestFacts {
     pub method: Method,
-    pub method_text: &'b [u8],
-    pub target: Target<'b>,
-    /// The target as it came.
-    pub target_text: &'b [u8],
     pub version: Version,
-    pub fields: Fields<'h, 'b>,
     /// Bytes of the buffer that the head took, skipped empty lines included. The body starts there.
     pub head_bytes: usize,
-    /// The effective authority (RFC 9112 section 3.3): of the target in absolute-form or authority-form, else of Host.
-    /// Empty only for an HTTP/1.0 request without Host.
-    pub host: &'b [u8],
     pub body: BodyLength,
     /// Whether the client lets the connection live on, by version and Connection.
     pub keep_alive: bool,
     /// `Expect: 100-continue`, never from an HTTP/1.0 client (RFC 9110 section 10.1.1).
     pub expect_continue: bool,
-    /// The value of Upgrade if Connection names it, the version is 1.1 and there is just one such field.
-    pub upgrade: Option<&'b [u8]>,
     /// `TE: trailers`.
     pub te_trailers: bool,
     /// Fields that end here and must not be forwarded.
@@ -384,35 +513,136 @@ pub struct RequestHead<'h, 'b> {
     pub expect_fields: FieldSet,
     /// It carries credentials of NTLM or Negotiate, which authenticate the connection.
     pub authenticates_connection: bool,
+    pub(crate) method_at: Span,
+    pub(crate) target_at: TargetIndex,
+    pub(crate) target_text_at: Span,
+    pub(crate) host_at: Span,
+    pub(crate) upgrade_at: Option<Span>,
 }
 
-impl<'h, 'b> RequestHead<'h, 'b> {
-    pub fn headers(&self) -> &'h [Header<'b>] {
-        self.fields.headers
+/// The texts of a request head, as a parser found them: parts of its bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RequestTexts<'a> {
+    pub(crate) method: &'a [u8],
+    pub(crate) target: Target<'a>,
+    pub(crate) target_text: &'a [u8],
+    pub(crate) host: &'a [u8],
+    pub(crate) upgrade: Option<&'a [u8]>,
+}
+
+impl RequestFacts {
+    /// Notes where the texts stand in `raw`, the head without the empty lines before it.
+    #[inline]
+    pub(crate) fn with_texts(self, texts: &RequestTexts<'_>, raw: &[u8]) -> Self {
+        let at = |text| Span::of(text, raw);
+        let target = match texts.target {
+            Target::Origin { path, query } => TargetIndex::Origin { path: at(path), query: query.map(at) },
+            Target::Absolute { scheme, authority, path, query } => {
+                let (authority, path, query) = (at(authority), at(path), query.map(at));
+                TargetIndex::Absolute { scheme, authority, path, query }
+            }
+            Target::Authority { host, port } => TargetIndex::Authority { host: at(host), port },
+            Target::Asterisk => TargetIndex::Asterisk,
+        };
+        Self {
+            method_at: at(texts.method),
+            target_at: target,
+            target_text_at: at(texts.target_text),
+            host_at: at(texts.host),
+            upgrade_at: texts.upgrade.map(at),
+            ..self
+        }
+    }
+}
+
+/// A request head that passed every rule of `http1::parse` and `framing`. What it says without texts stands in
+/// [`RequestFacts`], as which it can be read.
+#[derive(Debug, Clone, Copy)]
+pub struct RequestHead<'a> {
+    pub fields: Fields<'a>,
+    facts: &'a RequestFacts,
+}
+
+impl Deref for RequestHead<'_> {
+    type Target = RequestFacts;
+
+    #[inline]
+    fn deref(&self) -> &RequestFacts {
+        self.facts
+    }
+}
+
+impl<'a> RequestHead<'a> {
+    /// The method as it came.
+    #[inline]
+    pub fn method_text(&self) -> &'a [u8] {
+        self.facts.method_at.text(self.fields.raw)
+    }
+
+    #[inline]
+    pub fn target(&self) -> Target<'a> {
+        let text = |span: Span| span.text(self.fields.raw);
+        match self.facts.target_at {
+            TargetIndex::Origin { path, query } => {
+                Target::Origin { path: text(path), query: query.map(text) }
+            }
+            TargetIndex::Absolute { scheme, authority, path, query } => {
+                let (authority, path, query) = (text(authority), text(path), query.map(text));
+                Target::Absolute { scheme, authority, path, query }
+            }
+            TargetIndex::Authority { host, port } => Target::Authority { host: text(host), port },
+            TargetIndex::Asterisk => Target::Asterisk,
+        }
+    }
+
+    /// The target as it came.
+    #[inline]
+    pub fn target_text(&self) -> &'a [u8] {
+        self.facts.target_text_at.text(self.fields.raw)
+    }
+
+    /// The effective authority (RFC 9112 section 3.3): of the target in absolute-form or authority-form, else of Host.
+    /// Empty only for an HTTP/1.0 request without Host.
+    #[inline]
+    pub fn host(&self) -> &'a [u8] {
+        self.facts.host_at.text(self.fields.raw)
+    }
+
+    /// The value of Upgrade if Connection names it, the version is 1.1 and there is just one such field.
+    #[inline]
+    pub fn upgrade(&self) -> Option<&'a [u8]> {
+        self.facts.upgrade_at.map(|span| span.text(self.fields.raw))
+    }
+
+    pub fn facts(&self) -> &'a RequestFacts {
+        self.facts
+    }
+
+    /// The same head with other facts, for whoever sends it on as something else.
+    pub fn with<'s>(&self, facts: &'s RequestFacts) -> RequestHead<'s>
+    where
+        'a: 's,
+    {
+        RequestHead { fields: self.fields, facts }
     }
 
     /// The value of the first field of that name, in whatever case.
     #[inline]
-    pub fn header(&self, name: &str) -> Option<&'b [u8]> {
+    pub fn header(&self, name: &str) -> Option<&'a [u8]> {
         self.fields.header(name)
     }
 }
 
-/// A response head that passed every rule of `http1::parse` and `framing`.
-#[derive(Debug, Clone, Copy)]
-pub struct ResponseHead<'h, 'b> {
+/// What a response head says. Its texts are places in its bytes: [`ResponseHead`] gives them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ResponseFacts {
     pub status: Status,
-    /// Empty when the origin sent none or one that is not ASCII.
-    pub reason: &'b str,
     pub version: Version,
-    pub fields: Fields<'h, 'b>,
     /// Bytes of the buffer that the head took. The body starts there.
     pub head_bytes: usize,
     pub body: BodyLength,
     /// Whether the connection can carry another request after this response: by version, Connection and framing.
     pub keep_alive: bool,
-    /// The value of Upgrade if Connection names it, the version is 1.1 and there is just one such field.
-    pub upgrade: Option<&'b [u8]>,
     /// Fields that end here and must not be forwarded.
     pub hop_by_hop: FieldSet,
     /// The Content-Length field.
@@ -420,24 +650,72 @@ pub struct ResponseHead<'h, 'b> {
     pub has_date: bool,
     /// It offers NTLM or Negotiate, which authenticate the connection.
     pub authenticates_connection: bool,
+    pub(crate) reason_at: Span,
+    pub(crate) upgrade_at: Option<Span>,
 }
 
-impl<'h, 'b> ResponseHead<'h, 'b> {
-    pub fn headers(&self) -> &'h [Header<'b>] {
-        self.fields.headers
+impl ResponseFacts {
+    /// Notes where the texts stand in `raw`.
+    #[inline]
+    pub(crate) fn with_texts(self, reason: &[u8], upgrade: Option<&[u8]>, raw: &[u8]) -> Self {
+        Self { reason_at: Span::of(reason, raw), upgrade_at: upgrade.map(|text| Span::of(text, raw)), ..self }
+    }
+}
+
+/// A response head that passed every rule of `http1::parse` and `framing`. What it says without texts stands in
+/// [`ResponseFacts`], as which it can be read.
+#[derive(Debug, Clone, Copy)]
+pub struct ResponseHead<'a> {
+    pub fields: Fields<'a>,
+    facts: &'a ResponseFacts,
+}
+
+impl Deref for ResponseHead<'_> {
+    type Target = ResponseFacts;
+
+    #[inline]
+    fn deref(&self) -> &ResponseFacts {
+        self.facts
+    }
+}
+
+impl<'a> ResponseHead<'a> {
+    /// Empty when the origin sent none or one that is not ASCII.
+    #[inline]
+    pub fn reason(&self) -> &'a [u8] {
+        self.facts.reason_at.text(self.fields.raw)
+    }
+
+    /// The value of Upgrade if Connection names it, the version is 1.1 and there is just one such field.
+    #[inline]
+    pub fn upgrade(&self) -> Option<&'a [u8]> {
+        self.facts.upgrade_at.map(|span| span.text(self.fields.raw))
+    }
+
+    pub fn facts(&self) -> &'a ResponseFacts {
+        self.facts
+    }
+
+    /// The same head with other facts, for whoever sends it on as something else.
+    pub fn with<'s>(&self, facts: &'s ResponseFacts) -> ResponseHead<'s>
+    where
+        'a: 's,
+    {
+        ResponseHead { fields: self.fields, facts }
     }
 
     /// The value of the first field of that name, in whatever case.
     #[inline]
-    pub fn header(&self, name: &str) -> Option<&'b [u8]> {
+    pub fn header(&self, name: &str) -> Option<&'a [u8]> {
         self.fields.header(name)
     }
 }
 
 /// How the end of a body is found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum BodyLength {
     /// No body can follow, whatever the fields say.
+    #[default]
     None,
     /// Exactly so many bytes, maybe 0.
     Length(u64),
@@ -449,7 +727,36 @@ pub enum BodyLength {
 
 #[cfg(test)]
 mod tests {
-    use super::{FieldSet, Method, Status};
+    use super::{FieldSet, Method, OwnedRequest, RequestIndex, Status, Target};
+    use crate::http::http1::parse::{HeadLimits, Parsed, parse_request};
+
+    #[test]
+    fn an_index_outlives_the_bytes_that_it_was_made_from() {
+        let text =
+            b"\r\nGET http://a.test/p?q HTTP/1.1\r\nHost: a.test\r\nCookie: x=1\r\ncookie:\r\n\r\nnext";
+        let mut index = RequestIndex::default();
+        let parsed = parse_request(text, &mut index, &HeadLimits::default());
+        assert!(matches!(parsed, Ok(Parsed::Complete(_))));
+        let moved = text.to_vec();
+        let owned = OwnedRequest::new(text, index.clone());
+        for head in [index.head(&moved), owned.head()] {
+            assert_eq!((head.method_text(), head.host()), (&b"GET"[..], &b"a.test"[..]));
+            assert!(matches!(head.target(), Target::Absolute { path: b"/p", query: Some(b"q"), .. }));
+            assert_eq!((head.upgrade(), head.header("COOKIE")), (None, Some(&b"x=1"[..])));
+            assert_eq!(head.fields.values("cookie").collect::<Vec<_>>(), [&b"x=1"[..], b""]);
+            assert_eq!(head.fields.at(0).map(|host| host.name), Some(&b"Host"[..]));
+            assert!(head.fields.at(3).is_none());
+            assert_eq!(moved[head.head_bytes..], *b"next");
+        }
+        // The memory of one index serves the next head.
+        let fields = owned.index.fields.capacity();
+        let mut index = owned.into_index();
+        let parsed = parse_request(b"GET / HTTP/1.1\r\nHost: b\r\n\r\n", &mut index, &HeadLimits::default());
+        assert!(
+            matches!(parsed, Ok(Parsed::Complete(head)) if head.host() == b"b" && head.fields.len() == 1)
+        );
+        assert_eq!(index.fields.capacity(), fields);
+    }
 
     #[test]
     fn methods() {

@@ -23,11 +23,11 @@ pub enum UpgradePolicy {
 ///
 /// Never `h2c`, `HTTP/*` or `TLS/*`: after that switch the client would speak HTTP past our rules. Never with a body:
 /// it would have to be sent in the old protocol first, and who waits for whom is not worth finding out.
-pub fn offer<'b>(head: &RequestHead<'_, 'b>, policy: UpgradePolicy) -> Option<&'b [u8]> {
+pub fn offer<'b>(head: &RequestHead<'b>, policy: UpgradePolicy) -> Option<&'b [u8]> {
     if !head.body.is_empty() {
         return None;
     }
-    list_members(head.upgrade?).find(|protocol| match policy {
+    list_members(head.upgrade()?).find(|protocol| match policy {
         UpgradePolicy::Refuse => false,
         UpgradePolicy::WebSocket => head.method == Method::Get && protocol.eq_ignore_ascii_case(b"websocket"),
         UpgradePolicy::Any => is_protocol(protocol) && !is_http(protocol),
@@ -88,12 +88,12 @@ pub enum Switch<'b> {
 }
 
 /// Decides on a response to a request that offered `offered` (from `offer`).
-pub fn switched<'b>(head: &ResponseHead<'_, 'b>, offered: Option<&[u8]>) -> Result<Switch<'b>, SwitchError> {
+pub fn switched<'b>(head: &ResponseHead<'b>, offered: Option<&[u8]>) -> Result<Switch<'b>, SwitchError> {
     if head.status != Status::SWITCHING_PROTOCOLS {
         return Ok(Switch::Stay);
     }
     let offered = offered.ok_or(SwitchError::NotOffered)?;
-    let named = head.upgrade.ok_or(SwitchError::NotNamed)?;
+    let named = head.upgrade().ok_or(SwitchError::NotNamed)?;
     if named.eq_ignore_ascii_case(offered) {
         Ok(Switch::Tunnel(named))
     } else {
@@ -103,8 +103,8 @@ pub fn switched<'b>(head: &ResponseHead<'_, 'b>, offered: Option<&[u8]>) -> Resu
 
 /// Where a CONNECT wants to go; None for any other request. The parser checked host and port, and whether that
 /// destination is allowed is a policy's business.
-pub fn connect_target<'b>(head: &RequestHead<'_, 'b>) -> Option<(&'b [u8], u16)> {
-    match head.target {
+pub fn connect_target<'b>(head: &RequestHead<'b>) -> Option<(&'b [u8], u16)> {
+    match head.target() {
         Target::Authority { host, port } => Some((host, port)),
         Target::Origin { .. } | Target::Absolute { .. } | Target::Asterisk => None,
     }
@@ -114,7 +114,7 @@ pub fn connect_target<'b>(head: &RequestHead<'_, 'b>) -> Option<(&'b [u8], u16)>
 mod tests {
     use super::{Switch, SwitchError, UpgradePolicy, connect_target, offer, switched};
     use crate::http::http1::parse::{HeadLimits, Parsed, parse_request, parse_response};
-    use crate::http::message::{HeaderSlots, Method};
+    use crate::http::message::{HeadIndex, Method};
 
     #[test]
     fn offers() {
@@ -169,7 +169,7 @@ mod tests {
             ),
         ];
         for (text, policy, expected) in table {
-            let mut slots = HeaderSlots::new();
+            let mut slots = HeadIndex::default();
             let Ok(Parsed::Complete(head)) =
                 parse_request(text.as_bytes(), &mut slots, &HeadLimits::default())
             else {
@@ -195,7 +195,7 @@ mod tests {
             (BARE, Some("websocket"), Err(SwitchError::NotNamed)),
         ];
         for (text, offered, expected) in table {
-            let mut slots = HeaderSlots::new();
+            let mut slots = HeadIndex::default();
             let limits = HeadLimits::default();
             let Ok(Parsed::Complete(head)) =
                 parse_response(text.as_bytes(), &mut slots, Method::Get, &limits)
@@ -213,7 +213,7 @@ mod tests {
             ("CONNECT [::1]:80 HTTP/1.1\r\nHost: [::1]:80\r\n\r\n", Some((&b"[::1]"[..], 80))),
             ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", None),
         ] {
-            let mut slots = HeaderSlots::new();
+            let mut slots = HeadIndex::default();
             let Ok(Parsed::Complete(head)) =
                 parse_request(text.as_bytes(), &mut slots, &HeadLimits::default())
             else {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::attempt::{self, Failed, STALE};
-use super::exchange;
+use super::lookup;
 use super::pump::Pumping;
 use super::record::Record;
 use super::replay::Replay;
@@ -57,7 +57,13 @@ impl<S> Drop for Retrying<S> {
 impl<P: Platform> Exchange<'_, P> {
     /// The right to make another attempt.
     pub(super) fn admit(self, record: &mut Record) -> Result<Pass<P::Stream>, Fault> {
-        self.plan.upstream.admit(self.conn.core.tick_ns(), record.started_ns).map_err(|denied| {
+        let core = &self.conn.core;
+        // The first one begins with the request, unless that has waited: then the clock has been read since.
+        let now_ns = match record.attempts {
+            1 => record.started_ns.max(core.now_ms() * 1_000_000),
+            _ => core.tick_ns(),
+        };
+        self.upstream().admit(now_ns, record.started_ns).map_err(|denied| {
             record.retry_after_s = denied.retry_after_s();
             denied.fault()
         })
@@ -105,7 +111,7 @@ impl<P: Platform> Exchange<'_, P> {
     /// why.
     pub(super) fn after_response(
         self,
-        head: &ResponseHead<'_, '_>,
+        head: &ResponseHead<'_>,
         record: &mut Record,
         replay: &Replay,
     ) -> Option<Again<P::Stream>> {
@@ -160,8 +166,7 @@ impl<P: Platform> Exchange<'_, P> {
         };
         let settings = &self.route().retry;
         let draw = core.platform.random();
-        let verdict =
-            retry::decide(settings, &mut self.plan.upstream.budget(), failure, &attempt, now_ms, draw);
+        let verdict = retry::decide(settings, &mut self.upstream().budget(), failure, &attempt, now_ms, draw);
         match verdict {
             Verdict::Again { after_ms, place, charge } => {
                 record.free_attempts += u32::from(charge == Charge::Free);
@@ -170,7 +175,7 @@ impl<P: Platform> Exchange<'_, P> {
                 Some(Again {
                     after_ms,
                     elsewhere: place == Place::Elsewhere,
-                    place: counted.then(|| Retrying::new(&self.plan.upstream)),
+                    place: counted.then(|| Retrying::new(self.upstream())),
                     clean: false,
                 })
             }
@@ -189,7 +194,7 @@ impl<P: Platform> Exchange<'_, P> {
         }
         let conn = self.conn;
         conn.deadline.cap_attempt(0, Duration::ZERO);
-        exchange::pause(conn, after_ms).await?;
+        lookup::pause(conn, after_ms).await?;
         if conn.core.stopping.is_raised() {
             return Err(Fault::ourselves("stopping", 503));
         }
@@ -226,7 +231,7 @@ impl<P: Platform> Exchange<'_, P> {
     /// The whole request is out: what is waited for from now on is the endpoint.
     pub(super) fn sent(self, lease: &Lease<P::Stream>) {
         let core = &self.conn.core;
-        let timed = self.plan.upstream.is_timed() || self.is_trial();
+        let timed = self.upstream().is_timed() || self.is_trial();
         lease.sent(if timed { core.tick_ns() } else { core.now_ms() * 1_000_000 });
     }
 
@@ -242,7 +247,7 @@ impl<P: Platform> Exchange<'_, P> {
 
     fn learn(self, lease: &Lease<P::Stream>, outcome: Outcome, status: Option<u16>) {
         let core = &self.conn.core;
-        let now_ns = if self.plan.upstream.is_timed() || outcome != Outcome::Success {
+        let now_ns = if self.upstream().is_timed() || outcome != Outcome::Success {
             core.tick_ns()
         } else {
             core.now_ms() * 1_000_000

@@ -15,11 +15,12 @@ use super::core::Core;
 use super::exchange;
 use super::hedge;
 use super::mirror;
+use super::plan::Plan;
 use super::pump::{End, PumpError, Pumping};
 use super::record::Record;
 use super::replay::Replay;
-use super::request::{Exchange, Plan};
-use super::shape::encode_again;
+use super::request::Exchange;
+use super::shape::encode_for;
 use super::upstream::{Discarded, Endpoint, Found, Lease, Need, Pass, Private, Unavailable, Want};
 use crate::base::buffer::Buffer;
 use crate::base::deadline::{Deadline, Expired};
@@ -60,35 +61,29 @@ pub(super) async fn forward<P: Platform>(
     let core = &conn.core;
     let per_try = exchange.route().retry.per_try_timeout_ms;
     let per_try = per_try.map_or(Duration::ZERO, |ms| Duration::from_millis(ms.get()));
-    if let Some(copies) = &plan.copies {
+    if let Some(copies) = exchange.copies {
         mirror::send_whole(core, copies, &buffer.filled()[plan.head_bytes..]);
     }
-    let gather = plan.copies.as_ref().and_then(|copies| copies.gather(&core.kept));
+    let gather = exchange.copies.and_then(|copies| copies.gather(&core.kept));
     let replay = Replay::new(exchange.replay_bytes_max(), gather);
     let mut avoid: Vec<Rc<Endpoint<P::Stream>>> = Vec::new();
-    let mut encoded_for = plan.endpoint.clone();
+    let mut encoded_for = None;
     // All of the head but what differs from attempt to attempt.
-    let mut length = out.len() - END_OF_HEAD.len();
-    plan.upstream.budget().deposit(core.now_ms());
-    exchange.pause(plan.grant.as_ref().map_or(0, |grant| grant.delay_ms.into())).await?;
+    let mut length = out.len().saturating_sub(END_OF_HEAD.len());
+    exchange.upstream().budget().deposit(core.now_ms());
     let mut retrying = None;
     loop {
         record.attempts += 1;
         record.sent_ns = 0;
         // Whoever waits for an endpoint that is free waits for no attempt yet.
         conn.deadline.cap_attempt(0, Duration::ZERO);
-        let pass = match plan.pass.take() {
-            Some(pass) => pass,
-            None => exchange.admit(record)?,
-        };
-        let endpoint = match &plan.endpoint {
-            Some(endpoint) if record.attempts == 1 => Rc::clone(endpoint),
-            _ => choose(exchange, &avoid).await?,
-        };
+        let pass = exchange.admit(record)?;
+        let endpoint = choose(exchange, &avoid).await?;
         conn.deadline.cap_attempt(core.now_ms(), per_try);
-        if plan.names_endpoint && !encoded_for.as_ref().is_some_and(|e| Rc::ptr_eq(e, &endpoint)) {
+        if plan.names_endpoint && !encoded_for.as_ref().is_some_and(|e: &Rc<_>| Rc::ptr_eq(e, &endpoint)) {
             replay.with_head(|head| {
-                encode_again(exchange, head.unwrap_or_else(|| buffer.filled()), &endpoint, out)
+                let bytes = head.unwrap_or_else(|| buffer.filled());
+                encode_for(&exchange.request(bytes), &endpoint, out)
             })?;
             length = out.len() - END_OF_HEAD.len();
             encoded_for = Some(Rc::clone(&endpoint));
@@ -141,7 +136,7 @@ pub(super) async fn choose<P: Platform>(
     let mut armed = false;
     loop {
         let now_ms = conn.core.now_ms();
-        match plan.upstream.choose(&want, now_ms, || conn.core.platform.random()) {
+        match exchange.upstream().choose(&want, now_ms, || conn.core.platform.random()) {
             Ok(endpoint) => return Ok(endpoint),
             Err(Unavailable::Busy) => {}
             Err(unavailable) => return Err(unavailable.fault()),
@@ -149,7 +144,7 @@ pub(super) async fn choose<P: Platform>(
         if !std::mem::replace(&mut armed, true) {
             conn.deadline.arm(conn.core.tick_ns() / 1_000_000, exchange.connect_timeout());
         }
-        match conn.deadline.bound(plan.upstream.wait()).await {
+        match conn.deadline.bound(exchange.upstream().wait()).await {
             Ok(true) => {
                 conn.core.tick_ns();
             }
@@ -225,7 +220,7 @@ pub(super) async fn open<P: Platform>(
             Err(match error {
                 ConnectError::Io(_) => Fault::upstream("upstream_connect_failed", 502, Retry::Safe),
                 ConnectError::Tls(error) => {
-                    core.tls_failed(&plan.upstream.name, &endpoint.address, &error);
+                    core.tls_failed(&exchange.upstream().name, &endpoint.address, &error);
                     Fault::upstream("upstream_tls_failed", 502, Retry::Safe)
                 }
                 ConnectError::NoHttp2 => Fault::upstream("upstream_no_http2", 502, Retry::Safe),
@@ -246,7 +241,7 @@ pub(super) async fn open<P: Platform>(
 }
 
 /// A request with credentials for the connection makes that the client's own.
-fn bind_if_due<S: Transport>(plan: &Plan<S>, lease: &Lease<S>) {
+fn bind_if_due<S: Transport>(plan: &Plan, lease: &Lease<S>) {
     if plan.authenticates_connection {
         lease.bind_to_client();
     }

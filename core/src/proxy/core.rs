@@ -12,10 +12,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crossbeam_queue::ArrayQueue;
 use crossbeam_utils::CachePadded;
 
-use super::limiting::{self, LimitCounts, Limiting, Limits};
+use super::limits::{self, LimitCounts, Limiting, Limits};
 use super::log::LogBuffer;
-use super::split::Trial;
 use super::standing::{self, Applied};
+use super::trial::Trial;
 use super::upstream::{self, Configured, Discarded, Lend, Upstream};
 use crate::base::buffer::BufferPool;
 use crate::base::deadline::Deadlines;
@@ -25,6 +25,7 @@ use crate::base::panics;
 use crate::base::signal::Signal;
 use crate::config::snapshot::{self, Action, Http2, ProxyProtocol, Snapshot};
 use crate::http::http1::parse::HeadLimits;
+use crate::http::message::RequestIndex;
 use crate::http::rewrite::Forwarding;
 use crate::net::connect::Address;
 use crate::net::descriptors::{self, Shortage};
@@ -63,7 +64,7 @@ pub struct Install {
     /// For each of its routes, the canary under trial.
     pub trials: Arc<[Option<Arc<Trial>>]>,
     /// What limits count in, if any are configured.
-    pub limiting: Option<Arc<limiting::Shared>>,
+    pub limiting: Option<Arc<limits::Shared>>,
 }
 
 /// How one install differs from the one before it.
@@ -261,6 +262,15 @@ impl RouteCounts {
 /// State by its stable id, in an order that does not change from run to run.
 type ByName<T> = BTreeMap<Arc<str>, Rc<T>>;
 
+/// What an exchange writes its heads to. It is used again, so that a request allocates none of it.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    /// The encoded head that goes upstream, and then the client's.
+    pub(super) out: Vec<u8>,
+    /// Where everything stands in the request's head.
+    pub(super) request: RequestIndex,
+}
+
 /// Everything that one worker owns.
 #[derive(Debug)]
 pub struct Core<P: Platform> {
@@ -316,6 +326,9 @@ pub struct Core<P: Platform> {
     /// When a failure of TLS to an upstream may be written next.
     tls_note_ms: Cell<u64>,
     heads: RefCell<Vec<Vec<u8>>>,
+    // Boxed: an exchange takes one and gives it back, and moves a word each time.
+    #[allow(clippy::vec_box)]
+    scratches: RefCell<Vec<Box<Scratch>>>,
     date: RefCell<Date>,
 }
 
@@ -380,6 +393,7 @@ impl<P: Platform> Core<P> {
             handshakes: Cell::new(0),
             tls_note_ms: Cell::new(0),
             heads: RefCell::default(),
+            scratches: RefCell::default(),
             date: RefCell::default(),
         });
         core.tick_ns();
@@ -788,10 +802,10 @@ impl<P: Platform> Core<P> {
         self.node.descriptors()
     }
 
-    /// How busy this worker is.
+    /// How busy this worker is, without the request that asks.
     pub(super) fn load(&self, snapshot: &Snapshot) -> shed::Load {
         shed::Load {
-            in_flight: u32::try_from(self.active.get()).unwrap_or(u32::MAX),
+            in_flight: u32::try_from(self.active.get().saturating_sub(1)).unwrap_or(u32::MAX),
             in_flight_max: snapshot.shedding.in_flight_max,
             memory_used: (self.buffers.taken() * BUFFER_BYTES) as u64,
             memory_max: snapshot.limits.memory_bytes_max,
@@ -845,6 +859,20 @@ impl<P: Platform> Core<P> {
         if heads.len() < FREE_HEADS_MAX && head.capacity() <= FREE_HEAD_BYTES_MAX {
             head.clear();
             heads.push(head);
+        }
+    }
+
+    /// What an exchange writes its heads to.
+    pub(super) fn take_scratch(&self) -> Box<Scratch> {
+        self.scratches.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Gives it back.
+    pub(super) fn give_scratch(&self, mut scratch: Box<Scratch>) {
+        let mut scratches = self.scratches.borrow_mut();
+        if scratches.len() < FREE_HEADS_MAX && scratch.out.capacity() <= FREE_HEAD_BYTES_MAX {
+            scratch.out.clear();
+            scratches.push(scratch);
         }
     }
 

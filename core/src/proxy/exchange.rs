@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::again::Again;
 use super::attempt::{Failed, closed_before_response, elapsed};
-use super::connection::{After, Downstream};
+use super::connection::After;
 use super::grpc_web;
 use super::limiting;
 use super::mirror;
@@ -30,7 +30,7 @@ use crate::http::grpc::GrpcStatus;
 use crate::http::grpc_web::Encoding;
 use crate::http::http1::encode::{Persistence, ResponseRewrite, encode_response};
 use crate::http::http1::parse::{Parsed, head_end_hint, parse_response};
-use crate::http::message::{HeaderSlots, Status, Version, Wire};
+use crate::http::message::{HeadIndex, Status, Version, Wire};
 use crate::http::upgrade::{Switch, switched};
 use crate::net::platform::Platform;
 use crate::net::stream::{Peek, Transport};
@@ -158,7 +158,7 @@ pub(super) async fn duplex<P: Platform>(
         match race(request.as_mut(), response.as_mut()).await {
             First::Right(relayed) => Ok(relayed),
             First::Left(Ok(())) => {
-                if let (Some(copies), Some(gather)) = (&plan.copies, replay.gathered()) {
+                if let (Some(copies), Some(gather)) = (exchange.copies, replay.gathered()) {
                     mirror::send_gathered(&conn.core, copies, gather);
                 }
                 phase.request.set(Outgoing::Sent);
@@ -377,21 +377,6 @@ pub(super) async fn gone<S: Transport>(stream: &S) {
     }
 }
 
-/// Waits on purpose: as long as it is told, until the worker stops, or until nobody is there to wait for. That is looked at
-/// after a while only, as it is with an origin: a client that has said all it will say may have closed its half.
-pub(super) async fn pause<P: Platform>(conn: &Downstream<P>, ms: u64) -> Result<(), Fault> {
-    let watched_ms = ms.saturating_sub(WATCH_CLIENT_AFTER_MS);
-    conn.deadline.arm(conn.core.tick_ns() / 1_000_000, Duration::from_millis(ms - watched_ms));
-    let _ = conn.deadline.bound(pending::<()>()).await;
-    let mut left = false;
-    if watched_ms > 0 && !conn.core.stopping.is_raised() {
-        conn.deadline.arm(conn.core.tick_ns() / 1_000_000, Duration::from_millis(watched_ms));
-        left = conn.deadline.bound(gone(&conn.stream)).await.is_ok();
-    }
-    conn.core.tick_ns();
-    if left { Err(Fault::downstream(GONE, 0)) } else { Ok(()) }
-}
-
 enum Head {
     NeedMore,
     /// A 1xx to pass on, encoded; nothing if the client must not see it.
@@ -413,12 +398,12 @@ fn shape<P: Platform>(
     record: &mut Record,
     out: &mut Vec<u8>,
 ) -> Result<Head, Failed<P::Stream>> {
-    let Exchange { conn, bound, plan } = exchange;
+    let Exchange { conn, bound, plan, .. } = exchange;
     let refuse = |reason: &'static str| {
         exchange.failed(lease, Outcome::Reset);
         Failed::Fault(Fault::upstream(reason, 502, Retry::Never))
     };
-    let mut slots = HeaderSlots::new();
+    let mut slots = HeadIndex::default();
     let head = match parse_response(filled, &mut slots, plan.asker.method, &bound.head_limits) {
         Ok(Parsed::Partial) => return Ok(Head::NeedMore),
         Ok(Parsed::Complete(head)) => head,
@@ -475,7 +460,7 @@ fn shape<P: Platform>(
     }
     // Without a body there are no trailers either: the status stands in the head.
     let web_body = call.filter(|_| web.is_some() && !head.body.is_empty()).map(|call| call.response);
-    let head = web.unwrap_or(head);
+    let head = web.as_ref().map_or(head, |facts| head.with(facts));
     let came = if web_body.is_some() { BodyLength::Chunked } else { head.body };
     let to = relay(came, plan.asker.version);
     let keep =

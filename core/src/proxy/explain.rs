@@ -8,17 +8,19 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::limiting;
 use super::respond;
-use super::split::{self, By, Trial};
+use super::split::{self, By};
+use super::trial::Trial;
 use super::upstream::Configured;
+use super::{limiting, limits};
 use crate::base::limits::EXPLAINED_ROUTES_MAX;
 use crate::config::snapshot::{
     Action, AppliedRate, Destination, HashOn, PathRewrite, Route, Snapshot, Split, UpstreamHost,
 };
 use crate::http::http1::parse::{HeadLimits, Parsed, parse_request};
-use crate::http::message::{HeaderSlots, Method, RequestHead};
+use crate::http::message::{HeadIndex, Method, RequestHead};
 use crate::http::rewrite::routed_path;
+use crate::policy::Phase;
 use crate::policy::health::{self, Traffic};
 use crate::policy::rate_limit::{KeyPart, Mode, OnExcess, Rule};
 use crate::policy::route::{Explanation, Reason, RouteKey, Verdict};
@@ -46,7 +48,7 @@ pub struct World<'w> {
     /// By route, as workers have them; empty where nothing runs.
     pub trials: &'w [Option<Arc<Trial>>],
     /// The node's buckets, where something runs and limits are configured.
-    pub limiting: Option<&'w limiting::Shared>,
+    pub limiting: Option<&'w limits::Shared>,
     /// By upstream, the endpoints with their health; empty where nothing runs.
     pub upstreams: &'w [Arc<Configured>],
     /// The workers' numbers; empty where nothing runs.
@@ -74,22 +76,22 @@ pub fn text(world: &World<'_>, question: &Question) -> Result<String, String> {
         header_count: limits.header_count_max,
         uri_bytes: limits.uri_bytes_max,
     };
-    let mut slots = HeaderSlots::new();
+    let mut slots = HeadIndex::default();
     let head = match parse_request(&asked.bytes, &mut slots, &limits) {
         Ok(Parsed::Complete(head)) => head,
         Ok(Parsed::Partial) => return Err("the request is not complete".to_owned()),
         Err(error) => return Ok(format!("refused: {} ({})\n", error.reason(), error.status())),
     };
     let mut scratch = Vec::new();
-    let path = match routed_path(&head.target, &mut scratch) {
+    let path = match routed_path(&head.target(), &mut scratch) {
         Ok(path) => path,
         Err(error) => return Ok(format!("refused: {} (400)\n", error.reason())),
     };
     let key = RouteKey {
-        host: head.host,
+        host: head.host(),
         path,
-        method: head.method_text,
-        query: head.target.query(),
+        method: head.method_text(),
+        query: head.target().query(),
         source: Some(asked.source),
         server_name: asked.server_name.as_deref(),
     };
@@ -99,9 +101,9 @@ pub fn text(world: &World<'_>, question: &Question) -> Result<String, String> {
     line(
         &mut out,
         "request",
-        format_args!("{} {}{}", plain(head.method_text), plain(head.host), plain(head.target_text)),
+        format_args!("{} {}{}", plain(head.method_text()), plain(head.host()), plain(head.target_text())),
     );
-    if path != head.target.path() {
+    if path != head.target().path() {
         line(&mut out, "path", format_args!("normalised to {}", plain(path)));
     }
     line(&mut out, "client", format_args!("{}", asked.source));
@@ -180,11 +182,18 @@ impl Asked {
     }
 }
 
+/// Whether there is more to tell after a phase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    GoesOn,
+    Ends,
+}
+
 /// A request and the route that it takes.
 struct Told<'t> {
     world: &'t World<'t>,
     asked: &'t Asked,
-    head: &'t RequestHead<'t, 't>,
+    head: &'t RequestHead<'t>,
     path: &'t [u8],
     index: usize,
     route: &'t Route,
@@ -193,20 +202,69 @@ struct Told<'t> {
 impl Told<'_> {
     /// In the order of the request path.
     fn policies(&self, out: &mut String) {
+        for phase in Phase::ALL {
+            if self.phase(*phase, out) == Then::Ends {
+                return;
+            }
+        }
+    }
+
+    /// What one phase would do. What comes before the route has been told already.
+    fn phase(&self, phase: Phase, out: &mut String) -> Then {
         let (head, route) = (self.head, self.route);
-        if head.method == Method::Trace {
-            return line(out, "refused", format_args!("trace_refused (405): TRACE is never forwarded"));
+        match phase {
+            Phase::Route => {
+                if head.method == Method::Trace {
+                    line(out, "refused", format_args!("trace_refused (405): TRACE is never forwarded"));
+                    return Then::Ends;
+                }
+                if head.method == Method::Connect && !route.connect {
+                    let why = "the route has no `connect: true`";
+                    line(out, "refused", format_args!("connect_refused (405): {why}"));
+                    return Then::Ends;
+                }
+                if route.body_bytes_max != u64::MAX {
+                    let max = route.body_bytes_max;
+                    line(out, "body", format_args!("up to {max} bytes, else 413 body_too_large"));
+                }
+            }
+            Phase::AdmitByKey => self.admission(out),
+            Phase::Shape => match &route.action {
+                Action::Respond(respond) => {
+                    line(out, "answer", format_args!("{}, our own", respond.status));
+                    return Then::Ends;
+                }
+                Action::Redirect(redirect) => {
+                    match respond::location(&redirect.target, head, self.path, self.asked.secure) {
+                        Some(location) => {
+                            let location = String::from_utf8_lossy(&location).into_owned();
+                            line(out, "answer", format_args!("{} to {location}", redirect.status));
+                        }
+                        None => line(out, "refused", format_args!("no_host (400)")),
+                    }
+                    return Then::Ends;
+                }
+                Action::Upstream(destination) => self.forward(*destination, out),
+                Action::Split(split) => self.divide(split, out),
+            },
+            // Nothing to tell of a request that nobody sends, or no policy yet.
+            Phase::Pin
+            | Phase::Normalise
+            | Phase::AdmitByAddress
+            | Phase::Identify
+            | Phase::Authorise
+            | Phase::Recall
+            | Phase::Attempt
+            | Phase::ShapeResponse
+            | Phase::Send
+            | Phase::Record => {}
         }
-        if head.method == Method::Connect && !route.connect {
-            return line(
-                out,
-                "refused",
-                format_args!("connect_refused (405): the route has no `connect: true`"),
-            );
-        }
-        if route.body_bytes_max != u64::MAX {
-            line(out, "body", format_args!("up to {} bytes, else 413 body_too_large", route.body_bytes_max));
-        }
+        Then::GoesOn
+    }
+
+    /// Limits, faults made on purpose, shedding.
+    fn admission(&self, out: &mut String) {
+        let route = self.route;
         for index in &route.in_flight {
             let limit = &self.world.snapshot.rate_limits.in_flight[*index];
             let key = self.key(&limit.key);
@@ -220,19 +278,13 @@ impl Told<'_> {
             self.rate(applied, out);
         }
         self.fault(out);
-        match &route.action {
-            Action::Respond(respond) => line(out, "answer", format_args!("{}, our own", respond.status)),
-            Action::Redirect(redirect) => {
-                match respond::location(&redirect.target, head, self.path, self.asked.secure) {
-                    Some(location) => {
-                        let location = String::from_utf8_lossy(&location).into_owned();
-                        line(out, "answer", format_args!("{} to {location}", redirect.status));
-                    }
-                    None => line(out, "refused", format_args!("no_host (400)")),
-                }
-            }
-            Action::Upstream(destination) => self.forward(*destination, out),
-            Action::Split(split) => self.divide(split, out),
+        if matches!(route.action, Action::Upstream(_) | Action::Split(_)) {
+            let class = match route.class {
+                Class::High => "high",
+                Class::Normal => "normal",
+                Class::Low => "low",
+            };
+            line(out, "priority", format_args!("{class}; shed with 503 when its worker is too busy"));
         }
     }
 
@@ -305,7 +357,7 @@ impl Told<'_> {
 
     fn fault(&self, out: &mut String) {
         let Some(fault) = &self.route.fault else { return };
-        if !fault.matches.agrees(self.head.target.query(), self.head) {
+        if !fault.matches.agrees(self.head.target().query(), self.head) {
             return line(out, "fault", format_args!("none: its header fields don't agree"));
         }
         if let Some((duration, chance)) = fault.delay {
@@ -381,12 +433,6 @@ impl Told<'_> {
     fn forward(&self, destination: Destination, out: &mut String) {
         let (route, snapshot) = (self.route, self.world.snapshot);
         let upstream = &snapshot.upstreams[destination.upstream];
-        let class = match route.class {
-            Class::High => "high",
-            Class::Normal => "normal",
-            Class::Low => "low",
-        };
-        line(out, "priority", format_args!("{class}; shed with 503 when its worker is too busy"));
         let subset = destination.subset.map(|_| ", a subset").unwrap_or_default();
         let count = upstream.endpoints.len();
         let plural = if count == 1 { "" } else { "s" };

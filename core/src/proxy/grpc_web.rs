@@ -7,7 +7,9 @@
 use crate::http::grpc_web::{
     Encoding, REQUEST_FIELDS_DROPPED, WebType, push_request_type, push_response_type,
 };
-use crate::http::message::{FieldSet, Fields, Method, RequestHead, ResponseHead};
+use crate::http::message::{
+    FieldSet, Fields, Method, RequestFacts, RequestHead, ResponseFacts, ResponseHead,
+};
 use crate::http::rewrite::HeaderOps;
 
 /// A call by gRPC-Web: how its two bodies are written.
@@ -19,7 +21,7 @@ pub(super) struct Call {
 
 impl Call {
     /// Of a POST; `None` if this is another Content-Type.
-    pub(super) fn of(head: &RequestHead<'_, '_>, content_type: &[u8]) -> Option<Self> {
+    pub(super) fn of(head: &RequestHead<'_>, content_type: &[u8]) -> Option<Self> {
         let web = WebType::parse(content_type)?;
         Some(Self { request: web.encoding, response: web.response_encoding(head.header("accept")) })
     }
@@ -33,13 +35,13 @@ impl Call {
     }
 }
 
-/// The head of a call as gRPC's, and its Content-Type appended to `lines`; None for any other request. The body goes
-/// chunked. A Content-Type that the route sets itself comes before ours.
-pub(super) fn shape_request<'h, 'b>(
-    head: &RequestHead<'h, 'b>,
+/// What the head of a call says as gRPC's, and its Content-Type appended to `lines`; None for any other request. The body
+/// goes chunked. A Content-Type that the route sets itself comes before ours.
+pub(super) fn shape_request(
+    head: &RequestHead<'_>,
     ops: &HeaderOps,
     lines: &mut Vec<u8>,
-) -> Option<RequestHead<'h, 'b>> {
+) -> Option<RequestFacts> {
     if head.method != Method::Post {
         return None;
     }
@@ -51,17 +53,17 @@ pub(super) fn shape_request<'h, 'b>(
     }
     let dropped = named(&head.fields, REQUEST_FIELDS_DROPPED);
     // Browsers can't ask for trailers; we do, who read them.
-    Some(RequestHead { te_trailers: true, hop_by_hop: head.hop_by_hop.union(dropped), ..*head })
+    Some(RequestFacts { te_trailers: true, hop_by_hop: head.hop_by_hop.union(dropped), ..*head.facts() })
 }
 
-/// The head of a response as gRPC-Web's, and its Content-Type appended to `lines`; None for one that isn't gRPC's, or
+/// What the head of a response says as gRPC-Web's, and its Content-Type appended to `lines`; None for one that isn't gRPC's, or
 /// has a content coding, behind whose end nothing can be written: it passes as it is.
-pub(super) fn shape_response<'h, 'b>(
-    head: &ResponseHead<'h, 'b>,
+pub(super) fn shape_response(
+    head: &ResponseHead<'_>,
     encoding: Encoding,
     ops: &HeaderOps,
     lines: &mut Vec<u8>,
-) -> Option<ResponseHead<'h, 'b>> {
+) -> Option<ResponseFacts> {
     let coded = |value: &[u8]| !value.eq_ignore_ascii_case(b"identity");
     if head.fields.values("content-encoding").any(coded) {
         return None;
@@ -76,17 +78,11 @@ pub(super) fn shape_response<'h, 'b>(
         lines.extend_from_slice(b"\r\n");
     }
     let dropped = named(&head.fields, &[CONTENT_TYPE, "trailer"]);
-    Some(ResponseHead { hop_by_hop: head.hop_by_hop.union(dropped), ..*head })
+    Some(ResponseFacts { hop_by_hop: head.hop_by_hop.union(dropped), ..*head.facts() })
 }
 
 const CONTENT_TYPE: &str = "content-type";
 
-fn named(fields: &Fields<'_, '_>, names: &[&str]) -> FieldSet {
-    let mut set = FieldSet::EMPTY;
-    for (index, header) in fields.headers.iter().enumerate() {
-        if names.iter().any(|name| header.name.eq_ignore_ascii_case(name)) {
-            set.insert(index);
-        }
-    }
-    set
+fn named(fields: &Fields<'_>, names: &[&str]) -> FieldSet {
+    fields.places(|header| names.iter().any(|name| header.is(name)))
 }

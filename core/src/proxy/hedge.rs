@@ -15,7 +15,7 @@ use super::exchange::{GONE, gone};
 use super::pump::Pumping;
 use super::record::Record;
 use super::request::Exchange;
-use super::shape::encode_again;
+use super::shape::encode_for;
 use super::upstream::{Endpoint, Lease, Want};
 use crate::base::deadline::Expired;
 use crate::base::fault::Fault;
@@ -134,7 +134,7 @@ fn second<P: Platform>(
     let now_ms = conn.core.now_ms();
     let avoid = std::slice::from_ref(first);
     let want = Want { group: plan.group, key: plan.key, sticky: None, private: None, avoid };
-    let chosen = plan.upstream.choose(&want, now_ms, || conn.core.platform.random()).ok()?;
+    let chosen = exchange.upstream().choose(&want, now_ms, || conn.core.platform.random()).ok()?;
     if Rc::ptr_eq(&chosen, first) {
         return None;
     }
@@ -148,8 +148,8 @@ fn second<P: Platform>(
         deadline_ms: plan.hop.deadline.and_then(Deadline::at_ms),
         retry_after_ms: None,
     };
-    match retry::hedge(hedge, &mut plan.upstream.budget(), &attempt, now_ms) {
-        Ok(()) => Some((chosen, Retrying::new(&plan.upstream))),
+    match retry::hedge(hedge, &mut exchange.upstream().budget(), &attempt, now_ms) {
+        Ok(()) => Some((chosen, Retrying::new(exchange.upstream()))),
         Err(refusal) => {
             conn.core.metrics.retry_refused(refusal.label());
             None
@@ -166,7 +166,7 @@ fn encode<P: Platform>(
     out: &mut Vec<u8>,
 ) -> Result<(), Fault> {
     let plan = exchange.plan;
-    encode_again(exchange, request, endpoint, out)?;
+    encode_for(&exchange.request(request), endpoint, out)?;
     let length = out.len() - 2;
     plan.hop.stamp(out, length, record.sent_before + 1, exchange.conn.core.now_ms());
     let mut flow = Flow::new(plan.body, plan.body);

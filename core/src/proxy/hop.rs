@@ -33,18 +33,13 @@ pub(super) struct Hop {
 impl Hop {
     /// Reads a request's fields. `grpc`: whether it is a call of gRPC, whose own field then counts. `allowed` is the route's
     /// time-out.
-    pub(super) fn read(
-        head: &RequestHead<'_, '_>,
-        grpc: bool,
-        allowed: Option<Duration>,
-        now_ms: u64,
-    ) -> Self {
+    pub(super) fn read(head: &RequestHead<'_>, grpc: bool, allowed: Option<Duration>, now_ms: u64) -> Self {
         let mut hop = Self { arrived_as: 1, ..Self::default() };
         let (mut asked, mut asked_grpc) = (Asked::Nothing, Asked::Nothing);
-        for (index, header) in head.headers().iter().enumerate() {
+        for (index, header) in head.fields.iter().enumerate() {
             // Three lengths: nearly every field fails here.
             match header.name.len() {
-                12 if grpc && header.name.eq_ignore_ascii_case(GRPC_FIELD) => {
+                12 if grpc && header.is(GRPC_FIELD) => {
                     asked_grpc = Asked::from_grpc(Some(header.value));
                     // What can't be read is the origin's to judge.
                     if asked_grpc != Asked::Malformed {
@@ -52,11 +47,11 @@ impl Hop {
                         hop.fields.insert(index);
                     }
                 }
-                15 if header.name.eq_ignore_ascii_case(ATTEMPT_FIELD) => {
+                15 if header.is(ATTEMPT_FIELD) => {
                     hop.fields.insert(index);
                     hop.arrived_as = hop.arrived_as.max(arrived_as(Some(header.value)));
                 }
-                18 if header.name.eq_ignore_ascii_case(TIMEOUT_FIELD) => {
+                18 if header.is(TIMEOUT_FIELD) => {
                     hop.fields.insert(index);
                     asked = Asked::from_field(head.fields.values(TIMEOUT_FIELD));
                 }
@@ -112,12 +107,12 @@ mod tests {
 
     use super::Hop;
     use crate::http::http1::parse::{HeadLimits, Parsed, parse_request};
-    use crate::http::message::HeaderSlots;
+    use crate::http::message::HeadIndex;
 
     /// Fields, gRPC, the route's time-out; what goes upstream with attempt 1 and 2 after 100 ms.
     fn check(fields: &str, grpc: bool, allowed_ms: Option<u64>, first: &str, second: &str) {
         let text = format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
-        let mut slots = HeaderSlots::new();
+        let mut slots = HeadIndex::default();
         let Ok(Parsed::Complete(head)) = parse_request(text.as_bytes(), &mut slots, &HeadLimits::default())
         else {
             panic!("{text}")
@@ -169,7 +164,7 @@ mod tests {
             ("x-attempt: 2", false, false, 1),
         ] {
             let text = format!("POST / HTTP/1.1\r\nHost: a\r\n{field}\r\n\r\n");
-            let mut slots = HeaderSlots::new();
+            let mut slots = HeadIndex::default();
             let Ok(Parsed::Complete(head)) =
                 parse_request(text.as_bytes(), &mut slots, &HeadLimits::default())
             else {

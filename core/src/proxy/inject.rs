@@ -5,7 +5,7 @@ use crate::config::snapshot::FaultInjection;
 use crate::http::message::RequestHead;
 
 /// What becomes of a request.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Verdict {
     /// It waits so long first.
     pub(super) delay_ms: u32,
@@ -16,10 +16,10 @@ pub(super) struct Verdict {
 /// Draws for one request.
 pub(super) fn faults(
     fault: &FaultInjection,
-    head: &RequestHead<'_, '_>,
+    head: &RequestHead<'_>,
     mut draw: impl FnMut() -> u64,
 ) -> Verdict {
-    if !fault.matches.agrees(head.target.query(), head) {
+    if !fault.matches.agrees(head.target().query(), head) {
         return Verdict { delay_ms: 0, abort: None };
     }
     let delay = fault.delay.filter(|(_, chance)| chance.hits(draw()));

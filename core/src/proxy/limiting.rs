@@ -1,150 +1,22 @@
 //! 4 and 7: rate limits and limits of requests at once. Finds the keys of a request, asks `policy::rate_limit`, and keeps
-//! what it granted. Called by `request` before anything is sent; the control thread makes [`Shared`].
+//! what it granted. Called by `request` before anything is sent.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::io::Write as _;
 use std::net::IpAddr;
-use std::rc::Rc;
-use std::sync::Arc;
 
 use super::connection::Downstream;
 use super::core::Bound;
+use super::limits::Limiting;
 use super::record::Record;
 use crate::base::fault::Fault;
 use crate::base::limits::{RATE_KEY_TEXT_BYTES_MAX, RATE_LIMITS_PER_REQUEST_MAX};
-use crate::config::snapshot::RateLimits;
 use crate::http::message::RequestHead;
-use crate::net::memory;
 use crate::net::platform::Platform;
-use crate::policy::rate_limit::in_flight::Gate;
-use crate::policy::rate_limit::sketch::Heavy;
-use crate::policy::rate_limit::{
-    Check, InFlight, KeyHash, KeyHasher, KeyPart, Node, Permit, Rule, RuleId, Verdict, Worker, headers,
-};
-
-/// Keys that a worker remembers by itself; the others it asks the node about.
-const WORKER_KEYS: usize = 8_192;
+use crate::policy::rate_limit::{Check, KeyHash, KeyPart, Permit, Rule, Verdict, headers};
 
 /// Parts of one key.
 const KEY_PARTS_MAX: usize = 4;
-
-/// What all workers of the node share.
-#[derive(Debug)]
-pub struct Shared {
-    /// The buckets.
-    pub node: Arc<Node>,
-    /// Requests at once.
-    pub in_flight: Arc<InFlight>,
-    /// Names of buckets.
-    pub hasher: KeyHasher,
-    /// What both have room for.
-    pub keys_max: usize,
-}
-
-impl Shared {
-    /// Takes all the memory that it will ever have, about 38 bytes for each key; none of it is resident before keys come.
-    pub fn new(workers: usize, keys_max: usize, seed: [u64; 2]) -> Arc<Self> {
-        Arc::new(Self {
-            node: Arc::new(Node::within(workers as u32, keys_max, memory::zeroed)),
-            in_flight: Arc::new(InFlight::within(keys_max, memory::zeroed)),
-            hasher: KeyHasher::new(seed),
-            keys_max,
-        })
-    }
-}
-
-/// One worker's end.
-#[derive(Debug)]
-pub(super) struct Limiting {
-    pub(super) shared: Arc<Shared>,
-    worker: RefCell<Worker>,
-    gate: Gate,
-}
-
-impl Limiting {
-    pub(super) fn new(shared: &Arc<Shared>) -> Rc<Self> {
-        Rc::new(Self {
-            shared: Arc::clone(shared),
-            worker: RefCell::new(Worker::new(Arc::clone(&shared.node), WORKER_KEYS)),
-            gate: Gate::new(Arc::clone(&shared.in_flight)),
-        })
-    }
-
-    /// Gives back what was not used for a while. True while there is more to come.
-    pub(super) fn tick(&self, now_ns: u64) -> bool {
-        let mut worker = self.worker.borrow_mut();
-        worker.tick(now_ns);
-        worker.holds_leases()
-    }
-
-    /// Gives back everything: rules have changed, or the worker ends.
-    pub(super) fn release(&self) {
-        self.worker.borrow_mut().release();
-    }
-
-    /// The heaviest keys, with decisions of late.
-    pub(super) fn heaviest(&self, n: usize) -> Vec<Heavy> {
-        self.worker.borrow_mut().heaviest(n)
-    }
-
-    /// Lets old weights fade.
-    pub(super) fn fade(&self) {
-        self.worker.borrow_mut().fade();
-    }
-}
-
-/// A snapshot's limits, named by this process's hasher.
-#[derive(Debug, Default)]
-pub(super) struct Limits {
-    rules: Box<[Rule]>,
-    in_flight: Box<[RuleId]>,
-    counts: Box<[Rc<LimitCounts>]>,
-    /// Of each rule: the line `RateLimit-Policy`, and `RateLimit` as far as it is always the same.
-    lines: Box<[Box<[u8]>]>,
-}
-
-impl Limits {
-    pub(super) fn new(
-        configured: &RateLimits,
-        hasher: &KeyHasher,
-        mut counts: impl FnMut(&str) -> Rc<LimitCounts>,
-    ) -> Self {
-        let rules = configured.rates.iter();
-        let lines = rules.clone().map(|limit| {
-            let mut lines = b"RateLimit-Policy: ".to_vec();
-            headers::policy(&limit.rule, &mut lines);
-            lines.extend_from_slice(b"\r\nRateLimit: ");
-            lines.into()
-        });
-        Self {
-            lines: lines.collect(),
-            rules: rules
-                .clone()
-                .map(|limit| Rule { id: hasher.rule(&limit.rule.name), ..limit.rule.clone() })
-                .collect(),
-            counts: rules.map(|limit| counts(&limit.rule.name)).collect(),
-            // Told apart from a rate limit of the same name.
-            in_flight: configured
-                .in_flight
-                .iter()
-                .map(|limit| hasher.rule(&format!("in flight {}", limit.name)))
-                .collect(),
-        }
-    }
-}
-
-/// What one limit has decided.
-#[derive(Debug, Default)]
-pub struct LimitCounts {
-    /// Requests that it let through, those that waited included.
-    pub admitted: Cell<u64>,
-    /// Of these, those that waited.
-    pub delayed: Cell<u64>,
-    /// Requests that it refused.
-    pub rejected: Cell<u64>,
-    /// Requests that it would have refused.
-    pub shadow_rejected: Cell<u64>,
-}
 
 /// What a client is told of the limit that leaves it the least.
 #[derive(Debug, Clone, Copy)]
@@ -194,8 +66,8 @@ impl Grant {
 }
 
 /// The request as limits see it.
-pub(super) struct Request<'r, 'h, 'b> {
-    pub(super) head: &'r RequestHead<'h, 'b>,
+pub(super) struct Request<'r> {
+    pub(super) head: &'r RequestHead<'r>,
     pub(super) path: &'r [u8],
     pub(super) client: Option<IpAddr>,
     pub(super) route: usize,
@@ -221,7 +93,7 @@ impl<'p> Place<'p> {
 pub(super) fn admit<P: Platform>(
     conn: &Downstream<P>,
     bound: &Bound<P::Stream>,
-    request: &Request<'_, '_, '_>,
+    request: &Request<'_>,
     record: &mut Record,
 ) -> Result<Grant, Fault> {
     let route = &bound.snapshot.routes[request.route];
@@ -250,7 +122,7 @@ pub(super) fn admit<P: Platform>(
 fn admit_by_rates<P: Platform, const N: usize>(
     conn: &Downstream<P>,
     bound: &Bound<P::Stream>,
-    request: &Request<'_, '_, '_>,
+    request: &Request<'_>,
     limiting: &Limiting,
     record: &mut Record,
     mut grant: Grant,
@@ -347,7 +219,7 @@ const LIMIT_LINE_BYTES: usize = 64;
 /// together, so that nobody escapes by leaving it out.
 pub(super) fn key<T>(
     place: &Place<'_>,
-    request: &Request<'_, '_, '_>,
+    request: &Request<'_>,
     key: &[KeyPart],
     with: impl FnOnce(&[&[u8]]) -> T,
 ) -> T {
@@ -361,14 +233,14 @@ pub(super) fn key<T>(
             KeyPart::Consumer => b"",
             KeyPart::Listener => place.listener,
             KeyPart::Route => place.route,
-            KeyPart::Host => head.host,
-            KeyPart::Method => head.method_text,
+            KeyPart::Host => head.host(),
+            KeyPart::Method => head.method_text(),
             KeyPart::Path => request.path,
             KeyPart::Header(name) => head.header(name).unwrap_or_default(),
             KeyPart::Cookie(name) => {
-                super::request::cookie(head.fields.values("cookie"), name.as_bytes()).unwrap_or_default()
+                super::caller::cookie(head.fields.values("cookie"), name.as_bytes()).unwrap_or_default()
             }
-            KeyPart::Query(name) => query(head.target.query().unwrap_or_default(), name.as_bytes()),
+            KeyPart::Query(name) => query(head.target().query().unwrap_or_default(), name.as_bytes()),
         };
     }
     with(&parts[..count])

@@ -5,15 +5,11 @@
 
 use std::cell::RefCell;
 use std::fmt::Write as _;
-use std::net::IpAddr;
-use std::rc::Rc;
-use std::sync::Arc;
 
 use crossbeam_channel::{Sender, TrySendError};
 
-use super::record::Record;
+use super::record::{Draft, Record, Wanted};
 use crate::config::snapshot::AccessLogMode;
-use crate::net::tls::identity::ClientIdentity;
 
 /// A batch is sent when it has grown to this, or at the next round.
 const BATCH_BYTES: usize = 16 * 1024;
@@ -28,52 +24,8 @@ pub struct LogBuffer {
     sender: Sender<Vec<u8>>,
 }
 
-/// What of a request's head a line will say, copied while the head is there.
-#[derive(Debug, Default)]
-pub struct Draft {
-    /// As sent.
-    pub method: String,
-    /// Path and query as the client sent them.
-    pub target: String,
-    /// The effective authority.
-    pub host: String,
-    /// The client by the trusted-hops rule.
-    pub client: Option<IpAddr>,
-    /// User-Agent.
-    pub user_agent: String,
-    /// The protocol's version.
-    pub version: &'static str,
-    /// Whether the line is written.
-    pub wanted: Wanted,
-    /// The arm of its route's split.
-    pub arm: Option<Arc<str>>,
-    /// What TLS has settled; `None` in the clear.
-    pub tls: Option<Tls>,
-}
-
-/// What a line says of TLS.
-#[derive(Debug)]
-pub struct Tls {
-    /// The version.
-    pub version: &'static str,
-    /// The name that the client asked for.
-    pub server_name: Option<Box<str>>,
-    /// Who it has proved to be.
-    pub client: Option<Rc<ClientIdentity>>,
-}
-
-/// Whether a request's line is written. Decided when its head is there, since that is what the line tells of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Wanted {
-    Never,
-    /// Not of the sample: written if the answer is a 500 or above.
-    IfFailed,
-    #[default]
-    Always,
-}
-
 /// Whether to write a line for this request.
-pub fn wanted(mode: AccessLogMode, sample: f64, random: impl FnOnce() -> u64) -> Wanted {
+pub(super) fn wanted(mode: AccessLogMode, sample: f64, random: impl FnOnce() -> u64) -> Wanted {
     match mode {
         AccessLogMode::Off => Wanted::Never,
         AccessLogMode::All => Wanted::Always,
@@ -192,9 +144,9 @@ fn field(line: &mut String, name: &str, text: &str) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Draft, LogBuffer, Wanted, render, wanted};
+    use super::{LogBuffer, render, wanted};
     use crate::config::snapshot::AccessLogMode;
-    use crate::proxy::record::Record;
+    use crate::proxy::record::{Draft, Record, Wanted};
 
     #[test]
     fn a_line_is_json_whatever_a_client_sends() {

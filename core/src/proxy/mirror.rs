@@ -10,8 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::attempt::{on_behalf, reuse};
-use super::connection::Downstream;
-use super::core::{Bound, Core};
+use super::core::Core;
 use super::pump::{End, PumpError, Pumping};
 use super::shape;
 use super::upstream::{Endpoint, Lease, Need, Upstream, Want};
@@ -21,7 +20,7 @@ use crate::config::snapshot::Mirror;
 use crate::http::flow::{Batch, Flow};
 use crate::http::framing::BodyLength;
 use crate::http::http1::parse::{HeadLimits, Parsed, parse_response};
-use crate::http::message::{HeaderSlots, Method};
+use crate::http::message::{HeadIndex, Method};
 use crate::net::platform::{Connected, Platform};
 use crate::net::proxied::OnBehalf;
 use crate::policy::outlier::Outcome;
@@ -92,24 +91,26 @@ impl<S> Drop for Place<S> {
 }
 
 /// Draws who gets a copy, and encodes their heads.
-pub(super) fn copies<P: Platform>(
-    conn: &Downstream<P>,
-    bound: &Bound<P::Stream>,
-    request: &shape::Request<'_, '_, '_>,
-) -> Option<Box<Copies<P::Stream>>> {
+pub(super) fn copies<P: Platform>(request: &shape::Request<'_, P>) -> Option<Box<Copies<P::Stream>>> {
+    let &shape::Request { conn, bound, plan, head: asked, .. } = request;
     let core = &conn.core;
-    if request.head.header(MIRROR_FIELD).is_some() {
+    let mirrors = &bound.snapshot.routes[plan.route].mirrors;
+    // What becomes a tunnel or is translated is nobody's to copy.
+    if mirrors.is_empty() || plan.offered.is_some() || plan.web.is_some() || plan.connect {
+        return None;
+    }
+    if asked.header(MIRROR_FIELD).is_some() {
         // A mirror that leads back here, by whatever ways, would copy its copies for ever.
         core.metrics.refused("mirror_of_a_copy");
         return None;
     }
     let mut heads = Vec::new();
     let mut body_bytes_max = 0;
-    for mirror in &bound.snapshot.routes[request.route].mirrors {
+    for mirror in mirrors {
         if !mirror.chance.hits(core.platform.random()) {
             continue;
         }
-        if matches!(request.head.body, BodyLength::Length(bytes) if bytes > mirror.body_bytes_max as u64) {
+        if matches!(asked.body, BodyLength::Length(bytes) if bytes > mirror.body_bytes_max as u64) {
             core.metrics.refused(MIRROR_BODY_TOO_LARGE);
             continue;
         }
@@ -123,9 +124,9 @@ pub(super) fn copies<P: Platform>(
             core.metrics.refused("mirror_unavailable");
             continue;
         };
-        let request = shape::Request { upstream: mirror.upstream, ..*request };
+        let request = shape::Request { conn, bound, plan, head: asked, upstream: mirror.upstream };
         let mut head = Vec::with_capacity(512);
-        if shape::encode(conn, bound, &request, Some(&endpoint), shape::For::Mirror, &mut head).is_err() {
+        if shape::encode(&request, &shape::To::Mirror(&endpoint), &mut head).is_err() {
             continue;
         }
         body_bytes_max = body_bytes_max.max(mirror.body_bytes_max);
@@ -143,8 +144,8 @@ pub(super) fn copies<P: Platform>(
     (!heads.is_empty()).then(|| {
         Box::new(Copies {
             heads: RefCell::new(heads),
-            method: request.head.method,
-            body: request.head.body,
+            method: asked.method,
+            body: asked.body,
             body_bytes_max,
         })
     })
@@ -360,7 +361,7 @@ async fn answer<P: Platform>(
     pumping.wait_readable(stream).await?;
     let mut buffer = core.buffers.take_for_response();
     let (status, length, keep_alive) = loop {
-        let mut slots = HeaderSlots::new();
+        let mut slots = HeadIndex::default();
         match parse_response(buffer.filled(), &mut slots, method, &HeadLimits::default()) {
             Ok(Parsed::Complete(head)) => {
                 let (status, body, keep_alive, bytes) =

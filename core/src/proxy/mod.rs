@@ -6,6 +6,7 @@
 
 mod again;
 mod attempt;
+mod caller;
 pub mod connection;
 pub mod core;
 mod exchange;
@@ -16,9 +17,12 @@ mod hedge;
 mod hop;
 mod inject;
 pub mod limiting;
+pub mod limits;
 pub mod log;
+mod lookup;
 mod mirror;
 mod multiplex;
+mod plan;
 mod pump;
 mod record;
 mod replay;
@@ -27,5 +31,6 @@ mod respond;
 mod shape;
 pub mod split;
 pub mod standing;
+pub mod trial;
 mod tunnel;
 pub mod upstream;

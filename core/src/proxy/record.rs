@@ -1,10 +1,12 @@
 //! What is remembered of one exchange until it is counted and logged.
 
+use std::net::IpAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 
-use super::log::Draft;
 use crate::http::grpc::GrpcStatus;
 use crate::net::connect::Address;
+use crate::net::tls::identity::ClientIdentity;
 
 /// One exchange, so far.
 #[derive(Debug)]
@@ -15,8 +17,6 @@ pub(super) struct Record {
     pub(super) started_ns: u64,
     /// Of the final response, once its head has been made; before that 0.
     pub(super) status: u16,
-    /// How long it waits on purpose.
-    pub(super) delay_ms: u32,
     /// The route that it matched, as an index in the snapshot. It counts as the route's also if it is refused then.
     pub(super) matched: Option<u32>,
     /// Its arm, where its route's requests are divided.
@@ -70,7 +70,6 @@ impl Record {
             id,
             started_ns,
             status: 0,
-            delay_ms: 0,
             matched: None,
             arm: None,
             sent_ns: 0,
@@ -95,4 +94,48 @@ impl Record {
             draft: None,
         }
     }
+}
+
+/// What of a request's head a line will say, copied while the head is there.
+#[derive(Debug, Default)]
+pub(super) struct Draft {
+    /// As sent.
+    pub method: String,
+    /// Path and query as the client sent them.
+    pub target: String,
+    /// The effective authority.
+    pub host: String,
+    /// The client by the trusted-hops rule.
+    pub client: Option<IpAddr>,
+    /// User-Agent.
+    pub user_agent: String,
+    /// The protocol's version.
+    pub version: &'static str,
+    /// Whether the line is written.
+    pub wanted: Wanted,
+    /// The arm of its route's split.
+    pub arm: Option<Arc<str>>,
+    /// What TLS has settled; `None` in the clear.
+    pub tls: Option<Tls>,
+}
+
+/// What a line says of TLS.
+#[derive(Debug)]
+pub(super) struct Tls {
+    /// The version.
+    pub version: &'static str,
+    /// The name that the client asked for.
+    pub server_name: Option<Box<str>>,
+    /// Who it has proved to be.
+    pub client: Option<Rc<ClientIdentity>>,
+}
+
+/// Whether a request's line is written. Decided when its head is there, since that is what the line tells of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Wanted {
+    Never,
+    /// Not of the sample: written if the answer is a 500 or above.
+    IfFailed,
+    #[default]
+    Always,
 }

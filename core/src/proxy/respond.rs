@@ -33,7 +33,7 @@ impl Asker {
     /// For a request whose head could not be read.
     pub(super) const UNKNOWN: Self = Self { version: Version::Http11, method: Method::Other, grpc: None };
 
-    pub(super) fn of(head: &RequestHead<'_, '_>) -> Self {
+    pub(super) fn of(head: &RequestHead<'_>) -> Self {
         // gRPC knows no other method, so that no other request pays for the look.
         let content_type = if head.method == Method::Post { head.header("content-type") } else { None };
         let grpc = content_type.and_then(|content_type| {
@@ -168,7 +168,7 @@ pub(super) fn configured(
 /// Appends a redirect; false if the request leaves nothing to make a location of (HTTP/1.0 without Host).
 pub(super) fn redirect(
     redirect: &Redirect,
-    head: &RequestHead<'_, '_>,
+    head: &RequestHead<'_>,
     path: &[u8],
     persistence: Persistence,
     common: &Common<'_>,
@@ -182,7 +182,7 @@ pub(super) fn redirect(
 /// Appends a redirect to the same URL with `https` on this port; false if the request does not say which host.
 pub(super) fn to_https(
     port: u16,
-    head: &RequestHead<'_, '_>,
+    head: &RequestHead<'_>,
     persistence: Persistence,
     common: &Common<'_>,
     out: &mut Vec<u8>,
@@ -194,9 +194,9 @@ pub(super) fn to_https(
         path: None,
     };
     // As the client sent it: nothing is looked up by it here.
-    let path = match head.target {
+    let path = match head.target() {
         Target::Asterisk => b"/",
-        _ => head.target.path(),
+        _ => head.target().path(),
     };
     let Some(location) = location(&target, head, path, false) else { return false };
     // 308 keeps the method and the body (RFC 9110 section 15.4.9).
@@ -207,7 +207,7 @@ pub(super) fn to_https(
 fn moved(
     status: u16,
     location: &[u8],
-    head: &RequestHead<'_, '_>,
+    head: &RequestHead<'_>,
     persistence: Persistence,
     common: &Common<'_>,
     out: &mut Vec<u8>,
@@ -239,7 +239,7 @@ fn line(name: &str, value: &[u8], out: &mut Vec<u8>) {
 /// Where a redirect leads; `None` if the request does not say which host.
 pub(super) fn location(
     target: &RedirectTarget,
-    head: &RequestHead<'_, '_>,
+    head: &RequestHead<'_>,
     path: &[u8],
     secure: bool,
 ) -> Option<Vec<u8>> {
@@ -247,7 +247,7 @@ pub(super) fn location(
         RedirectTarget::Location(text) => return Some(text.as_bytes().to_vec()),
         RedirectTarget::Parts { scheme, host, port, path } => (scheme, host, port, path),
     };
-    let (asked_host, asked_port) = split_port(head.host);
+    let (asked_host, asked_port) = split_port(head.host());
     let host_name = host.as_deref().map_or(asked_host, str::as_bytes);
     if host_name.is_empty() {
         return None;
@@ -265,7 +265,7 @@ pub(super) fn location(
         None => {}
     }
     out.extend_from_slice(new_path.as_deref().map_or(path, str::as_bytes));
-    if let Some(query) = head.target.query() {
+    if let Some(query) = head.target().query() {
         out.push(b'?');
         out.extend_from_slice(query);
     }

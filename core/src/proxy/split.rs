@@ -1,65 +1,21 @@
 //! Which arm of a split a request takes, and how the arms of a canary fare.
 //!
-//! Shares are `policy::split`'s arithmetic; what a canary's share is the control thread decides. A [`Trial`] is what passes
-//! between the two: workers write what they see, each in its own cells, and read one word.
+//! Shares are `policy::split`'s arithmetic; what a canary's share is the control thread decides.
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::caller::with_hashed;
 use super::connection::Downstream;
 use super::core::Bound;
 use super::exchange::GONE;
 use super::record::Record;
-use super::request::with_hashed;
 use crate::config::snapshot::{Action, Destination, Split};
 use crate::http::grpc::GrpcStatus;
 use crate::http::message::RequestHead;
 use crate::net::platform::Platform;
-use crate::policy::canary::{ArmCells, Outcome, Tally};
+use crate::policy::canary::Outcome;
 use crate::policy::split::{Override, Point};
-
-/// A canary under trial, for all workers of this process. State: it outlives reloads.
-#[derive(Debug)]
-pub struct Trial {
-    /// The canary's share of the requests, in basis points.
-    share_bp: AtomicU32,
-    /// For each worker.
-    cells: Box<[Cells]>,
-}
-
-#[derive(Debug, Default)]
-struct Cells {
-    baseline: ArmCells,
-    canary: ArmCells,
-}
-
-impl Trial {
-    /// With a share to begin with.
-    pub fn new(workers: usize, share_bp: u32) -> Self {
-        Self { share_bp: AtomicU32::new(share_bp), cells: (0..workers).map(|_| Cells::default()).collect() }
-    }
-
-    /// What has been decided.
-    pub fn set_share(&self, share_bp: u32) {
-        self.share_bp.store(share_bp, Ordering::Relaxed);
-    }
-
-    /// The canary's share now.
-    pub fn share_bp(&self) -> u32 {
-        self.share_bp.load(Ordering::Relaxed)
-    }
-
-    /// All that the baseline and the canary have done, over all workers.
-    pub fn read(&self) -> (Tally, Tally) {
-        let (mut baseline, mut canary) = (Tally::default(), Tally::default());
-        for cells in &self.cells {
-            baseline.plus(&cells.baseline.read());
-            canary.plus(&cells.canary.read());
-        }
-        (baseline, canary)
-    }
-}
 
 /// Why a request takes its arm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,12 +32,12 @@ pub enum By {
 pub(super) fn arm(
     split: &Split,
     share_bp: Option<u32>,
-    head: &RequestHead<'_, '_>,
+    head: &RequestHead<'_>,
     client: Option<IpAddr>,
     draw: impl FnOnce() -> u64,
 ) -> Option<(usize, By)> {
     let agrees = |arm: &crate::config::snapshot::Arm| {
-        arm.matches.as_ref().is_some_and(|rule| rule.agrees(head.target.query(), head))
+        arm.matches.as_ref().is_some_and(|rule| rule.agrees(head.target().query(), head))
     };
     if let Some(arm) = split.arms.iter().position(agrees) {
         return Some((arm, By::Match));
@@ -95,21 +51,12 @@ pub(super) fn arm(
     split.shares.arm(point, set).map(|arm| (arm, by))
 }
 
-/// The destination of a route's arm.
-pub(super) fn destination(action: &Action, arm: Option<u16>) -> Option<&Destination> {
-    match (action, arm) {
-        (Action::Upstream(destination), _) => Some(destination),
-        (Action::Split(split), Some(arm)) => split.arms.get(usize::from(arm)).map(|arm| &arm.destination),
-        _ => None,
-    }
-}
-
 /// Where a request goes whose route has upstreams.
 pub(super) fn choose<P: Platform>(
     conn: &Downstream<P>,
     bound: &Bound<P::Stream>,
     route: usize,
-    head: &RequestHead<'_, '_>,
+    head: &RequestHead<'_>,
     client: Option<IpAddr>,
     record: &mut Record,
 ) -> Option<Destination> {

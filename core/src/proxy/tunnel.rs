@@ -31,14 +31,8 @@ pub(super) async fn connect<P: Platform>(
 ) -> Result<After, Fault> {
     let Exchange { conn, plan, .. } = exchange;
     record.attempts = 1;
-    let pass = match plan.pass.take() {
-        Some(pass) => pass,
-        None => exchange.admit(record)?,
-    };
-    let endpoint = match &plan.endpoint {
-        Some(endpoint) => Rc::clone(endpoint),
-        None => attempt::choose(exchange, &[]).await?,
-    };
+    let pass = exchange.admit(record)?;
+    let endpoint = attempt::choose(exchange, &[]).await?;
     let lease = attempt::open(exchange, pass, &endpoint).await?;
     exchange.answered(&lease, 200);
     lease.became_tunnel();

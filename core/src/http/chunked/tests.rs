@@ -3,7 +3,7 @@
 use proptest::prelude::{any, prop, prop_assert, prop_assert_eq, proptest};
 
 use super::{
-    ChunkError, ChunkEvent, ChunkedDecoder, LAST_CHUNK, LAST_CHUNK_SIZE, TrailerSlots, encode_chunk,
+    ChunkError, ChunkEvent, ChunkedDecoder, LAST_CHUNK, LAST_CHUNK_SIZE, TrailerIndex, encode_chunk,
     encode_chunk_size, encode_trailers, parse_trailers,
 };
 use crate::base::limits::{CHUNK_LINE_BYTES_MAX, TRAILER_BYTES_MAX};
@@ -104,7 +104,7 @@ fn trailers() {
     let section =
         b"X-Sum: 1\r\nContent-Length: 5\r\nTransfer_Encoding: chunked\r\nHost: b\r\nAuthorization: x\r\n\
         X-Forwarded-For: 1.1.1.1\r\nIf-Match: x\r\ngrpc-status:  0 \r\nTE: a\r\n\r\n";
-    let mut slots = TrailerSlots::new();
+    let mut slots = TrailerIndex::default();
     let trailers = parse_trailers(section, &mut slots).unwrap();
     assert_eq!(trailers.fields.len(), 9);
     assert_eq!(trailers.fields.header("grpc-status"), Some(&b"0"[..]));
@@ -115,7 +115,7 @@ fn trailers() {
         b"X-Sum: 1\r\ngrpc-status: 0\r\n\r\n".escape_ascii().to_string()
     );
 
-    let mut slots = TrailerSlots::new();
+    let mut slots = TrailerIndex::default();
     let mut out = Vec::new();
     encode_trailers(&parse_trailers(b"\r\n", &mut slots).unwrap(), &mut out);
     assert_eq!(out, b"\r\n");
@@ -129,14 +129,14 @@ fn trailers() {
         (b"A: b\r\n\r\nmore", ChunkError::TrailerLine),
     ] {
         assert_eq!(
-            parse_trailers(section, &mut TrailerSlots::new()).err(),
+            parse_trailers(section, &mut TrailerIndex::default()).err(),
             Some(error),
             "{}",
             section.escape_ascii()
         );
     }
     let many = [b"A: b\r\n".repeat(129), b"\r\n".to_vec()].concat();
-    assert_eq!(parse_trailers(&many, &mut TrailerSlots::new()).err(), Some(ChunkError::TrailerField));
+    assert_eq!(parse_trailers(&many, &mut TrailerIndex::default()).err(), Some(ChunkError::TrailerField));
 }
 
 #[test]
@@ -162,7 +162,7 @@ proptest! {
         let section: &[u8] = if with_trailer { b"A: b\r\n\r\n" } else { b"\r\n" };
         if with_trailer {
             wire.extend_from_slice(LAST_CHUNK_SIZE);
-            let mut slots = TrailerSlots::new();
+            let mut slots = TrailerIndex::default();
             encode_trailers(&parse_trailers(section, &mut slots).unwrap(), &mut wire);
         } else {
             wire.extend_from_slice(LAST_CHUNK);

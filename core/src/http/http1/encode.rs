@@ -63,7 +63,7 @@ pub struct RequestRewrite<'a> {
 ///
 /// `TE: trailers` is written again when the client sent it, since a proxy that relays trailers must not hide that the
 /// client wants them (RFC 9110 section 10.1.4); browsers never send it, so it costs nothing there.
-pub fn encode_request(head: &RequestHead<'_, '_>, rewrite: &RequestRewrite<'_>, out: &mut Vec<u8>) {
+pub fn encode_request(head: &RequestHead<'_>, rewrite: &RequestRewrite<'_>, out: &mut Vec<u8>) {
     out.reserve(head.fields.raw.len() + rewrite.ops.lines().len() + rewrite.extra.len() + ADDED_BYTES_GUESS);
     let mut skip = head.hop_by_hop.union(rewrite.ops.removed_from(&head.fields)).union(rewrite.drop);
     if rewrite.framing != head.body {
@@ -87,7 +87,7 @@ pub fn encode_request(head: &RequestHead<'_, '_>, rewrite: &RequestRewrite<'_>, 
     }
     let same_line = rewrite.target == TargetRewrite::Unchanged
         && head.version == Version::Http11
-        && !matches!(head.target, Target::Absolute { .. });
+        && !matches!(head.target(), Target::Absolute { .. });
     let from = if same_line && !own_host {
         0
     } else {
@@ -95,7 +95,7 @@ pub fn encode_request(head: &RequestHead<'_, '_>, rewrite: &RequestRewrite<'_>, 
         head.fields.line_start(0)
     };
     if own_host {
-        push_line(b"Host: ", rewrite.host.unwrap_or(head.host), out);
+        push_line(b"Host: ", rewrite.host.unwrap_or(head.host()), out);
     }
     copy_lines(&head.fields, from, skip, out);
     push_framing(came, rewrite.framing, out);
@@ -110,10 +110,10 @@ pub fn encode_request(head: &RequestHead<'_, '_>, rewrite: &RequestRewrite<'_>, 
     out.extend_from_slice(b"\r\n");
 }
 
-fn push_request_line(head: &RequestHead<'_, '_>, target: TargetRewrite<'_>, out: &mut Vec<u8>) {
-    out.extend_from_slice(head.method_text);
+fn push_request_line(head: &RequestHead<'_>, target: TargetRewrite<'_>, out: &mut Vec<u8>) {
+    out.extend_from_slice(head.method_text());
     out.push(b' ');
-    match (target, head.target) {
+    match (target, head.target()) {
         (TargetRewrite::PathAndQuery(text), Target::Origin { .. } | Target::Absolute { .. }) => {
             out.extend_from_slice(text);
         }
@@ -122,16 +122,16 @@ fn push_request_line(head: &RequestHead<'_, '_>, target: TargetRewrite<'_>, out:
         }
         // RFC 9112 section 3.2.4: an OPTIONS for a whole server.
         (TargetRewrite::Unchanged, Target::Absolute { path: b"", query: None, .. })
-            if head.method_text == b"OPTIONS" =>
+            if head.method_text() == b"OPTIONS" =>
         {
             out.push(b'*');
         }
         (TargetRewrite::Unchanged, Target::Absolute { query, .. }) => {
-            push_path(head.target.path(), query, out);
+            push_path(head.target().path(), query, out);
         }
         (TargetRewrite::Unchanged, Target::Origin { .. })
         | (_, Target::Authority { .. } | Target::Asterisk) => {
-            out.extend_from_slice(head.target_text);
+            out.extend_from_slice(head.target_text());
         }
     }
     out.extend_from_slice(b" HTTP/1.1\r\n");
@@ -146,7 +146,7 @@ fn push_path(path: &[u8], query: Option<&[u8]>, out: &mut Vec<u8>) {
 }
 
 #[cold]
-fn push_request_connection(head: &RequestHead<'_, '_>, rewrite: &RequestRewrite<'_>, out: &mut Vec<u8>) {
+fn push_request_connection(head: &RequestHead<'_>, rewrite: &RequestRewrite<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b"Connection: ");
     let mut separator: &[u8] = b"";
     let close = rewrite.persistence == Persistence::Close;
@@ -191,17 +191,17 @@ pub struct ResponseRewrite<'a> {
 
 /// Appends the response head to send downstream, always HTTP/1.1 (RFC 9110 section 6.2: our version, not the client's),
 /// up to and including the empty line. A body that ends with the connection makes it say `close`, whatever was asked.
-pub fn encode_response(head: &ResponseHead<'_, '_>, rewrite: &ResponseRewrite<'_>, out: &mut Vec<u8>) {
+pub fn encode_response(head: &ResponseHead<'_>, rewrite: &ResponseRewrite<'_>, out: &mut Vec<u8>) {
     out.reserve(head.fields.raw.len() + rewrite.ops.lines().len() + rewrite.extra.len() + ADDED_BYTES_GUESS);
     let mut skip = head.hop_by_hop.union(rewrite.ops.removed_from(&head.fields));
     let came = framing_as_it_came(head.body, &head.fields, head.length_fields);
     if rewrite.framing != head.body || came != head.body {
         skip = skip.union(head.length_fields);
     }
-    let from = if head.version == Version::Http11 && !head.reason.is_empty() {
+    let from = if head.version == Version::Http11 && !head.reason().is_empty() {
         0
     } else {
-        push_status_line(head.status, head.reason, out);
+        push_status_line(head.status, head.reason(), out);
         head.fields.line_start(0)
     };
     copy_lines(&head.fields, from, skip, out);
@@ -257,7 +257,7 @@ pub enum Payload {
 pub fn encode_simple_response(response: &SimpleResponse<'_>, out: &mut Vec<u8>) {
     let status = response.status;
     out.reserve(response.body.len() + response.extra.len() + ADDED_BYTES_GUESS);
-    push_status_line(status, "", out);
+    push_status_line(status, b"", out);
     if !status.is_informational() {
         push_line(b"Date: ", response.date, out);
     }
@@ -280,12 +280,12 @@ pub fn encode_simple_response(response: &SimpleResponse<'_>, out: &mut Vec<u8>) 
     }
 }
 
-fn push_status_line(status: Status, reason: &str, out: &mut Vec<u8>) {
-    let reason = if reason.is_empty() { status.reason() } else { reason };
+fn push_status_line(status: Status, reason: &[u8], out: &mut Vec<u8>) {
+    let reason = if reason.is_empty() { status.reason().as_bytes() } else { reason };
     out.extend_from_slice(b"HTTP/1.1 ");
     push_decimal(u64::from(status.0), out);
     out.push(b' ');
-    out.extend_from_slice(reason.as_bytes());
+    out.extend_from_slice(reason);
     out.extend_from_slice(b"\r\n");
 }
 
@@ -302,7 +302,7 @@ fn push_response_connection(client: Version, persistence: Persistence, out: &mut
 /// The framing that came, as far as its line can pass on as it stands: a Content-Length with white space around its value
 /// is written anew, for a reader that takes a tab amiss would look for the body's end elsewhere.
 #[inline]
-fn framing_as_it_came(came: BodyLength, fields: &Fields<'_, '_>, length_fields: FieldSet) -> BodyLength {
+fn framing_as_it_came(came: BodyLength, fields: &Fields<'_>, length_fields: FieldSet) -> BodyLength {
     match came {
         BodyLength::Length(_) if !length_fields.into_iter().all(|index| fields.is_tidy(index)) => {
             BodyLength::UntilClose
@@ -336,7 +336,7 @@ fn push_line(name: &[u8], value: &[u8], out: &mut Vec<u8>) {
 
 /// Copies the lines from offset `from` on, except those in `skip`: one copy for each run between skipped lines.
 #[inline]
-fn copy_lines(fields: &Fields<'_, '_>, from: usize, skip: FieldSet, out: &mut Vec<u8>) {
+fn copy_lines(fields: &Fields<'_>, from: usize, skip: FieldSet, out: &mut Vec<u8>) {
     let mut start = from;
     for index in skip {
         let end = fields.line_start(index);
@@ -345,5 +345,5 @@ fn copy_lines(fields: &Fields<'_, '_>, from: usize, skip: FieldSet, out: &mut Ve
         }
         start = fields.line_start(index + 1);
     }
-    out.extend_from_slice(&fields.raw[start..fields.line_start(fields.headers.len())]);
+    out.extend_from_slice(&fields.raw[start..fields.line_start(fields.len())]);
 }

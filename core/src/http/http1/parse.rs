@@ -13,6 +13,8 @@
 //! The result doesn't depend on how the bytes were cut into reads: parsing a prefix says `Partial` or what the whole
 //! would say.
 
+use std::mem::MaybeUninit;
+
 use httparse::{ParserConfig, Status as Parse};
 
 use crate::base::limits::{
@@ -28,7 +30,8 @@ use crate::http::grammar::{
     list_members, split_authority, trim,
 };
 use crate::http::message::{
-    FieldSet, Fields, HeaderSlots, Method, RequestHead, ResponseHead, Scheme, Status, Target, Version,
+    FieldIndex, FieldSet, Method, RequestFacts, RequestHead, RequestIndex, RequestTexts, ResponseFacts,
+    ResponseHead, ResponseIndex, Scheme, Status, Target, Version,
 };
 
 /// Bounds of one head. Settings lower them; `header_bytes` can't exceed the read buffer.
@@ -74,32 +77,42 @@ pub fn head_end_hint(buf: &[u8], from: usize) -> Option<usize> {
     })
 }
 
-/// Parses the request head at the start of `buf`.
+/// Parses the request head at the start of `buf`. `index` then says where everything stands in it.
 #[inline]
-pub fn parse_request<'h, 'b>(
-    buf: &'b [u8],
-    slots: &'h mut HeaderSlots<'b>,
+pub fn parse_request<'a>(
+    buf: &'a [u8],
+    index: &'a mut RequestIndex,
     limits: &HeadLimits,
-) -> Result<Parsed<RequestHead<'h, 'b>>, HeadError> {
-    request(buf, slots, limits).map_err(|rule| HeadError { rule, side: Side::Downstream })
+) -> Result<Parsed<RequestHead<'a>>, HeadError> {
+    match request(buf, index, limits) {
+        Ok(Parsed::Complete(())) => Ok(Parsed::Complete(index.head(buf))),
+        Ok(Parsed::Partial) => Ok(Parsed::Partial),
+        Err(rule) => Err(HeadError { rule, side: Side::Downstream }),
+    }
 }
 
-/// Parses the response head at the start of `buf`, the answer to a request with method `to`.
+/// Parses the response head at the start of `buf`, the answer to a request with method `to`. `index` then says where
+/// everything stands in it.
 #[inline]
-pub fn parse_response<'h, 'b>(
-    buf: &'b [u8],
-    slots: &'h mut HeaderSlots<'b>,
+pub fn parse_response<'a>(
+    buf: &'a [u8],
+    index: &'a mut ResponseIndex,
     to: Method,
     limits: &HeadLimits,
-) -> Result<Parsed<ResponseHead<'h, 'b>>, HeadError> {
-    response(buf, slots, to, limits).map_err(|rule| HeadError { rule, side: Side::Upstream })
+) -> Result<Parsed<ResponseHead<'a>>, HeadError> {
+    match response(buf, index, to, limits) {
+        Ok(Parsed::Complete(())) => Ok(Parsed::Complete(index.head(buf))),
+        Ok(Parsed::Partial) => Ok(Parsed::Partial),
+        Err(rule) => Err(HeadError { rule, side: Side::Upstream }),
+    }
 }
 
-fn request<'h, 'b>(
-    buf: &'b [u8],
-    slots: &'h mut HeaderSlots<'b>,
-    limits: &HeadLimits,
-) -> Result<Parsed<RequestHead<'h, 'b>>, HeadRule> {
+/// Where httparse puts fields: 4 KiB of stack that is never cleared, as it writes before anybody reads.
+type Slots<'b> = [MaybeUninit<httparse::Header<'b>>; HEADER_COUNT_MAX];
+
+const EMPTY_SLOTS: Slots<'static> = [const { MaybeUninit::uninit() }; HEADER_COUNT_MAX];
+
+fn request(buf: &[u8], index: &mut RequestIndex, limits: &HeadLimits) -> Result<Parsed<()>, HeadRule> {
     // Bytes past the limit don't count, so that the verdict is the same whether or not they have arrived.
     let window = &buf[..buf.len().min(limits.header_bytes)];
     let Some(skipped) = skip_empty_lines(window)? else {
@@ -107,7 +120,8 @@ fn request<'h, 'b>(
     };
     let text = &window[skipped..];
     let mut parsed = httparse::Request::new(&mut []);
-    let slots = &mut slots.0[..limits.header_count.min(HEADER_COUNT_MAX)];
+    let mut slots: Slots<'_> = EMPTY_SLOTS;
+    let slots = &mut slots[..limits.header_count.min(HEADER_COUNT_MAX)];
     let raw = match parsed.parse_with_uninit_headers(text, slots) {
         Ok(Parse::Complete(len)) => &text[..len],
         Ok(Parse::Partial) => {
@@ -139,8 +153,7 @@ fn request<'h, 'b>(
     }
     let version = version_of(parsed.version);
     let target = parse_target(method, target_text)?;
-    let fields = Fields { raw, headers: parsed.headers };
-    let mut facts = classify(&fields, Side::Downstream, version)?;
+    let mut facts = classify(raw, parsed.headers, Side::Downstream, version)?;
     if version == Version::Http10 {
         // An expectation of an HTTP/1.0 client is ignored (RFC 9110 section 10.1.1). We speak 1.1 upstream, and passing
         // it on would bring a 100 that this client doesn't understand.
@@ -148,19 +161,17 @@ fn request<'h, 'b>(
     }
     let host = effective_host(&target, target_text, version, &facts)?;
     let body = body_length(StartLine::Request { method, version }, facts.framing)?;
-    Ok(Parsed::Complete(RequestHead {
+    let texts =
+        RequestTexts { method: method_text, target, target_text, host, upgrade: facts.upgrade(version) };
+    index_fields(raw, parsed.headers, &mut index.fields);
+    index.skipped = skipped;
+    index.facts = RequestFacts {
         method,
-        method_text,
-        target,
-        target_text,
         version,
-        fields,
         head_bytes: skipped + raw.len(),
-        host,
         body,
         keep_alive: facts.keep_alive(version),
         expect_continue: facts.expect_continue && version == Version::Http11,
-        upgrade: facts.upgrade(version),
         te_trailers: facts.te_trailers,
         hop_by_hop: facts.hop_by_hop,
         forwarding: facts.forwarding,
@@ -168,22 +179,26 @@ fn request<'h, 'b>(
         length_fields: facts.length_fields,
         expect_fields: facts.expect_fields,
         authenticates_connection: facts.authenticates_connection,
-    }))
+        ..RequestFacts::default()
+    }
+    .with_texts(&texts, raw);
+    Ok(Parsed::Complete(()))
 }
 
-fn response<'h, 'b>(
-    buf: &'b [u8],
-    slots: &'h mut HeaderSlots<'b>,
+fn response(
+    buf: &[u8],
+    index: &mut ResponseIndex,
     to: Method,
     limits: &HeadLimits,
-) -> Result<Parsed<ResponseHead<'h, 'b>>, HeadRule> {
+) -> Result<Parsed<()>, HeadRule> {
     let window = &buf[..buf.len().min(limits.header_bytes)];
     // httparse skips empty lines; RFC 9112 section 2.2 allows that before a request only.
     if matches!(window.first(), Some(b'\r' | b'\n')) {
         return Err(HeadRule::StatusLine);
     }
     let mut parsed = httparse::Response::new(&mut []);
-    let slots = &mut slots.0[..limits.header_count.min(HEADER_COUNT_MAX)];
+    let mut slots: Slots<'_> = EMPTY_SLOTS;
+    let slots = &mut slots[..limits.header_count.min(HEADER_COUNT_MAX)];
     let raw = match ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, window, slots) {
         Ok(Parse::Complete(len)) => &window[..len],
         Ok(Parse::Partial) if window.len() >= limits.header_bytes => return Err(HeadRule::HeadTooLarge),
@@ -192,26 +207,33 @@ fn response<'h, 'b>(
     };
     let status = Status(parsed.code.filter(|&code| code >= 100).ok_or(HeadRule::StatusLine)?);
     let version = version_of(parsed.version);
-    let fields = Fields { raw, headers: parsed.headers };
-    let mut facts = classify(&fields, Side::Upstream, version)?;
+    let mut facts = classify(raw, parsed.headers, Side::Upstream, version)?;
     let body = body_length(StartLine::Response { to, status, version }, facts.framing)?;
     if length_is_void(to, status) {
         facts.hop_by_hop = facts.hop_by_hop.union(facts.length_fields);
     }
-    Ok(Parsed::Complete(ResponseHead {
+    index_fields(raw, parsed.headers, &mut index.fields);
+    index.facts = ResponseFacts {
         status,
-        reason: parsed.reason.unwrap_or(""),
         version,
-        fields,
         head_bytes: raw.len(),
         body,
         keep_alive: facts.keep_alive(version) && body != BodyLength::UntilClose,
-        upgrade: facts.upgrade(version),
         hop_by_hop: facts.hop_by_hop,
         length_fields: facts.length_fields,
         has_date: facts.has_date,
         authenticates_connection: facts.authenticates_connection,
-    }))
+        ..ResponseFacts::default()
+    }
+    .with_texts(parsed.reason.unwrap_or_default().as_bytes(), facts.upgrade(version), raw);
+    Ok(Parsed::Complete(()))
+}
+
+/// Notes where the fields stand.
+#[inline]
+fn index_fields(raw: &[u8], headers: &[httparse::Header<'_>], fields: &mut Vec<FieldIndex>) {
+    fields.clear();
+    fields.extend(headers.iter().map(|header| FieldIndex::of(header.name.as_bytes(), header.value, raw)));
 }
 
 /// The offset of the request line, or None when it isn't there yet.
@@ -414,13 +436,17 @@ const WWW_AUTHENTICATE: u32 = key(b"www-authenticate");
 
 /// Checks every line's end and every field that means something to a proxy.
 #[inline]
-fn classify<'b>(fields: &Fields<'_, 'b>, side: Side, version: Version) -> Result<Facts<'b>, HeadRule> {
+fn classify<'b>(
+    raw: &[u8],
+    headers: &[httparse::Header<'b>],
+    side: Side,
+    version: Version,
+) -> Result<Facts<'b>, HeadRule> {
     let mut facts = Facts::default();
-    let raw = fields.raw;
     let base = raw.as_ptr().addr();
     // The last field's line, or the start line if there is none, and the empty line.
     let mut crlf = raw.ends_with(b"\r\n\r\n");
-    for (index, header) in fields.headers.iter().enumerate() {
+    for (index, header) in headers.iter().enumerate() {
         let name = header.name.as_bytes();
         // httparse saw the previous line's LF right before this name.
         let start = header.name.as_ptr().addr() - base;
@@ -521,7 +547,7 @@ fn classify<'b>(fields: &Fields<'_, 'b>, side: Side, version: Version) -> Result
         return Err(HeadRule::BareLf);
     }
     if facts.names_fields {
-        drop_named_fields(fields, side, &mut facts)?;
+        drop_named_fields(headers, side, &mut facts)?;
     }
     Ok(facts)
 }
@@ -576,10 +602,14 @@ const PROTECTED: &[&[u8]] = &[
 /// RFC 9110 section 7.6.1: removes the fields that Connection names, and refuses it if those are PROTECTED. A response
 /// may name Transfer-Encoding, as a large CDN does: it is hop-by-hop anyway, and framing doesn't depend on the option.
 #[cold]
-fn drop_named_fields(fields: &Fields<'_, '_>, side: Side, facts: &mut Facts<'_>) -> Result<(), HeadRule> {
+fn drop_named_fields(
+    headers: &[httparse::Header<'_>],
+    side: Side,
+    facts: &mut Facts<'_>,
+) -> Result<(), HeadRule> {
     let mut option_count = 0;
     for at in facts.connection_fields {
-        for option in list_members(fields.headers[at].value) {
+        for option in list_members(headers[at].value) {
             option_count += 1;
             if option_count > CONNECTION_OPTION_COUNT_MAX {
                 return Err(HeadRule::ConnectionTooLong);
@@ -595,7 +625,7 @@ fn drop_named_fields(fields: &Fields<'_, '_>, side: Side, facts: &mut Facts<'_>)
             {
                 return Err(HeadRule::ConnectionProtected);
             }
-            for (index, header) in fields.headers.iter().enumerate() {
+            for (index, header) in headers.iter().enumerate() {
                 if header.name.as_bytes().eq_ignore_ascii_case(option) {
                     facts.hop_by_hop.insert(index);
                 }

@@ -11,11 +11,11 @@ use http::{Method as HttpMethod, Request, Response, StatusCode, Version};
 
 use super::{Asked, Malformed, WEBSOCKET_KEY_BYTES, websocket_accept};
 use crate::base::limits::{HEADER_COUNT_MAX, RENDERED_HEAD_BYTES_MAX, TRAILER_BYTES_MAX};
-use crate::http::chunked::{ChunkEvent, ChunkedDecoder, TrailerSlots, parse_trailers};
+use crate::http::chunked::{ChunkEvent, ChunkedDecoder, TrailerIndex, parse_trailers};
 use crate::http::framing::{BodyLength, HeadRule};
 use crate::http::http1::parse::{HeadLimits, Parsed, head_end_hint, parse_request, parse_response};
 use crate::http::message::{
-    FieldSet, Fields, HeaderSlots, Method, RequestHead, ResponseHead, Scheme, Status, Target,
+    FieldSet, Fields, Method, RequestHead, RequestIndex, ResponseHead, ResponseIndex, Scheme, Status, Target,
 };
 
 /// What to send.
@@ -237,22 +237,23 @@ impl Absorber {
 
     /// Parses a head and moves on; None when it isn't whole.
     fn parse(&mut self, bytes: &[u8]) -> Result<Option<(usize, Event<'static>)>, Malformed> {
-        let mut slots = HeaderSlots::new();
         let (head_bytes, event, state) = match self.kind {
-            Kind::Request(scheme) => match parse_request(bytes, &mut slots, &LIMITS)? {
+            Kind::Request(scheme) => match parse_request(bytes, &mut RequestIndex::default(), &LIMITS)? {
                 Parsed::Partial => return Ok(None),
                 Parsed::Complete(head) => {
                     let (event, state) = request_event(&head, scheme)?;
                     (head.head_bytes, event, state)
                 }
             },
-            Kind::Response(asked) => match parse_response(bytes, &mut slots, asked.method, &LIMITS)? {
-                Parsed::Partial => return Ok(None),
-                Parsed::Complete(head) => {
-                    let (event, state) = response_event(&head, &asked)?;
-                    (head.head_bytes, event, state)
+            Kind::Response(asked) => {
+                match parse_response(bytes, &mut ResponseIndex::default(), asked.method, &LIMITS)? {
+                    Parsed::Partial => return Ok(None),
+                    Parsed::Complete(head) => {
+                        let (event, state) = response_event(&head, &asked)?;
+                        (head.head_bytes, event, state)
+                    }
                 }
-            },
+            }
         };
         self.state = state;
         Ok(Some((head_bytes, event)))
@@ -326,10 +327,10 @@ fn body_state(body: BodyLength) -> State {
     }
 }
 
-fn request_event(head: &RequestHead<'_, '_>, scheme: Scheme) -> Result<(Event<'static>, State), Malformed> {
+fn request_event(head: &RequestHead<'_>, scheme: Scheme) -> Result<(Event<'static>, State), Malformed> {
     let is_websocket = head.method == Method::Get
         && head.body.is_empty()
-        && head.upgrade.is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"));
+        && head.upgrade().is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket"));
     let mut skip = head.hop_by_hop.union(head.host_fields);
     let mut websocket_key = None;
     if is_websocket {
@@ -350,7 +351,7 @@ fn request_event(head: &RequestHead<'_, '_>, scheme: Scheme) -> Result<(Event<'s
         _ if is_websocket => HttpMethod::CONNECT,
         Method::Get => HttpMethod::GET,
         Method::Post => HttpMethod::POST,
-        _ => HttpMethod::from_bytes(head.method_text).map_err(|_| Malformed::Target)?,
+        _ => HttpMethod::from_bytes(head.method_text()).map_err(|_| Malformed::Target)?,
     };
     let is_tunnel = is_websocket || head.method == Method::Connect;
     let state = if is_tunnel { State::ExpectClose } else { body_state(head.body) };
@@ -359,13 +360,13 @@ fn request_event(head: &RequestHead<'_, '_>, scheme: Scheme) -> Result<(Event<'s
 }
 
 /// RFC 9113 section 8.3.1: scheme, authority and path, but only the authority for CONNECT (section 8.5).
-fn uri(head: &RequestHead<'_, '_>, scheme: Scheme, shared: &Shared<'_>) -> Result<Uri, Malformed> {
+fn uri(head: &RequestHead<'_>, scheme: Scheme, shared: &Shared<'_>) -> Result<Uri, Malformed> {
     let authority = |text| Authority::from_maybe_shared(shared.part(text)).map_err(|_| Malformed::Target);
     let mut parts = http::uri::Parts::default();
-    let path = match head.target {
-        Target::Origin { .. } | Target::Asterisk => shared.part(head.target_text),
+    let path = match head.target() {
+        Target::Origin { .. } | Target::Asterisk => shared.part(head.target_text()),
         Target::Absolute { query, .. } => {
-            let mut text = head.target.path().to_vec();
+            let mut text = head.target().path().to_vec();
             if let Some(query) = query {
                 text.push(b'?');
                 text.extend_from_slice(query);
@@ -373,7 +374,7 @@ fn uri(head: &RequestHead<'_, '_>, scheme: Scheme, shared: &Shared<'_>) -> Resul
             Bytes::from(text)
         }
         Target::Authority { .. } => {
-            parts.authority = Some(authority(head.target_text)?);
+            parts.authority = Some(authority(head.target_text())?);
             return Uri::from_parts(parts).map_err(|_| Malformed::Target);
         }
     };
@@ -381,19 +382,19 @@ fn uri(head: &RequestHead<'_, '_>, scheme: Scheme, shared: &Shared<'_>) -> Resul
         Scheme::Http => http::uri::Scheme::HTTP,
         Scheme::Https => http::uri::Scheme::HTTPS,
     });
-    parts.authority = Some(authority(head.host)?);
+    parts.authority = Some(authority(head.host())?);
     parts.path_and_query = Some(PathAndQuery::from_maybe_shared(path).map_err(|_| Malformed::Target)?);
     Uri::from_parts(parts).map_err(|_| Malformed::Target)
 }
 
-fn response_event(head: &ResponseHead<'_, '_>, asked: &Asked) -> Result<(Event<'static>, State), Malformed> {
+fn response_event(head: &ResponseHead<'_>, asked: &Asked) -> Result<(Event<'static>, State), Malformed> {
     let mut skip = head.hop_by_hop;
     let mut status = head.status;
     let mut state = body_state(head.body);
     if status == Status::SWITCHING_PROTOCOLS {
         // RFC 8441 section 5: what 101 is in HTTP/1.1, 200 is here. Nobody behind us could check the accept field.
         let key = asked.websocket_key.ok_or(Malformed::SwitchUnasked)?;
-        if !head.upgrade.is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket")) {
+        if !head.upgrade().is_some_and(|protocol| protocol.eq_ignore_ascii_case(b"websocket")) {
             return Err(Malformed::SwitchUnasked);
         }
         if head.header("sec-websocket-accept") != Some(&websocket_accept(&key)[..]) {
@@ -421,14 +422,8 @@ fn response_event(head: &ResponseHead<'_, '_>, asked: &Asked) -> Result<(Event<'
     Ok((event, state))
 }
 
-fn fields_named(fields: &Fields<'_, '_>, name: &str) -> FieldSet {
-    let mut set = FieldSet::EMPTY;
-    for (index, header) in fields.headers.iter().enumerate() {
-        if header.name.eq_ignore_ascii_case(name) {
-            set.insert(index);
-        }
-    }
-    set
+fn fields_named(fields: &Fields<'_>, name: &str) -> FieldSet {
+    fields.places(|header| header.is(name))
 }
 
 /// A copy of a head that all values taken out of it share: one allocation instead of one for each.
@@ -454,16 +449,16 @@ impl<'b> Shared<'b> {
 
 /// The fields not in `skip`, with room for `added` more.
 fn field_map(
-    fields: &Fields<'_, '_>,
+    fields: &Fields<'_>,
     skip: FieldSet,
     added: usize,
     shared: &Shared<'_>,
 ) -> Result<HeaderMap, Malformed> {
     let kept = fields.len() - skip.len().min(fields.len());
     let mut map = HeaderMap::with_capacity(kept + added);
-    for (index, header) in fields.headers.iter().enumerate() {
+    for (index, header) in fields.iter().enumerate() {
         if !skip.contains(index) {
-            let name = HeaderName::from_bytes(header.name.as_bytes()).map_err(|_| Malformed::Field)?;
+            let name = HeaderName::from_bytes(header.name).map_err(|_| Malformed::Field)?;
             let value = HeaderValue::from_maybe_shared(shared.part(header.value));
             map.append(name, value.map_err(|_| Malformed::Field)?);
         }
@@ -476,7 +471,7 @@ fn trailer_map(section: &[u8]) -> Result<Option<HeaderMap>, Malformed> {
     if section.len() == 2 {
         return Ok(None);
     }
-    let mut slots = TrailerSlots::new();
+    let mut slots = TrailerIndex::default();
     let trailers = parse_trailers(section, &mut slots)?;
     let map = field_map(&trailers.fields, trailers.forbidden, 0, &Shared::new(section))?;
     Ok((!map.is_empty()).then_some(map))

@@ -294,7 +294,7 @@ fn push_trailers(trailers: &HeaderMap, out: &mut Vec<u8>) -> Result<(), Malforme
             return Err(HeadRule::FieldName.into());
         }
         check_value_ends(value.as_bytes())?;
-        if is_forbidden_trailer(name) {
+        if is_forbidden_trailer(name.as_bytes()) {
             continue;
         }
         for part in [name.as_bytes(), b": ", value.as_bytes(), b"\r\n"] {

@@ -11,7 +11,7 @@ use super::{Asked, Framing, Malformed, websocket_accept, websocket_key};
 use crate::http::chunked::ChunkError;
 use crate::http::framing::{BodyLength, HeadRule};
 use crate::http::http1::parse::{HeadLimits, Parsed, parse_request, parse_response};
-use crate::http::message::{HeaderSlots, Method, Scheme};
+use crate::http::message::{HeadIndex, Method, Scheme};
 
 const KEY: [u8; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
 
@@ -36,7 +36,7 @@ fn length_of(framing: Framing) -> BodyLength {
 
 /// The strict parser reads exactly one head, with this framing.
 fn check_request_head(text: &[u8], framing: Framing) {
-    let mut slots = HeaderSlots::new();
+    let mut slots = HeadIndex::default();
     match parse_request(text, &mut slots, &GENEROUS) {
         Ok(Parsed::Complete(head)) => {
             assert_eq!(
@@ -47,7 +47,7 @@ fn check_request_head(text: &[u8], framing: Framing) {
             );
             assert_eq!(
                 framing == Framing::Tunnel,
-                head.method == Method::Connect || head.upgrade == Some(b"websocket"),
+                head.method == Method::Connect || head.upgrade() == Some(b"websocket"),
                 "{}",
                 text.escape_ascii()
             );
@@ -236,7 +236,7 @@ fn responses_are_rendered() {
             assert_eq!(text, "");
             continue;
         };
-        let mut slots = HeaderSlots::new();
+        let mut slots = HeadIndex::default();
         let Ok(Parsed::Complete(read)) = parse_response(text.as_bytes(), &mut slots, asked.method, &GENEROUS)
         else {
             panic!("{text}");

@@ -99,22 +99,22 @@ impl HeaderOps {
     /// Whether fields of that name are left out.
     #[inline]
     pub fn removes(&self, name: &str) -> bool {
+        self.removes_bytes(name.as_bytes())
+    }
+
+    #[inline]
+    fn removes_bytes(&self, name: &[u8]) -> bool {
         self.lengths & length_bit(name.len()) != 0
-            && self.removed.iter().any(|removed| removed.eq_ignore_ascii_case(name.as_bytes()))
+            && self.removed.iter().any(|removed| removed.eq_ignore_ascii_case(name))
     }
 
     /// The fields to leave out.
     #[inline]
-    pub fn removed_from(&self, fields: &Fields<'_, '_>) -> FieldSet {
-        let mut set = FieldSet::EMPTY;
-        if self.lengths != 0 {
-            for (index, header) in fields.headers.iter().enumerate() {
-                if self.removes(header.name) {
-                    set.insert(index);
-                }
-            }
+    pub fn removed_from(&self, fields: &Fields<'_>) -> FieldSet {
+        if self.lengths == 0 {
+            return FieldSet::EMPTY;
         }
-        set
+        fields.places(|header| self.removes_bytes(header.name))
     }
 }
 

@@ -51,28 +51,22 @@ impl Forwarding {
 
     /// The incoming fields to leave out: all without trust; with trust, those that `push_lines` writes again.
     #[inline]
-    pub(crate) fn dropped_from(&self, head: &RequestHead<'_, '_>) -> FieldSet {
+    pub(crate) fn dropped_from(&self, head: &RequestHead<'_>) -> FieldSet {
         if self.trusted_hops == 0 || head.forwarding.is_empty() {
             return head.forwarding;
         }
-        let mut set = FieldSet::EMPTY;
-        for index in head.forwarding {
-            let name = head.fields.headers[index].name;
-            let rewritten = (self.x_forwarded && name.eq_ignore_ascii_case("x-forwarded-for"))
-                || (self.forwarded && name.eq_ignore_ascii_case("forwarded"))
-                || (self.x_real_ip && name.eq_ignore_ascii_case("x-real-ip"));
-            if rewritten {
-                set.insert(index);
-            }
-        }
-        set
+        head.fields.places(|header| {
+            (self.x_forwarded && header.is("x-forwarded-for"))
+                || (self.forwarded && header.is("forwarded"))
+                || (self.x_real_ip && header.is("x-real-ip"))
+        })
     }
 
     /// Writes our lines. A name that the route's own operations set or remove is left to them.
     #[inline]
     pub(crate) fn push_lines(
         &self,
-        head: &RequestHead<'_, '_>,
+        head: &RequestHead<'_>,
         values: &ForwardingValues<'_>,
         ops: &HeaderOps,
         out: &mut Vec<u8>,
@@ -97,9 +91,9 @@ impl Forwarding {
                 out.extend_from_slice(scheme);
                 out.extend_from_slice(b"\r\n");
             }
-            if !head.host.is_empty() && !stands("x-forwarded-host") {
+            if !head.host().is_empty() && !stands("x-forwarded-host") {
                 out.extend_from_slice(b"X-Forwarded-Host: ");
-                out.extend_from_slice(head.host);
+                out.extend_from_slice(head.host());
                 out.extend_from_slice(b"\r\n");
             }
         }
@@ -108,7 +102,7 @@ impl Forwarding {
             if trusted {
                 push_earlier(head, "forwarded", out);
             }
-            push_forwarded(values.peer_ip, head.host, scheme, out);
+            push_forwarded(values.peer_ip, head.host(), scheme, out);
             out.extend_from_slice(b"\r\n");
         }
         if self.x_real_ip && !ops.removes("x-real-ip") {
@@ -134,7 +128,7 @@ pub(crate) fn push_via(wire: Wire, received: Version, name: &[u8], out: &mut Vec
 }
 
 /// The values so far, joined into one line: some origins read only the first or only the last line of a list.
-fn push_earlier(head: &RequestHead<'_, '_>, name: &str, out: &mut Vec<u8>) {
+fn push_earlier(head: &RequestHead<'_>, name: &str, out: &mut Vec<u8>) {
     for value in head.fields.values(name).filter(|value| !value.is_empty()) {
         out.extend_from_slice(value);
         out.extend_from_slice(b", ");

@@ -73,7 +73,7 @@ pub trait RequestView {
     fn values(&self, name: &str) -> impl Iterator<Item = &[u8]>;
 }
 
-impl RequestView for RequestHead<'_, '_> {
+impl RequestView for RequestHead<'_> {
     fn header(&self, name: &str) -> Option<&[u8]> {
         self.fields.header(name)
     }
