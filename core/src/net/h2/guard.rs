@@ -436,11 +436,15 @@ mod tests {
             bytes.extend(reset(2 * id + 1));
         }
         for cut in 1..40 {
+            let began = std::time::Instant::now();
             let mut guard = Guard::of_client(Monotonic::start());
             for piece in bytes.chunks(cut) {
                 guard.see(piece);
             }
-            assert_eq!((guard.tripped(), guard.reset.tokens()), (None, 0), "cut into {cut}");
+            assert_eq!(guard.tripped(), None, "cut into {cut}");
+            // On a busy machine tokens come back meanwhile.
+            let earned = began.elapsed().as_millis() as u64 * u64::from(RESET.per_second) / 1_000 + 1;
+            assert!(u64::from(guard.reset.tokens()) <= earned, "cut into {cut}: {}", guard.reset.tokens());
         }
     }
 }
