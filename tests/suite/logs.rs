@@ -131,13 +131,12 @@ for_each_driver! {
         let mut client = edge.connect("main.sock").expect("a connection");
         // 256 batches of 16 KiB fit the queue.
         let long = format!("/{}", "a".repeat(1_900));
-        let sent = eventually("dropped lines", || {
+        eventually("dropped lines", || {
             for _ in 0..500 {
                 client.get(&long).expect(200);
             }
             (edge.metric("ringway_access_log_dropped_total", &[]) > 0.0).then_some(())
         });
-        let () = sent;
         edge.process.signal("TERM");
         let finished = edge.process.finish();
         assert!(finished.status.success(), "{finished:?}");

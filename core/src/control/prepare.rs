@@ -541,7 +541,7 @@ mod tests {
                 let mut turn = cpu();
                 core.install(install);
                 loop {
-                    longest = longest.max(cpu() - turn);
+                    longest = longest.max(cpu().saturating_sub(turn));
                     if !core.has_changes() {
                         break;
                     }
