@@ -192,6 +192,7 @@ mod tests {
         let connection = size_of_connection(serve::<Linux>);
         assert!(connection <= 5_120, "an idle connection's task takes {connection} bytes");
         let stream = size_of_stream(serve_stream::<Linux>);
-        assert!(stream <= 4_160, "a stream's task takes {stream} bytes");
+        // Watching the client, a deadline for each direction and a catch for panics are in it.
+        assert!(stream <= 4_608, "a stream's task takes {stream} bytes");
     }
 }
