@@ -141,7 +141,6 @@ const KNOWN_CIRCLES: &[(&str, &[&str])] = &[
             "again",
             "attempt",
             "connection",
-            "core",
             "exchange",
             "hedge",
             "limiting",
@@ -157,7 +156,6 @@ const KNOWN_CIRCLES: &[(&str, &[&str])] = &[
             "tunnel",
         ],
     ),
-    ("proxy", &["log", "record"]),
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
