@@ -7,15 +7,17 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use ringway::base::bucket::{Bucket, Rate};
-use ringway::base::buffer::BufferPool;
+use ringway::base::buffer::{BufferPool, Purpose};
 use ringway::base::deadline::Deadlines;
+use ringway::base::kept::KeptAccount;
 use ringway::telemetry::metrics::{Counter, Metrics};
 
 fn buffers(c: &mut Criterion) {
-    let pool = BufferPool::new(1 << 30);
+    let pool = BufferPool::new(1 << 30, &KeptAccount::new(1 << 30));
+    let share = pool.share(None);
     let mut cx = Context::from_waker(Waker::noop());
     c.bench_function("buffer: take for a request and give back", |b| {
-        b.iter(|| match pin!(pool.take_for_request()).poll(&mut cx) {
+        b.iter(|| match pin!(share.take(Purpose::Request)).poll(&mut cx) {
             Poll::Ready(buffer) => drop(black_box(buffer)),
             Poll::Pending => unreachable!("the pool is not at its ceiling"),
         });

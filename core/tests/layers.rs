@@ -154,6 +154,7 @@ const KNOWN_CIRCLES: &[(&str, &[&str])] = &[
             "shape",
             "split",
             "tunnel",
+            "watch",
         ],
     ),
 ];

@@ -4,6 +4,7 @@
 use ringway_tests::client::{Client, get};
 use ringway_tests::config::Config;
 use ringway_tests::for_each_driver;
+use ringway_tests::h2::raw::{PREFACE, Raw, flag, get as get_frame, settings};
 use ringway_tests::load::{Load, OnClose};
 use ringway_tests::origin::{After, Origin, scripted};
 use ringway_tests::proxy::Proxy;
@@ -170,5 +171,43 @@ for_each_driver! {
         let cut = client.try_response("GET").map(|response| response.status);
         assert!(matches!(cut, Ok(503) | Err(WireError::Closed | WireError::Reset)), "{cut:?}");
         gate.open();
+    }
+
+    /// Who has asked for nothing holds up nothing: silent connections, half a preface, and clients of HTTP/2 that answer
+    /// neither SETTINGS nor PING. Their own time-outs are longer than what is waited for here.
+    fn silent_clients_do_not_hold_it_up(driver) {
+        let origin = Origin::start();
+        let config = Config::to(&origin).top("timeouts: { request_head: 1h, keep_alive_idle: 1h, drain: 1h }");
+        let proxy = Proxy::start(driver, &config);
+        let silent: Vec<_> = (0..3).map(|_| proxy.connect()).collect();
+        let mut half_greeted = Raw::connect(proxy.address());
+        half_greeted.send(PREFACE);
+        let mut greeted = Raw::connect(proxy.address());
+        greeted.send([PREFACE, &settings(&[])].concat());
+        let mut served = Raw::connect(proxy.address());
+        served.send([PREFACE, &settings(&[]), &get_frame(1, "/")].concat());
+        served.await_frame("the answer's end", |frame| frame.stream == 1 && frame.has(flag::END_STREAM));
+        proxy.await_metric("ringway_downstream_connections", &[], |open| open == 6.0);
+        proxy.server().drain();
+        // A test that hangs fails.
+        proxy.wait();
+        assert_eq!(served.to_end().goaway, Some(0), "it was told");
+        drop((silent, half_greeted, greeted));
+    }
+
+    /// A head that has begun to come is a request in flight.
+    fn half_a_head_is_waited_for(driver) {
+        let origin = Origin::start();
+        let proxy = Proxy::start(driver, &Config::to(&origin));
+        let mut client = proxy.connect();
+        client.send("GET /slow HTTP/1.1\r\nHos");
+        proxy.await_metric("ringway_downstream_connections", &[], |open| open == 1.0);
+        proxy.await_metric("ringway_kept_bytes", &[], |kept| kept > 0.0);
+        proxy.server().drain();
+        client.expect_open(Duration::from_secs(2));
+        client.send("t: test\r\n\r\n");
+        assert_eq!(client.response("GET").expect(200).text(), "GET /slow");
+        client.expect_end();
+        proxy.wait();
     }
 }

@@ -13,6 +13,7 @@ mod canaries;
 mod descriptors;
 mod drain;
 mod errors;
+mod event_streams;
 mod grpc;
 mod grpc_retries;
 mod grpc_tonic;

@@ -210,6 +210,16 @@ impl Deadline {
         sibling
     }
 
+    /// A drain may end the wait early: nothing that its task does would be lost.
+    pub fn mark_idle(&self) {
+        self.table.entries.borrow()[self.index as usize].idle.set(true);
+    }
+
+    /// A drain must not end the wait early any more.
+    pub fn mark_busy(&self) {
+        self.table.entries.borrow()[self.index as usize].idle.set(false);
+    }
+
     /// No phase deadline; the cap, if there is one, stays.
     pub fn disarm(&self) {
         self.arm(0, Duration::ZERO);

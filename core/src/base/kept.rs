@@ -1,6 +1,7 @@
-//! Bytes kept beyond the buffers that they came in: bodies for another attempt, copies for mirrors. All of one worker's
-//! are on one account, so that however many uploads are under way they have a bound together. Whoever keeps asks for each
-//! piece, and does without when there is no room: that is counted, and nobody waits.
+//! Bytes kept beyond the buffers that they came in: bodies for another attempt, copies for mirrors, requests that wait
+//! for longer than a moment. All of one worker's are on one account, so that however many uploads are under way they
+//! have a bound together. Whoever keeps asks for each piece, and does without when there is no room: that is counted, and
+//! nobody waits.
 
 use std::cell::Cell;
 use std::fmt;
@@ -36,6 +37,21 @@ impl KeptAccount {
     /// Bytes kept now, the room that they may grow into included.
     pub fn bytes(&self) -> usize {
         self.bytes.get()
+    }
+
+    /// Room for `bytes` more, to be given back by [`give_back`](Self::give_back). Where there is none, nobody goes
+    /// without: it is no refusal.
+    pub(super) fn reserve(&self, bytes: usize) -> bool {
+        let fits = self.bytes_max.get().saturating_sub(self.bytes.get()) >= bytes;
+        if fits {
+            self.bytes.set(self.bytes.get() + bytes);
+        }
+        fits
+    }
+
+    /// See [`reserve`](Self::reserve).
+    pub(super) fn give_back(&self, bytes: usize) {
+        self.bytes.set(self.bytes.get() - bytes);
     }
 
     /// How often there was no room.

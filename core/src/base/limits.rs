@@ -21,6 +21,13 @@ pub const TRAILER_BYTES_MAX: usize = 8 * 1024;
 /// Spare I/O buffers that a worker keeps for reuse: 4 MiB.
 pub const FREE_BUFFERS_MAX: usize = 256;
 
+/// What one client's address may take of the buffers for requests, and of those for responses: this part. Half, so that
+/// one client leaves room for others, and all clients behind one load balancer still have as much.
+pub const ADDRESS_BUFFERS_DIVISOR: usize = 2;
+
+/// What one connection that carries many requests may take of the same.
+pub const CONNECTION_BUFFERS_DIVISOR: usize = 4;
+
 /// Connections taken from a listener before its task lets others run.
 pub const ACCEPT_BATCH: usize = 64;
 /// Bytes that a task moves before it lets the others of its worker run: some 30 µs of copying. Less would cost bulk transfers
@@ -124,6 +131,9 @@ pub const ATTEMPTS_MAX: u32 = 4;
 
 /// A request that has waited this long for its response is worth watching whether its client is still there.
 pub const WATCH_CLIENT_AFTER_MS: u64 = 1_000;
+
+/// A client that can't be waited for, since it has sent more or has closed its half, is looked at so often.
+pub const LOOK_AT_CLIENT_MS: u64 = 1_000;
 
 /// Batches of access log lines (16 KiB each) that may wait for the writer: 4 MiB. Beyond it lines are dropped.
 pub const LOG_BATCHES_MAX: usize = 256;

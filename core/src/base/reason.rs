@@ -234,7 +234,7 @@ reasons! {
         RequestBodyTimeout, "request_body_timeout", "408", "No byte of the body for `timeouts.body_idle`.";
         ClientGoneInHead, "client_gone_in_head", "-", "Closed in the middle of a head.";
         ClientGoneInBody, "client_gone_in_body", "499", "Closed in the middle of a request's body.";
-        ClientGone, "client_gone", "499 or *cut*", "Closed while it was waited for or sent to.";
+        ClientGone, "client_gone", "499 or *cut*", "Reset its connection or its stream while something was owed to it, or had closed its half and nothing could be sent to it for `timeouts.half_closed`.";
         ClientReadTimeout, "client_read_timeout", "*cut*", "Took no byte of the response for `timeouts.body_idle`.";
     }
 

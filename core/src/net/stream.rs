@@ -9,6 +9,7 @@ use super::h2::client::ClientStream;
 use super::h2::server::ServerStream;
 use super::tls::{Agreed, TlsStream};
 use crate::http::http2::Malformed;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 
 /// A byte stream that tells when it is ready and moves bytes without waiting.
@@ -37,6 +38,10 @@ pub trait Transport: 'static {
     /// bytes, too.
     fn peek_idle(&self) -> Peek {
         self.peek()
+    }
+    /// Whether the peer is there, as far as can be told without taking anything from the stream.
+    fn presence(&self) -> Presence {
+        if self.peek() == Peek::Closed { Presence::Gone } else { Presence::Here }
     }
     /// No more bytes from us; the peer reads the end of the stream.
     fn shutdown_write(&self);
@@ -82,6 +87,17 @@ pub enum Peek {
     Bytes,
     /// The peer has closed, or the stream is broken.
     Closed,
+}
+
+/// Whether a peer is still there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// Nothing speaks against it.
+    Here,
+    /// It sends no more. It may still read, or have gone: a write would tell.
+    HalfClosed,
+    /// It has reset the stream, or has closed both halves where that can be told.
+    Gone,
 }
 
 /// A descriptor that the runtime watches. Its reads and writes are direct calls.
@@ -181,6 +197,21 @@ impl Transport for Socket {
         }
     }
 
+    /// By poll(2), which shows the peer's end behind bytes that nobody has read; recv(2) does not, and after an end it
+    /// does not show a reset either.
+    fn presence(&self) -> Presence {
+        let mut polled = [PollFd::new(&self.0, PollFlags::RDHUP)];
+        let _ = poll(&mut polled, Some(&Timespec::default()));
+        let seen = polled[0].revents();
+        if seen.intersects(PollFlags::HUP | PollFlags::ERR) {
+            Presence::Gone
+        } else if seen.contains(PollFlags::RDHUP) {
+            Presence::HalfClosed
+        } else {
+            Presence::Here
+        }
+    }
+
     fn shutdown_write(&self) {
         let _ = rustix::net::shutdown(&self.0, Shutdown::Write);
     }
@@ -274,6 +305,10 @@ impl Transport for Stream {
 
     fn peek_idle(&self) -> Peek {
         each!(self, s => s.peek_idle())
+    }
+
+    fn presence(&self) -> Presence {
+        each!(self, s => s.presence())
     }
 
     fn shutdown_write(&self) {

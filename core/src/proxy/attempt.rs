@@ -6,6 +6,7 @@
 
 use std::cell::Cell;
 use std::io::IoSlice;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -14,14 +15,16 @@ use super::connection::{After, Downstream};
 use super::core::Core;
 use super::exchange;
 use super::hedge;
+use super::in_hand::{InHand, parking};
 use super::mirror;
 use super::plan::Plan;
-use super::pump::{End, PumpError, Pumping};
+use super::pump::{PumpError, Pumping, Watch};
 use super::record::Record;
 use super::replay::Replay;
 use super::request::Exchange;
 use super::shape::encode_for;
 use super::upstream::{Discarded, Endpoint, Found, Lease, Need, Pass, Private, Unavailable, Want};
+use super::watch::{GONE, waiting};
 use crate::base::buffer::Buffer;
 use crate::base::deadline::{Deadline, Expired};
 use crate::base::fault::{Fault, Retry};
@@ -78,7 +81,7 @@ pub(super) async fn forward<P: Platform>(
         // Whoever waits for an endpoint that is free waits for no attempt yet.
         conn.deadline.cap_attempt(0, Duration::ZERO);
         let pass = exchange.admit(record)?;
-        let endpoint = choose(exchange, &avoid).await?;
+        let endpoint = waiting(conn, buffer, pin!(choose(exchange, &avoid))).await?;
         conn.deadline.cap_attempt(core.now_ms(), per_try);
         if plan.names_endpoint && !encoded_for.as_ref().is_some_and(|e: &Rc<_>| Rc::ptr_eq(e, &endpoint)) {
             replay.with_head(|head| {
@@ -92,7 +95,8 @@ pub(super) async fn forward<P: Platform>(
         if record.draft.is_some() {
             record.endpoint = Some(endpoint.address.clone());
         }
-        let failed = match open(exchange, pass, &endpoint).await {
+        let opened = waiting(conn, buffer, pin!(open(exchange, pass, &endpoint))).await;
+        let failed = match opened {
             Ok(lease) => match once(exchange, lease, buffer, &replay, record, out).await {
                 Ok(after) => return Ok(after),
                 Err(failed) => failed,
@@ -114,7 +118,7 @@ pub(super) async fn forward<P: Platform>(
         if again.elsewhere {
             avoid.push(endpoint);
         }
-        exchange.pause(again.after_ms).await?;
+        parking(buffer, pin!(exchange.pause(again.after_ms))).await?;
         retrying = again.place;
     }
 }
@@ -341,14 +345,15 @@ async fn once<P: Platform>(
         }
         let lease = match &exchange.route().hedge {
             Some(settings) if plan.web.is_none() && plan.offered.is_none() && !lease.is_private() => {
+                buffer.park_if_scarce();
                 let request = buffer.filled();
                 Box::pin(hedge::first(exchange, lease, settings, &pumping, request, record)).await?
             }
             _ => lease,
         };
-        let outcome = exchange::respond(exchange, lease, &pumping, replay, record, out).await;
+        let mut request = InHand::new(buffer, plan.head_bytes + consumed);
+        let outcome = exchange::respond(exchange, lease, &pumping, &mut request, replay, record, out).await;
         if outcome.is_ok() || record.response_started {
-            buffer.consume(plan.head_bytes + consumed);
             record.request_bytes = flow.content_bytes();
         }
         match outcome {
@@ -387,6 +392,7 @@ pub(super) fn pumping<'c, P: Platform>(
         idle: timeouts.body_idle.unwrap_or_default(),
         content_max,
         spliced,
+        watch: Watch::WhileWriting(conn),
     }
 }
 
@@ -404,6 +410,7 @@ pub(super) fn not_sent<P: Platform>(
         };
     }
     match error {
+        PumpError::ClientGone => GONE,
         PumpError::Elapsed(_) => {
             exchange.timed_out(lease, &exchange.conn.deadline, Outcome::Timeout, "upstream_write_timeout")
         }
@@ -411,7 +418,7 @@ pub(super) fn not_sent<P: Platform>(
         _ if lease.reused => {
             Fault::upstream(STALE, 502, if sent == 0 { Retry::Safe } else { Retry::IfIdempotent })
         }
-        PumpError::Broken(End::Source | End::Sink) | PumpError::Malformed(_) | PumpError::TooLarge => {
+        PumpError::Broken(_) | PumpError::Malformed(_) | PumpError::TooLarge | PumpError::NoBuffer => {
             exchange.failed(lease, Outcome::Reset);
             Fault::upstream("upstream_reset", 502, if sent == 0 { Retry::Safe } else { Retry::Never })
         }

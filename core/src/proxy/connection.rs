@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use super::core::{Bound, Core, ListenerId};
 use super::multiplex;
-use super::pump::{Pumping, would_block};
+use super::pump::{Pumping, Watch, would_block};
 use super::record::Record;
 use super::request;
 use super::respond::{self, Asker, Common};
 use super::upstream::Private;
-use crate::base::buffer::Buffer;
+use crate::base::buffer::{Buffer, Purpose, Share};
 use crate::base::deadline::Deadline;
 use crate::base::fault::Fault;
 use crate::base::limits::{LINGER_BYTES_MAX, LINGER_IDLE_MS, LINGER_TOTAL_MS, TURN_BYTES, TURN_REQUESTS};
@@ -91,6 +91,8 @@ pub(super) struct Downstream<P: Platform> {
     pub(super) deadline: Deadline,
     /// Connections to endpoints that are this client's alone.
     pub(super) private: Private<P::Stream>,
+    /// Whom its buffers are counted to.
+    pub(super) share: Rc<Share>,
     requests: Cell<u32>,
     peer_text: PeerText,
 }
@@ -120,7 +122,8 @@ impl PeerText {
 /// Serves a connection to its end. `Core::opened` has been called for it; its end is counted here.
 pub async fn serve<P: Platform>(core: Rc<Core<P>>, stream: P::Stream, peer: Peer, listener: ListenerId) {
     let _counted = Counted { core: Rc::clone(&core), listener };
-    let conn = Downstream::new(core, stream, peer, PeerText::new(peer.ip()), listener, Wire::Http1);
+    let share = core.buffers.share(peer.ip());
+    let conn = Downstream::new(core, stream, peer, PeerText::new(peer.ip()), listener, Wire::Http1, share);
     if conn.stream.tls().is_some_and(|agreed| agreed.protocol == Protocol::H2) {
         Box::pin(multiplex::serve(conn.core, conn.stream, peer, listener, Vec::new())).await;
         return;
@@ -162,9 +165,11 @@ impl<P: Platform> Downstream<P> {
         peer_text: PeerText,
         listener: ListenerId,
         wire: Wire,
+        share: Rc<Share>,
     ) -> Self {
         Self {
             wire,
+            share,
             deadline: core.deadlines.deadline(),
             core,
             stream,
@@ -207,7 +212,9 @@ impl<P: Platform> Downstream<P> {
     /// Waits for the first byte of a request without holding anything. False: the connection is over.
     async fn idle(&self) -> bool {
         // Before the first request the deadline of its head is running already.
-        if self.requests.get() > 0 {
+        if self.requests.get() == 0 {
+            self.deadline.mark_idle();
+        } else {
             self.deadline.arm_idle(self.core.now_ms(), self.timeouts().1);
         }
         // Without a guard, which would cost each idle connection a word: nothing but the worker's end drops this wait.
@@ -233,16 +240,24 @@ impl<P: Platform> Downstream<P> {
         (timeouts.request_head, timeouts.keep_alive_idle)
     }
 
+    /// How long a client that has closed its half is waited for while nothing can be sent to it.
+    pub(super) fn half_closed_timeout(&self) -> Duration {
+        let bound = self.core.bound();
+        let listener = bound.listener(self.listener);
+        listener.map_or(Duration::ZERO, |l| bound.snapshot.listeners[l.index].timeouts.half_closed)
+    }
+
     /// Reads and serves until no byte is left over.
     async fn burst(&self) -> Next {
-        let Ok(mut buffer) = self.deadline.bound(self.core.buffers.take_for_request()).await else {
-            self.core.metrics.refused("out_of_buffers");
-            return Next::End(After::Close);
-        };
+        let mut buffer = Buffer::nothing(&self.share, Purpose::Request);
         // How much of the buffer has been searched for the end of a head.
         let mut searched = 0;
         let mut armed = self.requests.get() == 0;
         loop {
+            if self.deadline.bound(buffer.ready()).await.is_err() {
+                self.core.metrics.refused("out_of_buffers");
+                return Next::End(After::Close);
+            }
             match self.stream.try_read(buffer.spare()) {
                 Ok(0) => {
                     if !buffer.is_empty() {
@@ -259,6 +274,8 @@ impl<P: Platform> Downstream<P> {
                     if !std::mem::replace(&mut armed, true) {
                         self.deadline.arm(self.core.tick_ns() / 1_000_000, self.timeouts().0);
                     }
+                    self.deadline.mark_busy();
+                    buffer.park();
                     match self.deadline.bound(self.stream.readable()).await {
                         Ok(Ok(())) => continue,
                         Ok(Err(_)) => return Next::End(After::Close),
@@ -345,6 +362,7 @@ impl<P: Platform> Downstream<P> {
             idle: Duration::from_millis(LINGER_TOTAL_MS),
             content_max: u64::MAX,
             spliced: &spliced,
+            watch: Watch::Nobody,
         };
         pumping.write_all(&self.stream, &mut [IoSlice::new(bytes)], &mut 0).await.map_err(|_| ())
     }
@@ -352,10 +370,14 @@ impl<P: Platform> Downstream<P> {
     /// Reads away what the client is still sending, within bounds of time and bytes.
     async fn linger(&self) {
         self.stream.shutdown_write();
-        let mut buffer: Buffer = self.core.buffers.take_for_response();
+        let mut buffer = Buffer::nothing(&self.share, Purpose::Response);
         let end_ms = self.core.tick_ns() / 1_000_000 + LINGER_TOTAL_MS;
         let (mut bytes, mut turn) = (0, 0);
         while bytes < LINGER_BYTES_MAX && self.core.tick_ns() / 1_000_000 < end_ms {
+            self.deadline.arm(self.core.now_ms(), Duration::from_millis(LINGER_IDLE_MS));
+            if self.deadline.bound(buffer.ready()).await.is_err() {
+                return;
+            }
             match self.stream.try_read(buffer.spare()) {
                 Ok(0) => return,
                 Ok(n) => {
@@ -367,7 +389,7 @@ impl<P: Platform> Downstream<P> {
                     }
                 }
                 Err(error) if would_block(&error) => {
-                    self.deadline.arm(self.core.now_ms(), Duration::from_millis(LINGER_IDLE_MS));
+                    buffer.park();
                     if !matches!(self.deadline.bound(self.stream.readable()).await, Ok(Ok(()))) {
                         return;
                     }
@@ -386,7 +408,8 @@ pub(super) async fn refuse_plain_http<P: Platform>(
     listener: ListenerId,
 ) {
     let _counted = Counted { core: Rc::clone(&core), listener };
-    let conn = Downstream::new(core, stream, peer, PeerText::new(peer.ip()), listener, Wire::Http1);
+    let share = core.buffers.share(peer.ip());
+    let conn = Downstream::new(core, stream, peer, PeerText::new(peer.ip()), listener, Wire::Http1, share);
     conn.core.metrics.handshake_failed(PLAIN_HTTP);
     conn.answer_headless(&Fault::downstream("plain_http_on_tls_port", 400)).await;
     conn.linger().await;

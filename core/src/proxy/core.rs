@@ -348,12 +348,13 @@ const FREE_HEAD_BYTES_MAX: usize = 32 * 1024;
 impl<P: Platform> Core<P> {
     /// A worker without connections.
     pub fn new(index: usize, platform: P, node: Arc<Node>, install: &Install, log: LogBuffer) -> Rc<Self> {
+        let kept = KeptAccount::new(install.snapshot.limits.memory_bytes_max);
         let core = Rc::new(Self {
             index,
             platform,
             deadlines: Deadlines::new(),
-            buffers: BufferPool::new(install.snapshot.limits.memory_bytes_max),
-            kept: KeptAccount::new(install.snapshot.limits.memory_bytes_max),
+            buffers: BufferPool::new(install.snapshot.limits.memory_bytes_max, &kept),
+            kept,
             pipes: PipePool::default(),
             metrics: Metrics::new(),
             log,
@@ -926,6 +927,7 @@ impl<P: Platform> Core<P> {
             requests_active: self.active.get(),
             buffers_taken: self.buffers.taken() as u64,
             buffers_free: self.buffers.free() as u64,
+            buffers_waiting: self.buffers.waiting() as u64,
             kept_bytes: self.kept.bytes() as u64,
             kept_refusals: self.kept.refusals(),
             panics: panics::caught(),

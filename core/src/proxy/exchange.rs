@@ -2,7 +2,7 @@
 //! request's body is still coming, both directions at once.
 
 use std::cell::Cell;
-use std::future::{pending, poll_fn};
+use std::future::poll_fn;
 use std::io::{ErrorKind, IoSlice};
 use std::pin::pin;
 use std::task::Poll;
@@ -12,14 +12,16 @@ use super::again::Again;
 use super::attempt::{Failed, closed_before_response, elapsed};
 use super::connection::After;
 use super::grpc_web;
+use super::in_hand::InHand;
 use super::limiting;
 use super::mirror;
-use super::pump::{End, PumpError, Pumping, would_block};
+use super::pump::{End, PumpError, Pumping, Watch, would_block};
 use super::record::Record;
 use super::replay::Replay;
 use super::request::Exchange;
 use super::upstream::Lease;
-use crate::base::buffer::Buffer;
+use super::watch::{GONE, gone};
+use crate::base::buffer::{Buffer, Purpose};
 use crate::base::deadline::{Deadline, Expired};
 use crate::base::fault::{Fault, Retry};
 use crate::base::limits::{COPIED_BODY_BYTES_MAX, INTERIM_RESPONSES_MAX, WATCH_CLIENT_AFTER_MS};
@@ -33,12 +35,12 @@ use crate::http::http1::parse::{Parsed, head_end_hint, parse_response};
 use crate::http::message::{HeadIndex, Status, Version, Wire};
 use crate::http::upgrade::{Switch, switched};
 use crate::net::platform::Platform;
-use crate::net::stream::{Peek, Transport};
+use crate::net::stream::Transport;
 use crate::policy::outlier::Outcome;
 use crate::telemetry::metrics::Counter;
 
-/// The client left before its answer came.
-pub(super) const GONE: &str = "client_gone";
+/// No buffer came free in time.
+const NO_BUFFER: Fault = Fault::ourselves("out_of_buffers", 503);
 
 /// How an exchange ended.
 pub(super) enum Ended<S: Transport> {
@@ -63,6 +65,8 @@ enum Outgoing {
 #[derive(Debug)]
 struct Phase {
     request: Cell<Outgoing>,
+    /// Nobody reads from the client any more: its request is out, or wanted no further.
+    unread: Cell<bool>,
     /// The client was told to go on with its body.
     continued: Cell<bool>,
     /// See [`Pumping::moved_ms`].
@@ -71,7 +75,14 @@ struct Phase {
 
 impl Phase {
     fn new(request: Outgoing) -> Self {
-        Self { request: Cell::new(request), continued: Cell::new(false), moved_ms: Cell::new(0) }
+        let unread = Cell::new(request != Outgoing::Sending);
+        Self { request: Cell::new(request), unread, continued: Cell::new(false), moved_ms: Cell::new(0) }
+    }
+
+    /// Nothing more of the request is sent.
+    fn ended(&self, how: Outgoing) {
+        self.request.set(how);
+        self.unread.set(true);
     }
 
     fn is_sent(&self) -> bool {
@@ -103,17 +114,19 @@ struct Relayed {
 }
 
 /// The whole request is out: awaits and relays the response.
+#[allow(clippy::too_many_arguments)] // The parts of one exchange, each with its own lifetime.
 pub(super) async fn respond<P: Platform>(
     exchange: Exchange<'_, P>,
     lease: Lease<P::Stream>,
     pumping: &Pumping<'_, P>,
+    request: &mut InHand<'_>,
     replay: &Replay,
     record: &mut Record,
     out: &mut Vec<u8>,
 ) -> Result<Ended<P::Stream>, Failed<P::Stream>> {
     let Exchange { conn, .. } = exchange;
     let phase = Phase::new(Outgoing::Sent);
-    let relayed = match receive(exchange, &lease, &phase, pumping, replay, record, out).await {
+    let relayed = match receive(exchange, &lease, &phase, pumping, request, replay, record, out).await {
         Ok(relayed) => relayed,
         Err(failed) => {
             if matches!(&failed, Failed::Again(again) if again.clean) {
@@ -154,20 +167,22 @@ pub(super) async fn duplex<P: Platform>(
     let responses = Pumping { deadline: &deadline, ..requests };
     let outcome = {
         let mut request = pin!(requests.body(&conn.stream, lease.stream(), buffer, &mut flow, Some(replay)));
-        let mut response = pin!(receive(exchange, &lease, &phase, &responses, replay, record, out));
+        let mut no_request = InHand::nothing();
+        let mut response =
+            pin!(receive(exchange, &lease, &phase, &responses, &mut no_request, replay, record, out));
         match race(request.as_mut(), response.as_mut()).await {
             First::Right(relayed) => Ok(relayed),
             First::Left(Ok(())) => {
                 if let (Some(copies), Some(gather)) = (exchange.copies, replay.gathered()) {
                     mirror::send_gathered(&conn.core, copies, gather);
                 }
-                phase.request.set(Outgoing::Sent);
+                phase.ended(Outgoing::Sent);
                 exchange.sent(&lease);
                 Ok(response.await)
             }
             // The origin reads no further, which is its right if it has answered (RFC 9112 section 9.5).
             First::Left(Err(PumpError::Broken(End::Sink))) => {
-                phase.request.set(Outgoing::Cut);
+                phase.ended(Outgoing::Cut);
                 Ok(response.await)
             }
             First::Left(Err(error)) => Err(error),
@@ -204,6 +219,8 @@ fn request_fault<P: Platform>(
             Fault::downstream("client_gone_in_body", 0)
         }
         PumpError::Malformed(error) => Fault::downstream(error.reason(), 400),
+        PumpError::NoBuffer => NO_BUFFER,
+        PumpError::ClientGone => GONE,
         PumpError::TooLarge => Fault::policy("body_too_large", 413),
         PumpError::Elapsed(End::Source) if waiting_for_origin => {
             elapsed(conn, &conn.deadline, "upstream_continue_timeout", 504)
@@ -228,6 +245,7 @@ async fn receive<P: Platform>(
     lease: &Lease<P::Stream>,
     phase: &Phase,
     pumping: &Pumping<'_, P>,
+    request: &mut InHand<'_>,
     replay: &Replay,
     record: &mut Record,
     out: &mut Vec<u8>,
@@ -239,10 +257,10 @@ async fn receive<P: Platform>(
     let mut waited = Wait { since_ms: conn.core.now_ms(), armed: false };
     let deadline = pumping.deadline;
     // Taken when the first byte is there: a slow origin costs no buffer.
-    let mut held: Option<Buffer> = None;
+    let mut buffer = Buffer::nothing(&conn.share, Purpose::Response);
     loop {
-        waited.readable(exchange, lease, phase, deadline, response_head).await?;
-        let mut buffer = held.take().unwrap_or_else(|| conn.core.buffers.take_for_response());
+        waited.readable(exchange, lease, phase, request, deadline, response_head).await?;
+        pumping.ready(&mut buffer).await.map_err(|_| NO_BUFFER)?;
         match lease.stream().try_read(buffer.spare()) {
             Ok(0) if buffer.is_empty() && interim == 0 => {
                 return Err(closed_before_response(exchange, lease).into());
@@ -253,7 +271,7 @@ async fn receive<P: Platform>(
             }
             Ok(n) => buffer.fill(n),
             Err(error) if would_block(&error) => {
-                held = (!buffer.is_empty()).then_some(buffer);
+                buffer.park();
                 continue;
             }
             Err(error) if error.kind() == ErrorKind::InvalidData && lease.wire() == Wire::Http2 => {
@@ -279,9 +297,11 @@ async fn receive<P: Platform>(
                     // No further attempt, so nothing need be kept for one.
                     replay.stop();
                     deadline.cap_attempt(0, Duration::ZERO);
-                    return relay_response(exchange, lease, phase, pumping, buffer, &shaped, record, out)
-                        .await
-                        .map_err(Failed::Fault);
+                    return relay_response(
+                        exchange, lease, phase, pumping, request, buffer, &shaped, record, out,
+                    )
+                    .await
+                    .map_err(Failed::Fault);
                 }
                 Head::Interim { head_bytes, bytes } => {
                     interim += 1;
@@ -293,15 +313,16 @@ async fn receive<P: Platform>(
                     searched = 0;
                     if !bytes.is_empty() {
                         let sent = pumping.write_all(&conn.stream, &mut [IoSlice::new(&bytes)], &mut 0).await;
-                        sent.map_err(|_| Fault::downstream(GONE, 0))?;
+                        sent.map_err(|_| GONE)?;
                         // Written to: an interim answer must not be taken for a lack of any.
                         waited.armed = false;
                     }
                 }
             }
         }
+        // Mostly empty, or a part of a head.
         buffer.compact();
-        held = (!buffer.is_empty()).then_some(buffer);
+        buffer.park();
     }
 }
 
@@ -317,6 +338,7 @@ impl Wait {
         exchange: Exchange<'_, P>,
         lease: &Lease<P::Stream>,
         phase: &Phase,
+        request: &mut InHand<'_>,
         deadline: &Deadline,
         response_head: Duration,
     ) -> Result<(), Fault> {
@@ -346,33 +368,21 @@ impl Wait {
             self.since_ms = conn.core.now_ms();
             deadline.arm(self.since_ms, if short { watch } else { response_head });
         }
+        request.park_if_scarce();
         // The common case: the answer comes soon, and watching the client would be a wasted wait.
         match deadline.bound(lease.stream().readable()).await {
             Ok(result) => return ready(result),
             Err(_) if deadline.expired() != Expired::Phase || !short => return Err(too_slow()),
             Err(_) => {}
         }
+        request.park();
         deadline.arm(self.since_ms, response_head);
         let origin = pin!(lease.stream().readable());
-        let client = pin!(gone(&conn.stream));
+        let client = pin!(gone(conn));
         match deadline.bound(race(origin, client)).await {
             Ok(First::Left(result)) => ready(result),
-            Ok(First::Right(())) => Err(Fault::downstream(GONE, 0)),
+            Ok(First::Right(())) => Err(GONE),
             Err(_) => Err(too_slow()),
-        }
-    }
-}
-
-/// Resolves when the client has closed. A client that sends its next request early can't be watched any further.
-pub(super) async fn gone<S: Transport>(stream: &S) {
-    loop {
-        if stream.readable().await.is_err() {
-            return;
-        }
-        match stream.peek() {
-            Peek::Closed => return,
-            Peek::Bytes => pending().await,
-            Peek::Quiet => {}
         }
     }
 }
@@ -509,13 +519,15 @@ async fn relay_response<P: Platform>(
     lease: &Lease<P::Stream>,
     phase: &Phase,
     pumping: &Pumping<'_, P>,
+    request: &mut InHand<'_>,
     mut buffer: Buffer,
     shaped: &Shaped,
     record: &mut Record,
     out: &mut Vec<u8>,
 ) -> Result<Relayed, Fault> {
     let Exchange { conn, plan, .. } = exchange;
-    let pumping = Pumping { content_max: u64::MAX, ..*pumping };
+    let watch = Watch::WhileReading(conn, &phase.unread);
+    let pumping = Pumping { content_max: u64::MAX, watch, ..*pumping };
     let faulty = |error| body_fault(exchange, lease, pumping.deadline, error);
     if phase.request.get() == Outgoing::Sending {
         phase.moved_ms.set(conn.core.now_ms());
@@ -534,7 +546,9 @@ async fn relay_response<P: Platform>(
         let mut slices = [IoSlice::new(b""); PIECES_MAX + 1];
         let count = join(out, &batch, body, &mut slices);
         // The common exchange ends here: one write of head and body together.
-        let wrote = pumping.write_all(&conn.stream, &mut slices[..count], &mut 0).await;
+        let mut sent = 0;
+        let wrote =
+            request.parking(pin!(pumping.write_all(&conn.stream, &mut slices[..count], &mut sent))).await;
         if let (Err(_), Some(malformed)) = (&wrote, conn.stream.unfit()) {
             // The client has seen nothing of it, and can be told.
             record.response_started = false;
@@ -545,23 +559,13 @@ async fn relay_response<P: Platform>(
         batch.consumed
     };
     buffer.consume(shaped.head_bytes + consumed);
+    request.done();
     if shaped.switching {
         return Ok(Relayed { after: After::Close, reusable: false, switched: Some(buffer) });
     }
     if !flow.is_ended() {
-        let pumped = {
-            let mut body = Box::pin(pumping.body(lease.stream(), &conn.stream, &mut buffer, &mut flow, None));
-            if conn.wire == Wire::Http2 && phase.is_sent() {
-                // A stream of events may be silent for hours, and a client that has cancelled it is not written to. To
-                // look costs nothing in HTTP/2; on a socket it would be one more wait for each body.
-                match race(body.as_mut(), pin!(gone(&conn.stream))).await {
-                    First::Left(pumped) => pumped,
-                    First::Right(()) => Err(PumpError::Broken(End::Sink)),
-                }
-            } else {
-                body.await
-            }
-        };
+        request.park();
+        let pumped = Box::pin(pumping.body(lease.stream(), &conn.stream, &mut buffer, &mut flow, None)).await;
         record.response_bytes = flow.content_bytes();
         pumped.map_err(faulty)?;
     }
@@ -616,12 +620,13 @@ fn body_fault<P: Platform>(
         PumpError::Broken(End::Source) => upstream("upstream_reset_in_body"),
         PumpError::Malformed(FlowError::Truncated) => upstream("upstream_body_truncated"),
         PumpError::Malformed(error) => upstream(error.reason()),
+        PumpError::NoBuffer => NO_BUFFER,
         PumpError::Elapsed(End::Source) => {
             exchange.timed_out(lease, deadline, Outcome::Timeout, "upstream_body_timeout")
         }
         PumpError::Elapsed(End::Sink) => {
             Fault { retry: Retry::Never, ..elapsed(exchange.conn, deadline, "client_read_timeout", 0) }
         }
-        PumpError::Broken(End::Sink) | PumpError::TooLarge => Fault::downstream(GONE, 0),
+        PumpError::Broken(End::Sink) | PumpError::ClientGone | PumpError::TooLarge => GONE,
     }
 }

@@ -86,7 +86,8 @@ async fn accept<P: Platform>(
         bound.snapshot.listeners[index].timeouts.tls_handshake
     };
     let deadline = core.deadlines.deadline();
-    deadline.arm(core.tick_ns() / 1_000_000, timeout);
+    // As an idle one: nothing that a drain ends here was asked for yet.
+    deadline.arm_idle(core.tick_ns() / 1_000_000, timeout);
     if opening.proxied {
         match deadline.bound(core.platform.accept_proxied(&stream)).await {
             Ok(Ok(source)) => peer = source.map_or(peer, Peer::Tcp),

@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use super::again::Retrying;
 use super::attempt::open;
-use super::exchange::{GONE, gone};
 use super::pump::Pumping;
 use super::record::Record;
 use super::request::Exchange;
 use super::shape::encode_for;
 use super::upstream::{Endpoint, Lease, Want};
+use super::watch::{GONE, gone};
 use crate::base::deadline::Expired;
 use crate::base::fault::Fault;
 use crate::base::race::{First, race};
@@ -72,9 +72,9 @@ pub(super) async fn first<P: Platform>(
     conn.deadline.arm(core.tick_ns() / 1_000_000, response_head);
     let winner = {
         let either = pin!(race_readable(&lease, &other));
-        match conn.deadline.bound(race(either, pin!(gone(&conn.stream)))).await {
+        match conn.deadline.bound(race(either, pin!(gone(conn)))).await {
             Ok(First::Left(winner)) => winner,
-            Ok(First::Right(())) => return Err(Fault::downstream(GONE, 0)),
+            Ok(First::Right(())) => return Err(GONE),
             Err(_) => {
                 let too_slow = |lease| {
                     exchange.timed_out(lease, &conn.deadline, Outcome::Timeout, "upstream_response_timeout")

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::attempt::elapsed;
 use super::connection::Downstream;
-use super::exchange::{GONE, gone};
+use super::watch::{GONE, gone};
 use crate::base::deadline::Expired;
 use crate::base::fault::Fault;
 use crate::base::limits::WATCH_CLIENT_AFTER_MS;
@@ -69,10 +69,10 @@ async fn within<P: Platform, T>(
     let mut found = conn.deadline.bound(answer.as_mut()).await.ok();
     if found.is_none() && timeout_ms > WATCH_CLIENT_AFTER_MS && !is_over(conn) {
         conn.deadline.arm(since_ms, Duration::from_millis(timeout_ms));
-        let client = pin!(gone(&conn.stream));
+        let client = pin!(gone(conn));
         found = match conn.deadline.bound(race(answer, client)).await {
             Ok(First::Left(found)) => Some(found),
-            Ok(First::Right(())) => return Err(Fault::downstream(GONE, 0)),
+            Ok(First::Right(())) => return Err(GONE),
             Err(_) => None,
         };
     }

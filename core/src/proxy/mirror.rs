@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use super::attempt::{on_behalf, reuse};
 use super::core::Core;
-use super::pump::{End, PumpError, Pumping};
+use super::pump::{End, PumpError, Pumping, Watch};
 use super::shape;
 use super::upstream::{Endpoint, Lease, Need, Upstream, Want};
+use crate::base::buffer::{Buffer, Purpose};
 use crate::base::deadline::Deadline;
 use crate::base::kept::{Kept, KeptAccount};
 use crate::config::snapshot::Mirror;
@@ -282,6 +283,7 @@ async fn deliver<P: Platform>(
         idle: copy.mirror.timeout,
         content_max: u64::MAX,
         spliced: &spliced,
+        watch: Watch::Nobody,
     };
     let wrote = pumping.write_all(lease.stream(), &mut [std::io::IoSlice::new(&copy.head)], &mut 0).await;
     lease.sent(core.tick_ns());
@@ -359,7 +361,7 @@ async fn answer<P: Platform>(
     let stream = lease.stream();
     // Taken when the first byte is there: a mirror that never answers costs no buffer.
     pumping.wait_readable(stream).await?;
-    let mut buffer = core.buffers.take_for_response();
+    let mut buffer = Buffer::nothing(&core.buffers.share(None), Purpose::Response);
     let (status, length, keep_alive) = loop {
         let mut slots = HeadIndex::default();
         match parse_response(buffer.filled(), &mut slots, method, &HeadLimits::default()) {

@@ -38,6 +38,9 @@ impl<P: Platform> Drop for Live<P> {
 /// How long a client that was told that its idle connection ends may take to say what it had sent meanwhile.
 const FINISH_GRACE_MS: u64 = 5_000;
 
+/// The same in a drain, which must not wait for clients that never answer: an honest one answers within a round trip.
+const DRAIN_GRACE_MS: u64 = 1_000;
+
 /// Serves a connection to its end. `early` was read from the stream already.
 pub(super) async fn serve<P: Platform>(
     core: Rc<Core<P>>,
@@ -49,7 +52,8 @@ pub(super) async fn serve<P: Platform>(
     let Some(limits) = Limits::of(&core, listener) else { return };
     let deadline = core.deadlines.deadline();
     let born_ms = core.tick_ns() / 1_000_000;
-    deadline.arm(born_ms, limits.preface);
+    // As an idle one: nothing was asked for yet.
+    deadline.arm_idle(born_ms, limits.preface);
     // Boxed, so that an idle connection does not go on holding the room for it.
     let clock = core.platform.clock();
     let greeting = Box::pin(ServerConnection::new(stream, &early, &limits.settings, clock));
@@ -65,8 +69,10 @@ pub(super) async fn serve<P: Platform>(
         born_ms + age - age / 10 + core.platform.random() % (age / 5).max(1)
     });
     let peer_text = PeerText::new(peer.ip());
+    let share = core.buffers.share(peer.ip()).connection();
     let mut served = 0_u32;
     let mut finishing = false;
+    let mut told_ms = 0;
     loop {
         arm(&core, &deadline, &shared, &limits, age_ms.filter(|_| !finishing));
         match deadline.bound(connection.next(|| key(&core))).await {
@@ -75,7 +81,8 @@ pub(super) async fn serve<P: Platform>(
                 served = served.saturating_add(1);
                 shared.live.set(shared.live.get() + 1);
                 let stream = P::Stream::from(stream);
-                let conn = Downstream::new(Rc::clone(&core), stream, peer, peer_text, listener, Wire::Http2);
+                let (of_stream, share) = (Rc::clone(&core), Rc::clone(&share));
+                let conn = Downstream::new(of_stream, stream, peer, peer_text, listener, Wire::Http2, share);
                 let live = Live { core: Rc::clone(&core), shared: Rc::clone(&shared) };
                 core.platform.spawn(async move {
                     let _live = live;
@@ -97,10 +104,15 @@ pub(super) async fn serve<P: Platform>(
             Err(_) => {
                 let now = core.tick_ns() / 1_000_000;
                 let idle_ms = limits.idle.as_millis() as u64;
+                let quiet_ms = now.saturating_sub(shared.idle_since_ms.get().max(told_ms));
                 let old = age_ms.is_some_and(|age| now >= age);
                 if (old || core.draining.is_raised()) && !finishing {
                     finishing = true;
+                    told_ms = now;
                     connection.finish();
+                } else if core.draining.is_raised() && shared.live.get() == 0 && quiet_ms >= DRAIN_GRACE_MS {
+                    // It was told, and answers neither that nor anything else.
+                    return;
                 } else if shared.live.get() == 0 && now.saturating_sub(shared.idle_since_ms.get()) >= idle_ms
                 {
                     if finishing {

@@ -1,17 +1,21 @@
 //! Moves bytes from one stream to another with back-pressure: nothing more is read before what was read is written.
 //!
 //! Small amounts pass through the connection's buffer; the rest of a large body goes from socket to socket by splice
-//! where both ends can. A waiting pump holds at most one buffer or one pipe.
+//! where both ends can. A pump that waits for its source holds neither buffer nor pipe; one that waits for its sink, one.
 
 use std::cell::Cell;
 use std::io::{self, ErrorKind, IoSlice};
 use std::os::fd::BorrowedFd;
+use std::pin::pin;
 use std::time::Duration;
 
+use super::connection::Downstream;
 use super::replay::Replay;
+use super::watch::{gone_once, unless_gone};
 use crate::base::buffer::Buffer;
 use crate::base::deadline::{Deadline, Expired};
 use crate::base::limits::{SPLICE_BYTES_MIN, TURN_BYTES};
+use crate::base::race::{First, race};
 use crate::http::flow::{Batch, Flow, FlowError, PIECES_MAX};
 use crate::net::pipe::{Pipe, PipePool};
 use crate::net::platform::Platform;
@@ -35,6 +39,10 @@ pub(super) enum PumpError {
     TooLarge,
     /// Waited too long for this end.
     Elapsed(End),
+    /// Waited too long for a buffer.
+    NoBuffer,
+    /// The client has gone while the other end was waited for.
+    ClientGone,
 }
 
 /// What a pump needs besides its two streams.
@@ -51,7 +59,27 @@ pub(super) struct Pumping<'p, P: Platform> {
     pub(super) content_max: u64,
     /// Bytes that went by splice, for the metric.
     pub(super) spliced: &'p Cell<u64>,
+    /// The client, while the other end is waited for.
+    pub(super) watch: Watch<'p, P>,
 }
+
+/// Who is watched during which waits. A wait for the client itself ends when it goes.
+pub(super) enum Watch<'p, P: Platform> {
+    /// Nobody.
+    Nobody,
+    /// The client, to which a response goes: while the source is awaited, once nobody reads from it any more.
+    WhileReading(&'p Downstream<P>, &'p Cell<bool>),
+    /// The client, from which a request comes: while the sink is awaited.
+    WhileWriting(&'p Downstream<P>),
+}
+
+impl<P: Platform> Clone for Watch<'_, P> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<P: Platform> Copy for Watch<'_, P> {}
 
 impl<P: Platform> Pumping<'_, P> {
     /// Arms the deadline for a wait that begins now, and tells when that is.
@@ -80,7 +108,16 @@ impl<P: Platform> Pumping<'_, P> {
     pub(super) async fn wait_readable<S: Transport>(&self, source: &S) -> Result<(), PumpError> {
         let mut since_ms = self.arm();
         loop {
-            match self.deadline.bound(source.readable()).await {
+            let ready = self.deadline.bound(source.readable());
+            let ready = if let Watch::WhileReading(client, unread) = self.watch {
+                match race(pin!(ready), pin!(gone_once(client, unread))).await {
+                    First::Left(ready) => ready,
+                    First::Right(()) => return Err(PumpError::ClientGone),
+                }
+            } else {
+                ready.await
+            };
+            match ready {
                 Ok(Ok(())) => return Ok(()),
                 Ok(Err(_)) => return Err(PumpError::Broken(End::Source)),
                 Err(_) => {}
@@ -96,7 +133,13 @@ impl<P: Platform> Pumping<'_, P> {
 
     async fn writable<S: Transport>(&self, sink: &S) -> Result<(), PumpError> {
         self.arm();
-        match self.deadline.bound(sink.writable()).await {
+        let ready = self.deadline.bound(sink.writable());
+        let ready = if let Watch::WhileWriting(client) = self.watch {
+            unless_gone(client, pin!(ready)).await.ok_or(PumpError::ClientGone)?
+        } else {
+            ready.await
+        };
+        match ready {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(PumpError::Broken(End::Sink)),
             Err(_) => Err(PumpError::Elapsed(End::Sink)),
@@ -154,6 +197,8 @@ impl<P: Platform> Pumping<'_, P> {
             }
             buffer.consume(batch.consumed);
             if flow.is_ended() {
+                // The other direction may go on for hours.
+                buffer.park();
                 return Ok(());
             }
             self.spend(&mut turn, batch.consumed).await;
@@ -162,6 +207,7 @@ impl<P: Platform> Pumping<'_, P> {
             }
             let watched = replay.is_some_and(Replay::is_watching);
             if buffer.is_empty() && !watched && flow.movable() >= SPLICE_BYTES_MIN {
+                buffer.park();
                 let before = flow.content_bytes();
                 if self.splice(source, sink, flow, &mut turn).await? == Spliced::SourceEnded {
                     flow.finish(&mut batch).map_err(PumpError::Malformed)?;
@@ -202,15 +248,24 @@ impl<P: Platform> Pumping<'_, P> {
             return Err(PumpError::Malformed(FlowError::Truncated));
         }
         loop {
+            self.ready(buffer).await?;
             match source.try_read(buffer.spare()) {
                 Ok(n) => {
                     buffer.fill(n);
                     return Ok(n);
                 }
-                Err(error) if would_block(&error) => self.wait_readable(source).await?,
+                Err(error) if would_block(&error) => {
+                    buffer.park();
+                    self.wait_readable(source).await?;
+                }
                 Err(_) => return Err(PumpError::Broken(End::Source)),
             }
         }
+    }
+
+    /// Waits until there is room to read into.
+    pub(super) async fn ready(&self, buffer: &mut Buffer) -> Result<(), PumpError> {
+        self.deadline.bound(buffer.ready()).await.map_err(|_| PumpError::NoBuffer)
     }
 
     /// Moves bytes through a pipe for as long as the source has any at hand. Returns how many; its end is left to be
@@ -339,10 +394,11 @@ mod tests {
     use std::task::{Context, Poll, Waker};
     use std::time::Duration;
 
-    use super::{Pumping, TURN_BYTES};
-    use crate::base::buffer::BufferPool;
+    use super::{Pumping, TURN_BYTES, Watch};
+    use crate::base::buffer::{Buffer, BufferPool, Purpose};
     use crate::base::clock::Monotonic;
     use crate::base::deadline::Deadlines;
+    use crate::base::kept::KeptAccount;
     use crate::http::flow::Flow;
     use crate::http::framing::BodyLength;
     use crate::net::connect::Address;
@@ -459,9 +515,11 @@ mod tests {
             idle: Duration::ZERO,
             content_max: u64::MAX,
             spliced: &spliced,
+            watch: Watch::Nobody,
         };
         let (source, sink) = (Ready::default(), Ready::default());
-        let mut buffer = BufferPool::new(u64::MAX).take_for_response();
+        let pool = BufferPool::new(u64::MAX, &KeptAccount::new(u64::MAX));
+        let mut buffer = Buffer::nothing(&pool.share(None), Purpose::Response);
         let length = BodyLength::Length(BYTES as u64);
         let mut flow = Flow::new(length, length);
         let mut pump = pin!(pumping.body(&source, &sink, &mut buffer, &mut flow, None));

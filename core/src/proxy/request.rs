@@ -8,6 +8,7 @@
 //! holds neither.
 
 use std::net::IpAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use super::caller;
 use super::connection::{After, Downstream, Progress};
 use super::core::{Bound, Scratch};
 use super::hop::Hop;
+use super::in_hand::parking;
 use super::inject;
 use super::limiting;
 use super::log;
@@ -174,7 +176,11 @@ pub(super) async fn serve<P: Platform>(conn: &Downstream<P>, buffer: &mut Buffer
                     Verdict::Answer(status) => break Ok(Some(status)),
                     Verdict::Refuse(fault) => break Err(fault),
                     Verdict::LookUp(question) => {
-                        match Box::pin(plan.look_up(conn, question, started_ns / 1_000_000)).await {
+                        let answer = {
+                            let mut asking = Box::pin(plan.look_up(conn, question, started_ns / 1_000_000));
+                            parking(buffer, asking.as_mut()).await
+                        };
+                        match answer {
                             Ok(found) => plan.found = Some(found),
                             Err(fault) => break Err(fault),
                         }
@@ -185,7 +191,11 @@ pub(super) async fn serve<P: Platform>(conn: &Downstream<P>, buffer: &mut Buffer
                 Ok(Some(status)) => {
                     record.status = status;
                     let rest = after_body(buffer, &plan.reply());
-                    Ok(if conn.write(out).await.is_err() { After::Close } else { rest })
+                    Ok(if parking(buffer, pin!(conn.write(out))).await.is_err() {
+                        After::Close
+                    } else {
+                        rest
+                    })
                 }
                 Ok(None) => {
                     plan.cap(conn, started_ns / 1_000_000);
@@ -570,7 +580,7 @@ async fn refuse<P: Platform>(
     out.clear();
     let (date, bound) = (conn.core.date(conn.core.tick_ns()), conn.core.bound());
     respond::problem(fault, record, reply.asker, persistence, &conn.common(&bound, &date), out);
-    if conn.write(out).await.is_err() { After::Close } else { after }
+    if parking(buffer, pin!(conn.write(out))).await.is_err() { After::Close } else { after }
 }
 
 /// The client can't be told any more: the response is under way, or the client is gone.

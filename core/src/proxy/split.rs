@@ -8,8 +8,8 @@ use std::sync::Arc;
 use super::caller::with_hashed;
 use super::connection::Downstream;
 use super::core::Bound;
-use super::exchange::GONE;
 use super::record::Record;
+use super::watch::GONE;
 use crate::config::snapshot::{Action, Destination, Split};
 use crate::http::grpc::GrpcStatus;
 use crate::http::message::RequestHead;
@@ -105,7 +105,7 @@ pub(super) fn learn<S>(worker: usize, bound: &Bound<S>, record: &Record, duratio
         // An answer that came before the whole request was sent took no time.
         let sent_ns = if record.sent_ns > 0 { record.sent_ns } else { record.answered_ns };
         cells.record(Outcome::Success, record.answered_ns.saturating_sub(sent_ns) / 1_000);
-    } else if record.reason == Some(GONE) && record.sent_ns > 0 {
+    } else if record.reason == Some(GONE.reason) && record.sent_ns > 0 {
         // The client lost patience: it would have taken this long at the least. An arm that never answers shows by that.
         let ended_ns = record.started_ns + duration_us * 1_000;
         cells.record(Outcome::Success, ended_ns.saturating_sub(record.sent_ns) / 1_000);

@@ -9,18 +9,18 @@ use std::pin::pin;
 
 use super::attempt::{self, elapsed};
 use super::connection::{After, Downstream};
-use super::pump::{PumpError, Pumping, read_ready};
+use super::pump::{PumpError, Pumping, Watch, read_ready};
 use super::record::Record;
 use super::request::Exchange;
 use super::upstream::Lease;
-use crate::base::buffer::{Buffer, BufferPool};
+use super::watch::GONE;
+use crate::base::buffer::{Buffer, Purpose};
 use crate::base::fault::{Fault, Retry};
 use crate::base::race::{First, race};
 use crate::config::snapshot::RouteTimeouts;
 use crate::net::platform::Platform;
 use crate::net::stream::Transport;
 use crate::telemetry::metrics::Counter;
-use std::rc::Rc;
 
 /// Answers a CONNECT that its route allows: connects to the route's upstream and tunnels.
 pub(super) async fn connect<P: Platform>(
@@ -42,8 +42,8 @@ pub(super) async fn connect<P: Platform>(
     record.response_started = true;
     out.clear();
     out.extend_from_slice(b"HTTP/1.1 200 Connection Established\r\n\r\n");
-    conn.write(out).await.map_err(|()| Fault::downstream("client_gone", 0))?;
-    let nothing = conn.core.buffers.take_for_response();
+    conn.write(out).await.map_err(|()| GONE)?;
+    let nothing = Buffer::nothing(&conn.share, Purpose::Response);
     run(conn, &exchange.route().timeouts, lease, buffer, nothing, record).await
 }
 
@@ -66,17 +66,22 @@ pub(super) async fn run<P: Platform>(
         idle: timeouts.tunnel_idle.unwrap_or_default(),
         content_max: u64::MAX,
         spliced: &spliced,
+        watch: Watch::WhileWriting(conn),
     };
+    // Who reads from the client sees it go.
+    let client_ended = Cell::new(false);
+    let back = Pumping { watch: Watch::WhileReading(conn, &client_ended), ..pumping };
     // A tunnel may live for hours: the cap on the request does not count it.
     conn.deadline.cap(0, std::time::Duration::ZERO);
     let (up, down) = (Cell::new(0), Cell::new(0));
-    let pool = &conn.core.buffers;
     let outcome = {
-        let mut upwards =
-            pin!(direction(&pumping, pool, &conn.stream, lease.stream(), from_client.take(), &up));
-        let mut downwards = pin!(direction(&pumping, pool, lease.stream(), &conn.stream, from_origin, &down));
+        let mut upwards = pin!(direction(&pumping, &conn.stream, lease.stream(), from_client.take(), &up));
+        let mut downwards = pin!(direction(&back, lease.stream(), &conn.stream, from_origin, &down));
         match race(upwards.as_mut(), downwards.as_mut()).await {
-            First::Left(Ok(())) => downwards.await,
+            First::Left(Ok(())) => {
+                client_ended.set(true);
+                downwards.await
+            }
             First::Right(Ok(())) => upwards.await,
             First::Left(error) | First::Right(error) => error,
         }
@@ -89,6 +94,7 @@ pub(super) async fn run<P: Platform>(
         Err(PumpError::Elapsed(_)) => {
             Err(Fault { retry: Retry::Never, ..elapsed(conn, &conn.deadline, "tunnel_idle_timeout", 504) })
         }
+        Err(PumpError::ClientGone) => Err(GONE),
         Err(_) => Err(Fault::upstream("tunnel_reset", 502, Retry::Never)),
     }
 }
@@ -96,36 +102,30 @@ pub(super) async fn run<P: Platform>(
 /// One direction, until its source ends; then the sink is told so.
 async fn direction<P: Platform, S: Transport, D: Transport>(
     pumping: &Pumping<'_, P>,
-    pool: &Rc<BufferPool>,
     source: &S,
     sink: &D,
-    first: Buffer,
+    mut buffer: Buffer,
     bytes: &Cell<u64>,
 ) -> Result<(), PumpError> {
-    let mut held = Some(first).filter(|buffer| !buffer.is_empty());
     let mut turn = 0;
     loop {
-        if let Some(mut buffer) = held.take() {
-            let n = buffer.filled().len();
+        let bulk = buffer.is_full();
+        let n = buffer.filled().len();
+        if n > 0 {
             pumping.write_all(sink, &mut [IoSlice::new(buffer.filled())], &mut 0).await?;
             bytes.set(bytes.get() + n as u64);
-            let bulk = buffer.is_full();
             buffer.clear();
-            drop(buffer);
-            pumping.spend(&mut turn, n).await;
-            if bulk {
-                bytes.set(bytes.get() + pumping.splice_while_ready(source, sink).await?);
-            }
+        }
+        buffer.park();
+        pumping.spend(&mut turn, n).await;
+        if bulk {
+            bytes.set(bytes.get() + pumping.splice_while_ready(source, sink).await?);
         }
         pumping.wait_readable(source).await?;
-        let mut buffer = pool.take_for_response();
-        match read_ready(source, &mut buffer)? {
-            Some(0) => {
-                sink.shutdown_write();
-                return Ok(());
-            }
-            Some(_) => held = Some(buffer),
-            None => {}
+        pumping.ready(&mut buffer).await?;
+        if read_ready(source, &mut buffer)? == Some(0) {
+            sink.shutdown_write();
+            return Ok(());
         }
     }
 }

@@ -219,6 +219,8 @@ pub struct Gauges {
     pub requests_active: u64,
     /// I/O buffers in use.
     pub buffers_taken: u64,
+    /// Exchanges that wait for an I/O buffer.
+    pub buffers_waiting: u64,
     /// I/O buffers kept for reuse.
     pub buffers_free: u64,
     /// Bytes of bodies kept for retries and mirrors.
@@ -486,10 +488,13 @@ fn seconds(us: u64) -> f64 {
 
 fn gauges(out: &mut String, samples: &[Sample]) {
     type Row = (&'static str, &'static str, fn(&Gauges) -> u64);
-    const ROWS: [Row; 7] = [
+    const ROWS: [Row; 8] = [
         ("ringway_downstream_connections", "Downstream connections open.", |g| g.downstream_connections),
         ("ringway_requests_active", "Requests being worked on.", |g| g.requests_active),
         ("ringway_buffers_taken", "I/O buffers of 16 KiB in use.", |g| g.buffers_taken),
+        ("ringway_buffers_waiting", "Requests and responses that wait for an I/O buffer.", |g| {
+            g.buffers_waiting
+        }),
         ("ringway_buffers_free", "I/O buffers of 16 KiB kept for reuse.", |g| g.buffers_free),
         ("ringway_kept_bytes", "Bytes of bodies kept for retries and mirrors.", |g| g.kept_bytes),
         ("ringway_kept_refused_total", "Bodies not kept for lack of room.", |g| g.kept_refusals),

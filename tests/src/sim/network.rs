@@ -14,7 +14,7 @@ use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use ringway::net::stream::{Peek, Transport};
+use ringway::net::stream::{Peek, Presence, Transport};
 
 use super::executor::Executor;
 use super::random::Random;
@@ -520,6 +520,17 @@ impl Transport for End {
             None => Peek::Quiet,
             Some(Arrived::Bytes) => Peek::Bytes,
             Some(Arrived::End | Arrived::Reset) => Peek::Closed,
+        }
+    }
+
+    fn presence(&self) -> Presence {
+        let now = self.network.executor.now_ns();
+        if self.incoming.reader_reset_ns.get() <= now || self.outgoing.writer_reset_ns.get() <= now {
+            Presence::Gone
+        } else if self.incoming.fin_ns.get() <= now {
+            Presence::HalfClosed
+        } else {
+            Presence::Here
         }
     }
 

@@ -23,7 +23,7 @@ use super::session::{Plaintext, Session};
 use crate::base::limits::{TLS_SEND_BYTES, TURN_RECEIVES};
 use crate::base::race::{First, race};
 use crate::net::driver::yield_now;
-use crate::net::stream::{Peek, Socket, Transport};
+use crate::net::stream::{Peek, Presence, Socket, Transport};
 
 /// An application protocol, as ALPN names it (RFC 7301).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -640,6 +640,14 @@ impl Transport for TlsStream {
         match self.peek() {
             Peek::Quiet if !self.inner.borrow().session.held().is_empty() => Peek::Bytes,
             peek => peek,
+        }
+    }
+
+    fn presence(&self) -> Presence {
+        match self.inner.borrow().end {
+            Some(End::Broken(_)) => Presence::Gone,
+            Some(End::Whole | End::Cut) if self.socket.presence() != Presence::Gone => Presence::HalfClosed,
+            _ => self.socket.presence(),
         }
     }
 

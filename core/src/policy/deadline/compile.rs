@@ -8,6 +8,7 @@ use super::settings;
 pub struct ListenerTimeouts {
     pub request_head: Duration,
     pub keep_alive_idle: Duration,
+    pub half_closed: Duration,
     pub tls_handshake: Duration,
 }
 
@@ -31,6 +32,7 @@ impl ListenerTimeouts {
         Self {
             request_head: own.request_head.unwrap_or(all.request_head).as_std(),
             keep_alive_idle: own.keep_alive_idle.unwrap_or(all.keep_alive_idle).as_std(),
+            half_closed: own.half_closed.unwrap_or(all.half_closed).as_std(),
             tls_handshake: own.tls_handshake.unwrap_or(all.tls_handshake).as_std(),
         }
     }

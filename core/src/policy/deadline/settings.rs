@@ -23,6 +23,8 @@ pub struct Timeouts {
     pub response_head: Timeout,
     /// A client's connection without a request.
     pub keep_alive_idle: Duration,
+    /// How long a client that has closed its half of the connection, and so may have gone, is served while nothing can be sent to it.
+    pub half_closed: Duration,
     /// A pooled connection to an endpoint without a request. Keep it below the endpoint's own.
     pub upstream_idle: Duration,
     /// No byte moved, in either direction, after an upgrade or CONNECT. `off` for no bound.
@@ -41,6 +43,9 @@ pub struct ListenerTimeouts {
     /// A client's connection without a request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep_alive_idle: Option<Duration>,
+    /// How long a client that has closed its half of the connection is served while nothing can be sent to it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub half_closed: Option<Duration>,
     /// A client's TLS handshake, from the accept to its end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls_handshake: Option<Duration>,
@@ -89,6 +94,7 @@ impl Default for Timeouts {
             connect: Duration::from_secs(5),
             response_head: Timeout::from_secs(60),
             keep_alive_idle: Duration::from_secs(75),
+            half_closed: Duration::from_secs(30),
             upstream_idle: Duration::from_secs(60),
             tunnel_idle: Timeout::from_secs(3_600),
             drain: Duration::from_secs(30),
