@@ -18,6 +18,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
+use ringway::base::reason::ReasonCode;
 use ringway::base::clock::Monotonic;
 use ringway::config::raw::{Duration as RawDuration, Io, Retry, RetryMethods, RetryOn, Size, Workers};
 use ringway::config::{RawConfig, compile};
@@ -179,12 +180,12 @@ impl Platform for World {
         Ok(Connected::Stream(Memory(pipe)))
     }
 
-    async fn accept_proxied(&self, _: &Memory) -> Result<Option<SocketAddr>, &'static str> {
+    async fn accept_proxied(&self, _: &Memory) -> Result<Option<SocketAddr>, ReasonCode> {
         Ok(None)
     }
 
     async fn accept_tls(&self, _: Memory, _: &TlsServer) -> Result<Memory, AcceptError<Memory>> {
-        Err(AcceptError::Failed("tls_malformed"))
+        Err(AcceptError::Failed(ReasonCode::TlsMalformed))
     }
 
     fn detach(&self, _: Memory) -> Option<OwnedFd> {

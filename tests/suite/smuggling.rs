@@ -54,13 +54,13 @@ for_each_driver! {
             let bytes = [case.bytes, PREY.as_bytes()].concat();
             for cuts in cuts(bytes.len()) {
                 let context = format!("{} in {} pieces", case.bytes.escape_ascii(), cuts.len() + 1);
-                *sent.entry(refusal.reason()).or_default() += 1;
+                *sent.entry(refusal.reason().code()).or_default() += 1;
                 let mut client = proxy.connect();
                 // A proxy that has refused may close while we still send.
                 let _ = client.send_split(&bytes, &cuts);
                 let response = client.try_response("GET").unwrap_or_else(|error| panic!("{context}: {error}"));
                 assert_eq!(response.status, refusal.status(), "{context}: {}", response.text());
-                assert_eq!(problem(&response).reason, refusal.reason(), "{context}");
+                assert_eq!(problem(&response).reason, refusal.reason().code(), "{context}");
                 assert!(response.closes(), "{context}");
                 client.expect_end();
             }
@@ -166,7 +166,7 @@ for_each_driver! {
             let response = client.ask(&format!("{method} /{index} HTTP/1.1\r\nHost: test\r\n\r\n"));
             assert_eq!(response.status, 502, "{context}: {:?} {}", response.head, response.text());
             if method == "GET" {
-                assert_eq!(problem(&response).reason, rule.reason(), "{context}");
+                assert_eq!(problem(&response).reason, rule.reason().code(), "{context}");
             }
             assert_eq!(client.get("/clean").expect(200).text(), "GET /clean", "after {context}");
             refused += 1;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::reason::ReasonCode;
+
 /// Who caused a fault. It decides which counter moves and whether an endpoint's health is touched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blame {
@@ -29,8 +31,8 @@ pub enum Retry {
 /// One failure of one exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fault {
-    /// A stable code for logs, metrics and the problem document: lower case, underscores. docs/reasons.md lists all.
-    pub reason: &'static str,
+    /// What logs, metrics and the problem document say. docs/reasons.md lists all.
+    pub reason: ReasonCode,
     /// What a client is told, if it can still be told anything.
     pub status: u16,
     /// Who is at fault.
@@ -41,22 +43,22 @@ pub struct Fault {
 
 impl Fault {
     /// A fault of the client.
-    pub const fn downstream(reason: &'static str, status: u16) -> Self {
+    pub const fn downstream(reason: ReasonCode, status: u16) -> Self {
         Self { reason, status, blame: Blame::Downstream, retry: Retry::Never }
     }
 
     /// A fault of the origin.
-    pub const fn upstream(reason: &'static str, status: u16, retry: Retry) -> Self {
+    pub const fn upstream(reason: ReasonCode, status: u16, retry: Retry) -> Self {
         Self { reason, status, blame: Blame::Upstream, retry }
     }
 
     /// A refusal that the configuration asks for.
-    pub const fn policy(reason: &'static str, status: u16) -> Self {
+    pub const fn policy(reason: ReasonCode, status: u16) -> Self {
         Self { reason, status, blame: Blame::Policy, retry: Retry::Never }
     }
 
     /// A fault of this process.
-    pub const fn ourselves(reason: &'static str, status: u16) -> Self {
+    pub const fn ourselves(reason: ReasonCode, status: u16) -> Self {
         Self { reason, status, blame: Blame::Ourselves, retry: Retry::Never }
     }
 }

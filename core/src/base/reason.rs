@@ -288,7 +288,7 @@ reasons! {
     }
 
     Process, Ourselves {
-        OutOfBuffers, "out_of_buffers", "-", "No buffer came free within the head's time-out: `limits.memory_per_worker` is too small for the load.";
+        OutOfBuffers, "out_of_buffers", "- or 503", "No buffer came free in time, for a head or for a body: `limits.memory_per_worker` is too small for the load, or the client's address or its HTTP/2 connection holds all that it may (see there).";
         Stopping, "stopping", "503", "The process was told to stop at once.";
         HeadChanged, "head_changed", "500", "A broken invariant; please report it.";
     }

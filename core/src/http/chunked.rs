@@ -16,6 +16,7 @@ use httparse::Status as Parse;
 use crate::base::limits::{
     CHUNK_EXCESS_BYTES_MAX, CHUNK_LINE_BYTES_MAX, HEADER_COUNT_MAX, TRAILER_BYTES_MAX,
 };
+use crate::base::reason::ReasonCode;
 use crate::http::grammar::{eq_folding_underscore, is_tchar, is_token, trim};
 use crate::http::message::{FieldIndex, FieldSet, Fields};
 
@@ -83,17 +84,17 @@ pub enum ChunkError {
 
 impl ChunkError {
     /// A stable code for logs and metrics. From a client it is a 400, from an origin the response is cut off.
-    pub fn reason(self) -> &'static str {
+    pub fn reason(self) -> ReasonCode {
         match self {
-            ChunkError::Size => "chunk_size",
-            ChunkError::SizeOverflow => "chunk_size_overflow",
-            ChunkError::Extension => "chunk_extension",
-            ChunkError::LineTooLong => "chunk_line_bytes",
-            ChunkError::Excess => "chunk_excess",
-            ChunkError::DataEnd => "chunk_data_end",
-            ChunkError::TrailerLine => "trailer_line",
-            ChunkError::TrailerTooLong => "trailer_bytes",
-            ChunkError::TrailerField => "trailer_field",
+            ChunkError::Size => ReasonCode::ChunkSize,
+            ChunkError::SizeOverflow => ReasonCode::ChunkSizeOverflow,
+            ChunkError::Extension => ReasonCode::ChunkExtension,
+            ChunkError::LineTooLong => ReasonCode::ChunkLineBytes,
+            ChunkError::Excess => ReasonCode::ChunkExcess,
+            ChunkError::DataEnd => ReasonCode::ChunkDataEnd,
+            ChunkError::TrailerLine => ReasonCode::TrailerLine,
+            ChunkError::TrailerTooLong => ReasonCode::TrailerBytes,
+            ChunkError::TrailerField => ReasonCode::TrailerField,
         }
     }
 }

@@ -4,6 +4,7 @@
 use super::chunked::{ChunkError, ChunkEvent, ChunkedDecoder};
 use super::framing::BodyLength;
 use super::grpc_web;
+use crate::base::reason::ReasonCode;
 
 /// One body as it comes.
 #[derive(Debug)]
@@ -117,10 +118,10 @@ pub enum FlowError {
 
 impl FlowError {
     /// A stable code for logs and metrics.
-    pub fn reason(self) -> &'static str {
+    pub fn reason(self) -> ReasonCode {
         match self {
             Self::Chunk(error) => error.reason(),
-            Self::Truncated => "body_truncated",
+            Self::Truncated => ReasonCode::BodyTruncated,
             Self::GrpcWeb(error) => error.reason(),
         }
     }

@@ -4,6 +4,7 @@
 //! read differently is refused, not repaired, because a proxy that repairs it picks one of the two readings for
 //! somebody else. Called by `http1::parse`; `relay` by whoever sends a response on.
 
+use crate::base::reason::ReasonCode;
 pub use crate::http::message::BodyLength;
 use crate::http::message::{Method, Status, Version};
 use std::fmt;
@@ -31,7 +32,7 @@ pub struct HeadError {
 
 impl HeadError {
     /// A stable code for logs and metrics.
-    pub fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> ReasonCode {
         self.rule.reason()
     }
 
@@ -58,7 +59,7 @@ impl std::error::Error for HeadError {}
 
 /// Declares the rules with, for each, its reason code and the status that a request earns by breaking it.
 macro_rules! head_rules {
-    ($($(#[$doc:meta])* $name:ident = $reason:literal, $status:literal;)*) => {
+    ($($(#[$doc:meta])* $name:ident = $reason:ident, $status:literal;)*) => {
         /// Every rule that a head can break. One variant for each, so that counters and tests can tell them apart.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum HeadRule { $($(#[$doc])* $name,)* }
@@ -67,8 +68,8 @@ macro_rules! head_rules {
             /// All of them, for metrics that are registered up front.
             pub const ALL: &[HeadRule] = &[$(HeadRule::$name,)*];
 
-            pub fn reason(self) -> &'static str {
-                match self { $(HeadRule::$name => $reason,)* }
+            pub fn reason(self) -> ReasonCode {
+                match self { $(HeadRule::$name => ReasonCode::$reason,)* }
             }
 
             fn request_status(self) -> u16 {
@@ -80,81 +81,81 @@ macro_rules! head_rules {
 
 head_rules! {
     /// The request target is longer than `HeadLimits::uri_bytes`.
-    UriTooLong = "uri_too_long", 414;
+    UriTooLong = UriTooLong, 414;
     /// The head is longer than `HeadLimits::header_bytes`.
-    HeadTooLarge = "header_bytes", 431;
+    HeadTooLarge = HeaderBytes, 431;
     /// More fields than `HeadLimits::header_count`.
-    TooManyFields = "header_count", 431;
+    TooManyFields = HeaderCount, 431;
     /// More empty lines before the request line than `LEADING_EMPTY_LINE_COUNT_MAX`.
-    LeadingEmptyLines = "leading_empty_lines", 400;
+    LeadingEmptyLines = LeadingEmptyLines, 400;
     /// Not `method SP target SP version CRLF`, to the byte.
-    RequestLine = "request_line", 400;
+    RequestLine = RequestLine, 400;
     /// Not `version SP 3DIGIT [SP reason] CRLF`, or a status below 100.
-    StatusLine = "status_line", 400;
+    StatusLine = StatusLine, 400;
     /// Not an upper-case token. Methods are case-sensitive (RFC 9110 section 9.1), but some origins fold them.
-    MethodInvalid = "method_invalid", 400;
+    MethodInvalid = MethodInvalid, 400;
     /// Longer than `METHOD_BYTES_MAX`.
-    MethodTooLong = "method_too_long", 501;
+    MethodTooLong = MethodTooLong, 501;
     /// Neither HTTP/1.0 nor HTTP/1.1; HTTP/0.9 too.
-    VersionUnsupported = "version_unsupported", 505;
+    VersionUnsupported = VersionUnsupported, 505;
     /// LF without CR before it. RFC 9112 section 2.2 lets a reader accept it; some take it for data.
-    BareLf = "bare_lf", 400;
+    BareLf = BareLf, 400;
     /// CR without LF after it, RFC 9112 section 2.2.
-    BareCr = "bare_cr", 400;
+    BareCr = BareCr, 400;
     /// NUL, DEL or another control character in a start line, a name or a value, RFC 9110 section 5.5.
-    ControlCharacter = "control_character", 400;
+    ControlCharacter = ControlCharacter, 400;
     /// A line that starts with white space, RFC 9112 section 5.2.
-    ObsFold = "obs_fold", 400;
+    ObsFold = ObsFold, 400;
     /// White space between name and colon, RFC 9112 section 5.1.
-    SpaceBeforeColon = "space_before_colon", 400;
+    SpaceBeforeColon = SpaceBeforeColon, 400;
     /// A field name that is no token, or no colon at all.
-    FieldName = "field_name", 400;
+    FieldName = FieldName, 400;
     /// `Content_Length` and the like: some servers fold '_' to '-'.
-    FramingImpostor = "framing_impostor", 400;
+    FramingImpostor = FramingImpostor, 400;
     /// Not one of the four forms, or not the one that the method asks for, RFC 9112 section 3.2.
-    TargetForm = "target_form", 400;
-    TargetControl = "target_control", 400;
-    TargetNonAscii = "target_non_ascii", 400;
-    TargetFragment = "target_fragment", 400;
+    TargetForm = TargetForm, 400;
+    TargetControl = TargetControl, 400;
+    TargetNonAscii = TargetNonAscii, 400;
+    TargetFragment = TargetFragment, 400;
     /// Absolute-form with a scheme other than http and https.
-    TargetScheme = "target_scheme", 400;
+    TargetScheme = TargetScheme, 400;
     /// Absolute-form or authority-form with a bad authority.
-    TargetAuthority = "target_authority", 400;
+    TargetAuthority = TargetAuthority, 400;
     /// HTTP/1.1 without Host, RFC 9112 section 3.2.
-    HostMissing = "host_missing", 400;
-    HostRepeated = "host_repeated", 400;
-    HostInvalid = "host_invalid", 400;
+    HostMissing = HostMissing, 400;
+    HostRepeated = HostRepeated, 400;
+    HostInvalid = HostInvalid, 400;
     /// The target's authority and Host name different hosts. RFC 9112 section 3.2.2 has the target win, and an origin
     /// behind us that reads only Host then serves another site than the one we authorised.
-    HostMismatch = "host_mismatch", 400;
+    HostMismatch = HostMismatch, 400;
     /// Content-Length and Transfer-Encoding together, RFC 9112 section 6.1.
-    LengthAndCoding = "cl_and_te", 400;
+    LengthAndCoding = ClAndTe, 400;
     /// Content-Length twice, in two fields or in a list, even if equal: no honest client sends it.
-    LengthRepeated = "cl_repeated", 400;
+    LengthRepeated = ClRepeated, 400;
     /// Content-Length that isn't digits only.
-    LengthInvalid = "cl_invalid", 400;
+    LengthInvalid = ClInvalid, 400;
     /// Content-Length beyond 64 bits.
-    LengthOverflow = "cl_overflow", 400;
+    LengthOverflow = ClOverflow, 400;
     /// Transfer-Encoding in HTTP/1.0, RFC 9112 section 6.1.
-    CodingInHttp10 = "te_http10", 400;
+    CodingInHttp10 = TeHttp10, 400;
     /// Transfer-Encoding that isn't a list of codings, or has empty members.
-    CodingMalformed = "te_malformed", 400;
+    CodingMalformed = TeMalformed, 400;
     /// A transfer coding other than chunked, RFC 9112 section 6.1.
-    CodingUnsupported = "te_unsupported", 501;
+    CodingUnsupported = TeUnsupported, 501;
     /// chunked is there, but isn't last, RFC 9112 section 6.3 rule 4.
-    ChunkedNotLast = "te_chunked_not_last", 400;
+    ChunkedNotLast = TeChunkedNotLast, 400;
     /// chunked twice, or two Transfer-Encoding fields.
-    ChunkedRepeated = "te_repeated", 400;
+    ChunkedRepeated = TeRepeated, 400;
     /// CONNECT or TRACE with a body: RFC 9110 sections 9.3.6 and 9.3.8 give it no meaning.
-    MethodWithBody = "method_with_body", 400;
+    MethodWithBody = MethodWithBody, 400;
     /// A member of Connection that is no token.
-    ConnectionMalformed = "connection_malformed", 400;
+    ConnectionMalformed = ConnectionMalformed, 400;
     /// Connection names a field that is meant for the origin: obeying would strip it on its way.
-    ConnectionProtected = "connection_protected", 400;
+    ConnectionProtected = ConnectionProtected, 400;
     /// More members than `CONNECTION_OPTION_COUNT_MAX`.
-    ConnectionTooLong = "connection_too_long", 400;
+    ConnectionTooLong = ConnectionTooLong, 400;
     /// An expectation other than 100-continue, RFC 9110 section 10.1.1.
-    ExpectUnknown = "expect_unknown", 417;
+    ExpectUnknown = ExpectUnknown, 417;
 }
 
 /// The start line, as far as framing needs it.

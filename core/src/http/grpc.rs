@@ -108,7 +108,7 @@ pub fn status_from_http(status: u16) -> GrpcStatus {
 
 /// What our own failure means. We know more than its HTTP status says: `UNAVAILABLE` invites clients to try again, so a
 /// call that ran into its time-out and may have been acted upon is not that, but `DEADLINE_EXCEEDED`.
-pub fn status_from_fault(fault: &Fault) -> GrpcStatus {
+pub fn status_from_fault(fault: Fault) -> GrpcStatus {
     match fault.status {
         499 => GrpcStatus::Cancelled,
         504 if fault.retry == Retry::Safe => GrpcStatus::Unavailable,
@@ -237,6 +237,7 @@ pub fn encode_trailers_only(response: &TrailersOnly<'_>, out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use crate::base::reason::ReasonCode;
     use std::time::Duration;
 
     use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
@@ -306,19 +307,22 @@ mod tests {
             assert_eq!(status_from_http(status), expected, "{status}");
         }
         for (fault, expected) in [
-            (Fault::policy("no_route", 404), Unimplemented),
-            (Fault::policy("request_timeout", 504), DeadlineExceeded),
-            (Fault::upstream("upstream_response_timeout", 504, Retry::IfIdempotent), DeadlineExceeded),
-            (Fault::upstream("upstream_connect_timeout", 504, Retry::Safe), Unavailable),
-            (Fault::upstream("upstream_closed", 502, Retry::IfIdempotent), Unavailable),
-            (Fault::downstream("client_gone", 499), Cancelled),
-            (Fault::downstream("request_body_timeout", 408), DeadlineExceeded),
-            (Fault::policy("body_too_large", 413), ResourceExhausted),
-            (Fault::ourselves("head_changed", 500), Internal),
-            (Fault::ourselves("stopping", 503), Unavailable),
-            (Fault::downstream("te_unsupported", 501), Unimplemented),
+            (Fault::policy(ReasonCode::NoRoute, 404), Unimplemented),
+            (Fault::policy(ReasonCode::RequestTimeout, 504), DeadlineExceeded),
+            (
+                Fault::upstream(ReasonCode::UpstreamResponseTimeout, 504, Retry::IfIdempotent),
+                DeadlineExceeded,
+            ),
+            (Fault::upstream(ReasonCode::UpstreamConnectTimeout, 504, Retry::Safe), Unavailable),
+            (Fault::upstream(ReasonCode::UpstreamClosed, 502, Retry::IfIdempotent), Unavailable),
+            (Fault::downstream(ReasonCode::ClientGone, 499), Cancelled),
+            (Fault::downstream(ReasonCode::RequestBodyTimeout, 408), DeadlineExceeded),
+            (Fault::policy(ReasonCode::BodyTooLarge, 413), ResourceExhausted),
+            (Fault::ourselves(ReasonCode::HeadChanged, 500), Internal),
+            (Fault::ourselves(ReasonCode::Stopping, 503), Unavailable),
+            (Fault::downstream(ReasonCode::TeUnsupported, 501), Unimplemented),
         ] {
-            assert_eq!(status_from_fault(&fault), expected, "{fault}");
+            assert_eq!(status_from_fault(fault), expected, "{fault}");
         }
     }
 

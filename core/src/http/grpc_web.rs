@@ -9,6 +9,7 @@ use std::fmt;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::base::reason::ReasonCode;
 use crate::http::grammar::{is_field_value, is_token, list_members};
 use crate::http::grpc::subtype;
 
@@ -86,10 +87,10 @@ pub enum Malformed {
 
 impl Malformed {
     /// A stable code for logs and metrics.
-    pub fn reason(self) -> &'static str {
+    pub fn reason(self) -> ReasonCode {
         match self {
-            Malformed::Base64 => "grpc_web_base64",
-            Malformed::Truncated => "grpc_web_truncated",
+            Malformed::Base64 => ReasonCode::GrpcWebBase64,
+            Malformed::Truncated => ReasonCode::GrpcWebTruncated,
         }
     }
 }

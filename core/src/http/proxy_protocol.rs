@@ -10,6 +10,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::base::limits::PROXY_HEADER_BYTES_MAX;
+use crate::base::reason::ReasonCode;
 use crate::http::grammar::parse_decimal;
 
 pub use crate::http::http1::parse::Parsed;
@@ -142,20 +143,20 @@ pub enum Malformed {
 
 impl Malformed {
     /// A stable code for logs and metrics.
-    pub fn reason(self) -> &'static str {
+    pub fn reason(self) -> ReasonCode {
         match self {
-            Malformed::Signature => "proxy_signature",
-            Malformed::Line => "proxy_line",
-            Malformed::LineTooLong => "proxy_line_too_long",
-            Malformed::Address => "proxy_address",
-            Malformed::Port => "proxy_port",
-            Malformed::Version => "proxy_version",
-            Malformed::Command => "proxy_command",
-            Malformed::Family => "proxy_family",
-            Malformed::Length => "proxy_length",
-            Malformed::Tlv => "proxy_tlv",
-            Malformed::TlvRepeated => "proxy_tlv_repeated",
-            Malformed::Checksum => "proxy_checksum",
+            Malformed::Signature => ReasonCode::ProxySignature,
+            Malformed::Line => ReasonCode::ProxyLine,
+            Malformed::LineTooLong => ReasonCode::ProxyLineTooLong,
+            Malformed::Address => ReasonCode::ProxyAddress,
+            Malformed::Port => ReasonCode::ProxyPort,
+            Malformed::Version => ReasonCode::ProxyVersion,
+            Malformed::Command => ReasonCode::ProxyCommand,
+            Malformed::Family => ReasonCode::ProxyFamily,
+            Malformed::Length => ReasonCode::ProxyLength,
+            Malformed::Tlv => ReasonCode::ProxyTlv,
+            Malformed::TlvRepeated => ReasonCode::ProxyTlvRepeated,
+            Malformed::Checksum => ReasonCode::ProxyChecksum,
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use crate::base::reason::ReasonCode;
 use crate::http::grammar::{is_token, list_members};
 use crate::http::message::{Method, RequestHead, ResponseHead, Status, Target};
 
@@ -61,11 +62,11 @@ pub enum SwitchError {
 }
 
 impl SwitchError {
-    pub fn reason(self) -> &'static str {
+    pub fn reason(self) -> ReasonCode {
         match self {
-            SwitchError::NotOffered => "switch_not_offered",
-            SwitchError::NotNamed => "switch_not_named",
-            SwitchError::OtherProtocol => "switch_other_protocol",
+            SwitchError::NotOffered => ReasonCode::SwitchNotOffered,
+            SwitchError::NotNamed => ReasonCode::SwitchNotNamed,
+            SwitchError::OtherProtocol => ReasonCode::SwitchOtherProtocol,
         }
     }
 }

@@ -12,6 +12,8 @@ use std::io;
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
+use crate::base::reason::ReasonCode;
+
 /// Raises the limit on open files to the highest that this process may have. Gives what it is from then on.
 pub fn raise_limit() -> u64 {
     let mut limit = getrlimit(Resource::Nofile);
@@ -105,11 +107,11 @@ impl Shortage {
     }
 
     /// The reason code.
-    pub fn reason(self) -> &'static str {
+    pub fn reason(self) -> ReasonCode {
         match self {
-            Self::Descriptors => "out_of_descriptors",
-            Self::Memory => "out_of_socket_memory",
-            Self::Ports => "out_of_local_ports",
+            Self::Descriptors => ReasonCode::OutOfDescriptors,
+            Self::Memory => ReasonCode::OutOfSocketMemory,
+            Self::Ports => ReasonCode::OutOfLocalPorts,
         }
     }
 }
@@ -129,6 +131,7 @@ impl fmt::Display for Shortage {
 #[cfg(test)]
 mod tests {
     use super::{Held, Shortage, allow, check_room, has_room_for_client, held};
+    use crate::base::reason::ReasonCode;
     use std::io;
 
     /// One thread for each test: the counts are its own.
@@ -175,11 +178,11 @@ mod tests {
     #[test]
     fn what_an_error_says_of_this_machine() {
         for (errno, expected) in [
-            (24, Some("out_of_descriptors")),
-            (23, Some("out_of_descriptors")),
-            (105, Some("out_of_socket_memory")),
-            (12, Some("out_of_socket_memory")),
-            (99, Some("out_of_local_ports")),
+            (24, Some(ReasonCode::OutOfDescriptors)),
+            (23, Some(ReasonCode::OutOfDescriptors)),
+            (105, Some(ReasonCode::OutOfSocketMemory)),
+            (12, Some(ReasonCode::OutOfSocketMemory)),
+            (99, Some(ReasonCode::OutOfLocalPorts)),
             (111, None),
             (110, None),
             (101, None),

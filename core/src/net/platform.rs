@@ -20,6 +20,7 @@ use super::tls::client::{Connector, ServerName};
 use super::tls::server::TlsServer;
 use super::tls::{HandshakeError, Protocol, client, server};
 use crate::base::clock::{Clock, Monotonic};
+use crate::base::reason::ReasonCode;
 use crate::http::message::Scheme;
 
 /// A new connection to an endpoint.
@@ -54,7 +55,7 @@ pub trait Platform: 'static {
     ) -> Result<Connected<Self::Stream>, ConnectError>;
     /// Takes a PROXY header off the front of a client's connection; the caller bounds the wait. Gives the address that
     /// it tells, or a reason code.
-    async fn accept_proxied(&self, stream: &Self::Stream) -> Result<Option<SocketAddr>, &'static str>;
+    async fn accept_proxied(&self, stream: &Self::Stream) -> Result<Option<SocketAddr>, ReasonCode>;
     /// Answers a client's TLS handshake; the caller bounds the wait.
     async fn accept_tls(
         &self,
@@ -132,7 +133,7 @@ pub enum AcceptError<S> {
     /// It sent a request in the clear, and can be answered so.
     PlainHttp(S),
     /// The handshake failed; the client was told, as far as that can be.
-    Failed(&'static str),
+    Failed(ReasonCode),
 }
 
 /// The real world.
@@ -200,7 +201,7 @@ impl Platform for Linux {
         session.map(Connected::Session).map_err(ConnectError::Io)
     }
 
-    async fn accept_proxied(&self, stream: &Stream) -> Result<Option<SocketAddr>, &'static str> {
+    async fn accept_proxied(&self, stream: &Stream) -> Result<Option<SocketAddr>, ReasonCode> {
         match stream {
             Stream::Socket(socket) => proxied::receive(socket).await,
             _ => Ok(None),
@@ -208,7 +209,9 @@ impl Platform for Linux {
     }
 
     async fn accept_tls(&self, stream: Stream, server: &TlsServer) -> Result<Stream, AcceptError<Stream>> {
-        let Stream::Socket(socket) = stream else { return Err(AcceptError::Failed("tls_malformed")) };
+        let Stream::Socket(socket) = stream else {
+            return Err(AcceptError::Failed(ReasonCode::TlsMalformed));
+        };
         match server::accept(socket, server).await {
             Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
             Err(HandshakeError::PlainHttp(socket)) => Err(AcceptError::PlainHttp(Stream::Socket(socket))),

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use super::stream::{Socket, Transport};
 use crate::base::limits::PROXY_HEADER_BYTES_MAX;
+use crate::base::reason::ReasonCode;
 use crate::http::proxy_protocol::{Endpoints, Malformed, Parsed, Tlvs, encode_v1, encode_v2, parse};
 
 /// Which form of the header an origin reads.
@@ -27,8 +28,8 @@ pub struct OnBehalf {
 
 /// Takes the header off the front of a connection, and not a byte more: what follows may be TLS. The caller bounds the
 /// wait. Gives the client's address, if the header tells one, or the reason code of a refusal.
-pub(super) async fn receive(socket: &Socket) -> Result<Option<SocketAddr>, &'static str> {
-    const GONE: &str = "proxy_header_missing";
+pub(super) async fn receive(socket: &Socket) -> Result<Option<SocketAddr>, ReasonCode> {
+    const GONE: ReasonCode = ReasonCode::ProxyHeaderMissing;
     // Bytes taken already: all of them are the header's, since it was not complete with them.
     let mut header = Vec::new();
     let mut ahead = [0; 512];
@@ -46,7 +47,7 @@ pub(super) async fn receive(socket: &Socket) -> Result<Option<SocketAddr>, &'sta
         header.extend_from_slice(&ahead[..n]);
         let (ours, source) = match parse(&header).map_err(Malformed::reason)? {
             Parsed::Complete(parsed) => (parsed.bytes - taken, Some(parsed.endpoints.source())),
-            Parsed::Partial if header.len() > PROXY_HEADER_BYTES_MAX => return Err("proxy_length"),
+            Parsed::Partial if header.len() > PROXY_HEADER_BYTES_MAX => return Err(ReasonCode::ProxyLength),
             Parsed::Partial => (n, None),
         };
         match socket.try_read(&mut ahead[..ours]) {

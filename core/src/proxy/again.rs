@@ -15,6 +15,7 @@ use super::upstream::{Lease, Pass, Upstream};
 use crate::base::deadline::{Deadline as Timer, Expired};
 use crate::base::fault::{Blame, Fault, Retry};
 use crate::base::kept::Kept;
+use crate::base::reason::ReasonCode;
 use crate::http::flow::{Batch, Flow, PIECES_MAX};
 use crate::http::framing::BodyLength;
 use crate::http::grpc::GrpcStatus;
@@ -88,7 +89,7 @@ impl<P: Platform> Exchange<'_, P> {
     /// An attempt has failed: is there to be another? If not, the record says why.
     pub(super) fn after_fault(
         self,
-        fault: &Fault,
+        fault: Fault,
         record: &mut Record,
         replay: &Replay,
     ) -> Option<Again<P::Stream>> {
@@ -196,10 +197,10 @@ impl<P: Platform> Exchange<'_, P> {
         conn.deadline.cap_attempt(0, Duration::ZERO);
         lookup::pause(conn, after_ms).await?;
         if conn.core.stopping.is_raised() {
-            return Err(Fault::ourselves("stopping", 503));
+            return Err(Fault::ourselves(ReasonCode::Stopping, 503));
         }
         match self.plan.hop.left(conn.core.now_ms()) {
-            Left::Nothing => Err(Fault::policy("request_timeout", 504)),
+            Left::Nothing => Err(Fault::policy(ReasonCode::RequestTimeout, 504)),
             Left::Ms(_) | Left::Unbounded => Ok(()),
         }
     }
@@ -215,7 +216,7 @@ impl<P: Platform> Exchange<'_, P> {
         lease: &Lease<P::Stream>,
         deadline: &Timer,
         outcome: Outcome,
-        reason: &'static str,
+        reason: ReasonCode,
     ) -> Fault {
         let core = &self.conn.core;
         // The time of the whole request was over. If the client set it, anybody who asks for a millisecond could have
@@ -280,21 +281,24 @@ fn grpc_failure(status: GrpcStatus) -> Option<Failure> {
 }
 
 /// What kind of failure a fault is to the retry policy; `None` for what is nobody's attempt's.
-fn failure(fault: &Fault) -> Option<Failure> {
+fn failure(fault: Fault) -> Option<Failure> {
     if fault.blame != Blame::Upstream {
         return None;
     }
     match (fault.reason, fault.retry) {
-        ("upstream_refused", _) => Some(Failure::Refused),
+        (ReasonCode::UpstreamRefused, _) => Some(Failure::Refused),
         // The second: one of many that shared a connection, which may have ended for another's sake.
-        (STALE, _) | ("upstream_closed", Retry::IfIdempotent) => Some(Failure::Stale),
+        (STALE, _) | (ReasonCode::UpstreamClosed, Retry::IfIdempotent) => Some(Failure::Stale),
         (_, Retry::Safe) => Some(Failure::Connect),
-        ("upstream_reset" | "upstream_closed" | "upstream_head_truncated", _) => {
+        (ReasonCode::UpstreamReset | ReasonCode::UpstreamClosed | ReasonCode::UpstreamHeadTruncated, _) => {
             Some(Failure::ResetBeforeResponse)
         }
-        ("attempt_timeout" | "upstream_response_timeout" | "upstream_write_timeout", _) => {
-            Some(Failure::PerTryTimeout)
-        }
+        (
+            ReasonCode::AttemptTimeout
+            | ReasonCode::UpstreamResponseTimeout
+            | ReasonCode::UpstreamWriteTimeout,
+            _,
+        ) => Some(Failure::PerTryTimeout),
         _ => None,
     }
 }
@@ -335,6 +339,7 @@ pub(super) async fn resend<P: Platform>(
 mod tests {
     use super::{Failure, GrpcStatus, failure, speaks_against};
     use crate::base::fault::{Fault, Retry};
+    use crate::base::reason::ReasonCode;
 
     #[test]
     fn what_is_tried_again_need_not_be_the_upstreams_fault() {
@@ -352,23 +357,32 @@ mod tests {
     #[test]
     fn faults_and_failures() {
         for (fault, expected) in [
-            (Fault::upstream("upstream_connect_failed", 502, Retry::Safe), Some(Failure::Connect)),
-            (Fault::upstream("upstream_connect_timeout", 504, Retry::Safe), Some(Failure::Connect)),
-            (Fault::upstream("upstream_refused", 503, Retry::Safe), Some(Failure::Refused)),
-            (Fault::upstream("upstream_stale", 502, Retry::Safe), Some(Failure::Stale)),
-            (Fault::upstream("upstream_stale", 502, Retry::IfIdempotent), Some(Failure::Stale)),
-            (Fault::upstream("upstream_reset", 502, Retry::Safe), Some(Failure::Connect)),
-            (Fault::upstream("upstream_reset", 502, Retry::Never), Some(Failure::ResetBeforeResponse)),
-            (Fault::upstream("upstream_closed", 502, Retry::Never), Some(Failure::ResetBeforeResponse)),
-            (Fault::upstream("upstream_closed", 502, Retry::IfIdempotent), Some(Failure::Stale)),
-            (Fault::upstream("attempt_timeout", 504, Retry::Never), Some(Failure::PerTryTimeout)),
-            (Fault::upstream("upstream_response_timeout", 504, Retry::Never), Some(Failure::PerTryTimeout)),
-            (Fault::upstream("upstream_body_truncated", 502, Retry::Never), None),
-            (Fault::policy("request_timeout", 504), None),
-            (Fault::downstream("client_gone", 0), None),
-            (Fault::ourselves("stopping", 503), None),
+            (Fault::upstream(ReasonCode::UpstreamConnectFailed, 502, Retry::Safe), Some(Failure::Connect)),
+            (Fault::upstream(ReasonCode::UpstreamConnectTimeout, 504, Retry::Safe), Some(Failure::Connect)),
+            (Fault::upstream(ReasonCode::UpstreamRefused, 503, Retry::Safe), Some(Failure::Refused)),
+            (Fault::upstream(ReasonCode::UpstreamStale, 502, Retry::Safe), Some(Failure::Stale)),
+            (Fault::upstream(ReasonCode::UpstreamStale, 502, Retry::IfIdempotent), Some(Failure::Stale)),
+            (Fault::upstream(ReasonCode::UpstreamReset, 502, Retry::Safe), Some(Failure::Connect)),
+            (
+                Fault::upstream(ReasonCode::UpstreamReset, 502, Retry::Never),
+                Some(Failure::ResetBeforeResponse),
+            ),
+            (
+                Fault::upstream(ReasonCode::UpstreamClosed, 502, Retry::Never),
+                Some(Failure::ResetBeforeResponse),
+            ),
+            (Fault::upstream(ReasonCode::UpstreamClosed, 502, Retry::IfIdempotent), Some(Failure::Stale)),
+            (Fault::upstream(ReasonCode::AttemptTimeout, 504, Retry::Never), Some(Failure::PerTryTimeout)),
+            (
+                Fault::upstream(ReasonCode::UpstreamResponseTimeout, 504, Retry::Never),
+                Some(Failure::PerTryTimeout),
+            ),
+            (Fault::upstream(ReasonCode::UpstreamBodyTruncated, 502, Retry::Never), None),
+            (Fault::policy(ReasonCode::RequestTimeout, 504), None),
+            (Fault::downstream(ReasonCode::ClientGone, 0), None),
+            (Fault::ourselves(ReasonCode::Stopping, 503), None),
         ] {
-            assert_eq!(failure(&fault), expected, "{fault}");
+            assert_eq!(failure(fault), expected, "{fault}");
         }
     }
 }

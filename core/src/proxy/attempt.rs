@@ -28,6 +28,7 @@ use super::watch::{GONE, waiting};
 use crate::base::buffer::Buffer;
 use crate::base::deadline::{Deadline, Expired};
 use crate::base::fault::{Fault, Retry};
+use crate::base::reason::ReasonCode;
 use crate::config::snapshot::RouteTimeouts;
 use crate::http::flow::{Batch, Flow, PIECES_MAX};
 use crate::net::descriptors::Shortage;
@@ -111,7 +112,7 @@ pub(super) async fn forward<P: Platform>(
                 if fault.reason == STALE {
                     core.metrics.count(Counter::UpstreamStale);
                 }
-                exchange.after_fault(&fault, record, &replay).ok_or(fault)?
+                exchange.after_fault(fault, record, &replay).ok_or(fault)?
             }
         };
         core.metrics.count(Counter::Retries);
@@ -127,7 +128,7 @@ pub(super) async fn forward<P: Platform>(
 const END_OF_HEAD: &[u8] = b"\r\n";
 
 /// A reused connection was closed by its origin just as it was used.
-pub(super) const STALE: &str = "upstream_stale";
+pub(super) const STALE: ReasonCode = ReasonCode::UpstreamStale;
 
 /// The next endpoint, waiting for one if all are at their cap.
 pub(super) async fn choose<P: Platform>(
@@ -152,8 +153,8 @@ pub(super) async fn choose<P: Platform>(
             Ok(true) => {
                 conn.core.tick_ns();
             }
-            Ok(false) => return Err(Fault::policy("upstream_pending_full", 503)),
-            Err(_) => return Err(elapsed(conn, &conn.deadline, "upstream_busy", 503)),
+            Ok(false) => return Err(Fault::policy(ReasonCode::UpstreamPendingFull, 503)),
+            Err(_) => return Err(elapsed(conn, &conn.deadline, ReasonCode::UpstreamBusy, 503)),
         }
     }
 }
@@ -163,16 +164,16 @@ pub(super) async fn choose<P: Platform>(
 pub(super) fn elapsed<P: Platform>(
     conn: &Downstream<P>,
     deadline: &Deadline,
-    reason: &'static str,
+    reason: ReasonCode,
     status: u16,
 ) -> Fault {
     if conn.core.stopping.is_raised() {
-        return Fault::ourselves("stopping", 503);
+        return Fault::ourselves(ReasonCode::Stopping, 503);
     }
     match deadline.expired() {
         Expired::Phase => Fault::upstream(reason, status, Retry::Never),
-        Expired::Attempt => Fault::upstream("attempt_timeout", 504, Retry::Never),
-        Expired::Request => Fault::policy("request_timeout", 504),
+        Expired::Attempt => Fault::upstream(ReasonCode::AttemptTimeout, 504, Retry::Never),
+        Expired::Request => Fault::policy(ReasonCode::RequestTimeout, 504),
     }
 }
 
@@ -207,7 +208,7 @@ pub(super) async fn open<P: Platform>(
                 return Ok(lease);
             }
             exchange.failed(&lease, Outcome::ConnectFailure);
-            Err(Fault::upstream("upstream_no_streams", 502, Retry::Safe))
+            Err(Fault::upstream(ReasonCode::UpstreamNoStreams, 502, Retry::Safe))
         }
         Ok(Err(error)) => {
             if let Some(shortage) = error.shortage() {
@@ -222,12 +223,12 @@ pub(super) async fn open<P: Platform>(
             core.metrics.count(Counter::UpstreamConnectErrors);
             exchange.failed(&lease, Outcome::ConnectFailure);
             Err(match error {
-                ConnectError::Io(_) => Fault::upstream("upstream_connect_failed", 502, Retry::Safe),
+                ConnectError::Io(_) => Fault::upstream(ReasonCode::UpstreamConnectFailed, 502, Retry::Safe),
                 ConnectError::Tls(error) => {
                     core.tls_failed(&exchange.upstream().name, &endpoint.address, &error);
-                    Fault::upstream("upstream_tls_failed", 502, Retry::Safe)
+                    Fault::upstream(ReasonCode::UpstreamTlsFailed, 502, Retry::Safe)
                 }
-                ConnectError::NoHttp2 => Fault::upstream("upstream_no_http2", 502, Retry::Safe),
+                ConnectError::NoHttp2 => Fault::upstream(ReasonCode::UpstreamNoHttp2, 502, Retry::Safe),
             })
         }
         Err(_) => {
@@ -238,7 +239,7 @@ pub(super) async fn open<P: Platform>(
             let outcome = Outcome::ConnectFailure;
             Err(Fault {
                 retry,
-                ..exchange.timed_out(&lease, &conn.deadline, outcome, "upstream_connect_timeout")
+                ..exchange.timed_out(&lease, &conn.deadline, outcome, ReasonCode::UpstreamConnectTimeout)
             })
         }
     }
@@ -322,7 +323,7 @@ async fn once<P: Platform>(
         if !flow.is_ended() {
             flow.step(body, &mut batch).map_err(|error| Fault::downstream(error.reason(), 400))?;
             if flow.content_bytes() > pumping.content_max {
-                return Err(Fault::policy("body_too_large", 413).into());
+                return Err(Fault::policy(ReasonCode::BodyTooLarge, 413).into());
             }
         }
         let head_bytes = out.len();
@@ -411,23 +412,30 @@ pub(super) fn not_sent<P: Platform>(
     }
     match error {
         PumpError::ClientGone => GONE,
-        PumpError::Elapsed(_) => {
-            exchange.timed_out(lease, &exchange.conn.deadline, Outcome::Timeout, "upstream_write_timeout")
-        }
+        PumpError::Elapsed(_) => exchange.timed_out(
+            lease,
+            &exchange.conn.deadline,
+            Outcome::Timeout,
+            ReasonCode::UpstreamWriteTimeout,
+        ),
         _ if lease.stream().was_refused() => refused(),
         _ if lease.reused => {
             Fault::upstream(STALE, 502, if sent == 0 { Retry::Safe } else { Retry::IfIdempotent })
         }
         PumpError::Broken(_) | PumpError::Malformed(_) | PumpError::TooLarge | PumpError::NoBuffer => {
             exchange.failed(lease, Outcome::Reset);
-            Fault::upstream("upstream_reset", 502, if sent == 0 { Retry::Safe } else { Retry::Never })
+            Fault::upstream(
+                ReasonCode::UpstreamReset,
+                502,
+                if sent == 0 { Retry::Safe } else { Retry::Never },
+            )
         }
     }
 }
 
 /// The origin has said that it did not act on the request, so another connection may (RFC 9113 section 8.7).
 fn refused() -> Fault {
-    Fault::upstream("upstream_refused", 503, Retry::Safe)
+    Fault::upstream(ReasonCode::UpstreamRefused, 503, Retry::Safe)
 }
 
 /// The connection ended before a byte of the response came.
@@ -440,7 +448,7 @@ pub(super) fn closed_before_response<P: Platform>(
     }
     if lease.stream().was_reset() {
         exchange.failed(lease, Outcome::Reset);
-        return Fault::upstream("upstream_reset", 502, Retry::Never);
+        return Fault::upstream(ReasonCode::UpstreamReset, 502, Retry::Never);
     }
     if lease.reused {
         return Fault::upstream(STALE, 502, Retry::IfIdempotent);
@@ -448,5 +456,5 @@ pub(super) fn closed_before_response<P: Platform>(
     exchange.failed(lease, Outcome::Reset);
     // What ended a connection that many share need not have been this request.
     let retry = if lease.is_shared() { Retry::IfIdempotent } else { Retry::Never };
-    Fault::upstream("upstream_closed", 502, retry)
+    Fault::upstream(ReasonCode::UpstreamClosed, 502, retry)
 }

@@ -20,6 +20,7 @@ use crate::base::buffer::{Buffer, Purpose, Share};
 use crate::base::deadline::Deadline;
 use crate::base::fault::Fault;
 use crate::base::limits::{LINGER_BYTES_MAX, LINGER_IDLE_MS, LINGER_TOTAL_MS, TURN_BYTES, TURN_REQUESTS};
+use crate::base::reason::ReasonCode;
 use crate::http::http1::encode::Persistence;
 use crate::http::http1::parse::head_end_hint;
 use crate::http::message::Wire;
@@ -225,7 +226,7 @@ impl<P: Platform> Downstream<P> {
             ready.is_ok()
         } else {
             if self.requests.get() == 0 {
-                self.core.metrics.refused("request_head_timeout");
+                self.core.metrics.refused(ReasonCode::RequestHeadTimeout);
             }
             // A request may have come in the moment that we stopped waiting.
             self.stream.peek() == crate::net::stream::Peek::Bytes
@@ -255,13 +256,13 @@ impl<P: Platform> Downstream<P> {
         let mut armed = self.requests.get() == 0;
         loop {
             if self.deadline.bound(buffer.ready()).await.is_err() {
-                self.core.metrics.refused("out_of_buffers");
+                self.core.metrics.refused(ReasonCode::OutOfBuffers);
                 return Next::End(After::Close);
             }
             match self.stream.try_read(buffer.spare()) {
                 Ok(0) => {
                     if !buffer.is_empty() {
-                        self.core.metrics.refused("client_gone_in_head");
+                        self.core.metrics.refused(ReasonCode::ClientGoneInHead);
                     }
                     return Next::End(After::Close);
                 }
@@ -330,11 +331,11 @@ impl<P: Platform> Downstream<P> {
 
     /// The head did not come in time.
     async fn too_slow(&self) -> After {
-        self.answer_headless(&Fault::downstream("request_head_timeout", 408)).await
+        self.answer_headless(Fault::downstream(ReasonCode::RequestHeadTimeout, 408)).await
     }
 
     /// Answers what can't be read as a request.
-    async fn answer_headless(&self, fault: &Fault) -> After {
+    async fn answer_headless(&self, fault: Fault) -> After {
         let now = self.core.tick_ns();
         let mut record = Record::new(self.core.platform.random(), now);
         let mut out = self.core.take_head();
@@ -411,12 +412,12 @@ pub(super) async fn refuse_plain_http<P: Platform>(
     let share = core.buffers.share(peer.ip());
     let conn = Downstream::new(core, stream, peer, PeerText::new(peer.ip()), listener, Wire::Http1, share);
     conn.core.metrics.handshake_failed(PLAIN_HTTP);
-    conn.answer_headless(&Fault::downstream("plain_http_on_tls_port", 400)).await;
+    conn.answer_headless(Fault::downstream(ReasonCode::PlainHttpOnTlsPort, 400)).await;
     conn.linger().await;
 }
 
 /// See [`refuse_plain_http`].
-const PLAIN_HTTP: &str = "plain_http_on_tls_port";
+const PLAIN_HTTP: ReasonCode = ReasonCode::PlainHttpOnTlsPort;
 
 /// A connection that can't be served at all: counts it and closes it.
 pub fn refuse<P: Platform>(core: &Core<P>, listener: ListenerId) {

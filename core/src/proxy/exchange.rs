@@ -26,6 +26,7 @@ use crate::base::deadline::{Deadline, Expired};
 use crate::base::fault::{Fault, Retry};
 use crate::base::limits::{COPIED_BODY_BYTES_MAX, INTERIM_RESPONSES_MAX, WATCH_CLIENT_AFTER_MS};
 use crate::base::race::{First, race};
+use crate::base::reason::ReasonCode;
 use crate::http::flow::{Batch, Flow, FlowError, PIECES_MAX};
 use crate::http::framing::{BodyLength, relay};
 use crate::http::grpc::GrpcStatus;
@@ -40,7 +41,7 @@ use crate::policy::outlier::Outcome;
 use crate::telemetry::metrics::Counter;
 
 /// No buffer came free in time.
-const NO_BUFFER: Fault = Fault::ourselves("out_of_buffers", 503);
+const NO_BUFFER: Fault = Fault::ourselves(ReasonCode::OutOfBuffers, 503);
 
 /// How an exchange ended.
 pub(super) enum Ended<S: Transport> {
@@ -216,24 +217,25 @@ fn request_fault<P: Platform>(
     let conn = exchange.conn;
     match error {
         PumpError::Broken(End::Source) | PumpError::Malformed(FlowError::Truncated) => {
-            Fault::downstream("client_gone_in_body", 0)
+            Fault::downstream(ReasonCode::ClientGoneInBody, 0)
         }
         PumpError::Malformed(error) => Fault::downstream(error.reason(), 400),
         PumpError::NoBuffer => NO_BUFFER,
         PumpError::ClientGone => GONE,
-        PumpError::TooLarge => Fault::policy("body_too_large", 413),
+        PumpError::TooLarge => Fault::policy(ReasonCode::BodyTooLarge, 413),
         PumpError::Elapsed(End::Source) if waiting_for_origin => {
-            elapsed(conn, &conn.deadline, "upstream_continue_timeout", 504)
+            elapsed(conn, &conn.deadline, ReasonCode::UpstreamContinueTimeout, 504)
         }
-        PumpError::Elapsed(End::Source) => {
-            Fault { retry: Retry::Never, ..elapsed(conn, &conn.deadline, "request_body_timeout", 408) }
-        }
+        PumpError::Elapsed(End::Source) => Fault {
+            retry: Retry::Never,
+            ..elapsed(conn, &conn.deadline, ReasonCode::RequestBodyTimeout, 408)
+        },
         PumpError::Elapsed(End::Sink) => {
-            exchange.timed_out(lease, &conn.deadline, Outcome::Timeout, "upstream_write_timeout")
+            exchange.timed_out(lease, &conn.deadline, Outcome::Timeout, ReasonCode::UpstreamWriteTimeout)
         }
         PumpError::Broken(End::Sink) => {
             exchange.failed(lease, Outcome::Reset);
-            Fault::upstream("upstream_reset", 502, Retry::Never)
+            Fault::upstream(ReasonCode::UpstreamReset, 502, Retry::Never)
         }
     }
 }
@@ -267,7 +269,7 @@ async fn receive<P: Platform>(
             }
             Ok(0) => {
                 exchange.failed(lease, Outcome::Reset);
-                return Err(Fault::upstream("upstream_head_truncated", 502, Retry::Never).into());
+                return Err(Fault::upstream(ReasonCode::UpstreamHeadTruncated, 502, Retry::Never).into());
             }
             Ok(n) => buffer.fill(n),
             Err(error) if would_block(&error) => {
@@ -276,14 +278,14 @@ async fn receive<P: Platform>(
             }
             Err(error) if error.kind() == ErrorKind::InvalidData && lease.wire() == Wire::Http2 => {
                 exchange.failed(lease, Outcome::Reset);
-                return Err(Fault::upstream("upstream_h2_malformed", 502, Retry::Never).into());
+                return Err(Fault::upstream(ReasonCode::UpstreamH2Malformed, 502, Retry::Never).into());
             }
             Err(_) if buffer.is_empty() && interim == 0 => {
                 return Err(closed_before_response(exchange, lease).into());
             }
             Err(_) => {
                 exchange.failed(lease, Outcome::Reset);
-                return Err(Fault::upstream("upstream_reset", 502, Retry::Never).into());
+                return Err(Fault::upstream(ReasonCode::UpstreamReset, 502, Retry::Never).into());
             }
         }
         loop {
@@ -307,7 +309,9 @@ async fn receive<P: Platform>(
                     interim += 1;
                     if interim > INTERIM_RESPONSES_MAX {
                         exchange.failed(lease, Outcome::Reset);
-                        return Err(Fault::upstream("too_many_interim_responses", 502, Retry::Never).into());
+                        return Err(
+                            Fault::upstream(ReasonCode::TooManyInterimResponses, 502, Retry::Never).into()
+                        );
                     }
                     buffer.consume(head_bytes);
                     searched = 0;
@@ -344,9 +348,10 @@ impl Wait {
     ) -> Result<(), Fault> {
         let conn = exchange.conn;
         let ready = |result: std::io::Result<()>| {
-            result.map_err(|_| Fault::upstream("upstream_reset", 502, Retry::Never))
+            result.map_err(|_| Fault::upstream(ReasonCode::UpstreamReset, 502, Retry::Never))
         };
-        let too_slow = || exchange.timed_out(lease, deadline, Outcome::Timeout, "upstream_response_timeout");
+        let too_slow =
+            || exchange.timed_out(lease, deadline, Outcome::Timeout, ReasonCode::UpstreamResponseTimeout);
         if phase.request.get() == Outgoing::Sending {
             // An origin owes nothing before it has the whole request: whatever bounds this wait bounds the request's pump,
             // which tells the client from the origin. The end of the pump brings about that this is looked at again.
@@ -409,7 +414,7 @@ fn shape<P: Platform>(
     out: &mut Vec<u8>,
 ) -> Result<Head, Failed<P::Stream>> {
     let Exchange { conn, bound, plan, .. } = exchange;
-    let refuse = |reason: &'static str| {
+    let refuse = |reason: ReasonCode| {
         exchange.failed(lease, Outcome::Reset);
         Failed::Fault(Fault::upstream(reason, 502, Retry::Never))
     };
@@ -617,16 +622,17 @@ fn body_fault<P: Platform>(
         Fault::upstream(reason, 502, Retry::Never)
     };
     match error {
-        PumpError::Broken(End::Source) => upstream("upstream_reset_in_body"),
-        PumpError::Malformed(FlowError::Truncated) => upstream("upstream_body_truncated"),
+        PumpError::Broken(End::Source) => upstream(ReasonCode::UpstreamResetInBody),
+        PumpError::Malformed(FlowError::Truncated) => upstream(ReasonCode::UpstreamBodyTruncated),
         PumpError::Malformed(error) => upstream(error.reason()),
         PumpError::NoBuffer => NO_BUFFER,
         PumpError::Elapsed(End::Source) => {
-            exchange.timed_out(lease, deadline, Outcome::Timeout, "upstream_body_timeout")
+            exchange.timed_out(lease, deadline, Outcome::Timeout, ReasonCode::UpstreamBodyTimeout)
         }
-        PumpError::Elapsed(End::Sink) => {
-            Fault { retry: Retry::Never, ..elapsed(exchange.conn, deadline, "client_read_timeout", 0) }
-        }
+        PumpError::Elapsed(End::Sink) => Fault {
+            retry: Retry::Never,
+            ..elapsed(exchange.conn, deadline, ReasonCode::ClientReadTimeout, 0)
+        },
         PumpError::Broken(End::Sink) | PumpError::ClientGone | PumpError::TooLarge => GONE,
     }
 }

@@ -14,17 +14,19 @@ use super::trial::Trial;
 use super::upstream::Configured;
 use super::{limiting, limits};
 use crate::base::limits::EXPLAINED_ROUTES_MAX;
-use crate::config::snapshot::{
-    Action, AppliedRate, Destination, HashOn, PathRewrite, Route, Snapshot, Split, UpstreamHost,
-};
+use crate::config::snapshot::{Action, AppliedRate, Destination, Route, Snapshot, Split, UpstreamHost};
 use crate::http::http1::parse::{HeadLimits, Parsed, parse_request};
 use crate::http::message::{HeadIndex, Method, RequestHead};
 use crate::http::rewrite::routed_path;
 use crate::policy::Phase;
-use crate::policy::health::{self, Traffic};
-use crate::policy::rate_limit::{KeyPart, Mode, OnExcess, Rule};
+use crate::policy::explain::line;
+use crate::policy::rate_limit::{self, KeyPart, Rule};
 use crate::policy::route::{Explanation, Reason, RouteKey, Verdict};
-use crate::policy::shed::Class;
+use crate::policy::split::explain::ShareIs;
+use crate::policy::{
+    breaker, deadline, fault, health, mirror, redirect, respond as respond_policy, retry, rewrite, shed,
+    split as policy_split,
+};
 use crate::telemetry::metrics::Sample;
 
 /// A request as somebody writes it.
@@ -231,17 +233,12 @@ impl Told<'_> {
             Phase::AdmitByKey => self.admission(out),
             Phase::Shape => match &route.action {
                 Action::Respond(respond) => {
-                    line(out, "answer", format_args!("{}, our own", respond.status));
+                    respond_policy::explain::explain(respond, out);
                     return Then::Ends;
                 }
                 Action::Redirect(redirect) => {
-                    match respond::location(&redirect.target, head, self.path, self.asked.secure) {
-                        Some(location) => {
-                            let location = String::from_utf8_lossy(&location).into_owned();
-                            line(out, "answer", format_args!("{} to {location}", redirect.status));
-                        }
-                        None => line(out, "refused", format_args!("no_host (400)")),
-                    }
+                    let location = respond::location(&redirect.target, head, self.path, self.asked.secure);
+                    redirect::explain::explain(redirect, location.as_deref(), out);
                     return Then::Ends;
                 }
                 Action::Upstream(destination) => self.forward(*destination, out),
@@ -267,24 +264,14 @@ impl Told<'_> {
         let route = self.route;
         for index in &route.in_flight {
             let limit = &self.world.snapshot.rate_limits.in_flight[*index];
-            let key = self.key(&limit.key);
-            line(
-                out,
-                "in-flight limit",
-                format_args!("{}: {} at once for {key}, else 429 in_flight_limited", limit.name, limit.max),
-            );
+            rate_limit::explain::in_flight(limit, &self.key(&limit.key), out);
         }
         for applied in &route.rates {
             self.rate(applied, out);
         }
         self.fault(out);
         if matches!(route.action, Action::Upstream(_) | Action::Split(_)) {
-            let class = match route.class {
-                Class::High => "high",
-                Class::Normal => "normal",
-                Class::Low => "low",
-            };
-            line(out, "priority", format_args!("{class}; shed with 503 when its worker is too busy"));
+            shed::explain::explain(route.class, out);
         }
     }
 
@@ -310,30 +297,8 @@ impl Told<'_> {
 
     fn rate(&self, applied: &AppliedRate, out: &mut String) {
         let limit = &self.world.snapshot.rate_limits.rates[applied.limit];
-        let rule = &limit.rule;
-        let (count, window_ms) = rule.rate.quota();
-        let excess = match rule.on_excess {
-            OnExcess::Reject => "else 429 rate_limited".to_owned(),
-            OnExcess::Delay { wait_ms_max } => {
-                format!("else it waits up to {wait_ms_max} ms, or 429 rate_limited")
-            }
-        };
-        let cost = match &limit.cost_from_response {
-            Some(name) => format!("what the response's `{name}` says"),
-            None => applied.cost.to_string(),
-        };
-        let shadow = if rule.mode == Mode::Shadow { ", only counted" } else { "" };
-        let key = self.key(&rule.key);
-        let burst = rule.rate.burst();
-        let state = self.tokens(rule).map(|tokens| format!("; {tokens} left now")).unwrap_or_default();
-        line(
-            out,
-            "rate limit",
-            format_args!(
-                "{}: {count} in {window_ms} ms, burst {burst}, for {key}; takes {cost}, {excess}{shadow}{state}",
-                rule.name
-            ),
-        );
+        let key = self.key(&limit.rule.key);
+        rate_limit::explain::rate(limit, applied, &key, self.tokens(&limit.rule), out);
     }
 
     /// What the node's bucket holds, if every part of its key is known here.
@@ -356,19 +321,9 @@ impl Told<'_> {
     }
 
     fn fault(&self, out: &mut String) {
-        let Some(fault) = &self.route.fault else { return };
-        if !fault.matches.agrees(self.head.target().query(), self.head) {
-            return line(out, "fault", format_args!("none: its header fields don't agree"));
-        }
-        if let Some((duration, chance)) = fault.delay {
-            line(out, "fault", format_args!("waits {duration:?}, {} % of the requests", chance.percent()));
-        }
-        if let Some((status, chance)) = fault.abort {
-            line(
-                out,
-                "fault",
-                format_args!("{status} fault_injected, {} % of the requests", chance.percent()),
-            );
+        if let Some(fault) = &self.route.fault {
+            let agrees = fault.matches.agrees(self.head.target().query(), self.head);
+            fault::explain::explain(fault, agrees, out);
         }
     }
 
@@ -377,15 +332,7 @@ impl Told<'_> {
         let Some(configured) = self.world.upstreams.get(upstream) else { return };
         let members = &configured.members;
         for endpoint in members.endpoints.iter().take(ENDPOINTS_SHOWN) {
-            let state = endpoint.standing.state();
-            let what = match (state.verdict, state.traffic) {
-                (health::Verdict::Unhealthy, _) => "left out: its health checks fail",
-                (_, Traffic::Ejected) => "left out: ejected by outlier detection",
-                (_, Traffic::Probing) => "on trial: a request at a time",
-                (health::Verdict::Healthy, Traffic::Admitting) => "takes requests: healthy",
-                (health::Verdict::Unchecked, Traffic::Admitting) => "takes requests",
-            };
-            line(out, "endpoint", format_args!("{}: {what}", endpoint.address));
+            health::explain::endpoint(&endpoint.address, endpoint.standing.state(), out);
         }
         if members.endpoints.len() > ENDPOINTS_SHOWN {
             line(out, "endpoint", format_args!("and {} more", members.endpoints.len() - ENDPOINTS_SHOWN));
@@ -399,34 +346,26 @@ impl Told<'_> {
                 .map_or_else(|| canary.settings.steps.first().copied().unwrap_or(0), |trial| trial.share_bp())
         });
         if let (Some(canary), Some(share_bp)) = (&split.canary, share_bp) {
-            let state = if trial.is_some() { "now" } else { "to begin with" };
-            let name = &split.arms[canary.arm].name;
-            line(
-                out,
-                "canary",
-                format_args!("{name}: {} % of the requests {state}", f64::from(share_bp) / 100.0),
-            );
+            let share_is = if trial.is_some() { ShareIs::Now } else { ShareIs::AtFirst };
+            policy_split::explain::canary(split, canary, share_bp, share_is, out);
         }
         let chosen = split::arm(split, share_bp, self.head, Some(self.asked.source), || 0);
         match chosen {
-            Some((arm, by @ (By::Match | By::Hash))) => {
-                let why = match (by, &split.hash_on) {
-                    (By::Match, _) => "by its own match".to_owned(),
-                    (_, Some(HashOn::Header(name))) => format!("by the hash of the header `{name}`"),
-                    (_, Some(HashOn::Cookie(name))) => format!("by the hash of the cookie `{name}`"),
-                    _ => "by the hash of the client's address".to_owned(),
-                };
-                line(out, "arm", format_args!("{} ({why})", split.arms[arm].name));
+            Some((arm, By::Match)) => {
+                policy_split::explain::matched(split, arm, out);
+                self.forward(split.arms[arm].destination, out);
+            }
+            Some((arm, By::Hash)) => {
+                policy_split::explain::hashed(split, arm, out);
                 self.forward(split.arms[arm].destination, out);
             }
             Some((_, By::Draw)) => {
-                let names: Vec<&str> = split.arms.iter().map(|arm| &*arm.name).collect();
-                line(out, "arm", format_args!("drawn at random by the shares of {}", names.join(", ")));
+                policy_split::explain::drawn(split, out);
                 for arm in &split.arms {
                     self.forward(arm.destination, out);
                 }
             }
-            None => line(out, "refused", format_args!("no_arm (503): all shares are nothing")),
+            None => policy_split::explain::none(out),
         }
     }
 
@@ -444,16 +383,10 @@ impl Told<'_> {
                 .filter(|guard| guard.upstream == upstream.name)
                 .filter_map(|guard| guard.breaker)
                 .collect();
-            let now =
-                if states.is_empty() { String::new() } else { format!("; workers: {}", states.join(", ")) };
-            line(out, "breaker", format_args!("503 breaker_rejecting while it rejects{now}"));
+            breaker::explain::explain(&states, out);
         }
-        match route.rewrite_path.apply(self.path) {
-            None => return line(out, "refused", format_args!("rewrite_made_no_path (400)")),
-            Some(path) if !matches!(route.rewrite_path, PathRewrite::Keep) => {
-                line(out, "rewrite", format_args!("path {}", String::from_utf8_lossy(&path)));
-            }
-            Some(_) => {}
+        if rewrite::explain::path(&route.rewrite_path, self.path, out) == rewrite::explain::Outcome::Refused {
+            return;
         }
         match (&route.rewrite_host, &upstream.host) {
             (Some(host), _) | (None, UpstreamHost::Literal(host)) => {
@@ -462,23 +395,10 @@ impl Told<'_> {
             (None, UpstreamHost::Endpoint) => line(out, "rewrite", format_args!("host of the endpoint")),
             (None, UpstreamHost::Client) => {}
         }
-        let limit =
-            |duration: Option<std::time::Duration>| duration.map_or("off".to_owned(), |d| format!("{d:?}"));
-        let (request, response_head) = (limit(route.timeouts.request), limit(destination.response_head));
-        line(out, "timeouts", format_args!("request {request}, response head {response_head}"));
-        let attempts = route.retry.attempts_max;
-        line(out, "attempts", format_args!("up to {attempts}, where it is safe or configured"));
+        deadline::explain::explain(route.timeouts.request, destination.response_head, out);
+        retry::explain::explain(&route.retry, out);
         for mirror in &route.mirrors {
-            let name = &snapshot.upstreams[mirror.upstream].name;
-            let percent = mirror.chance.percent();
-            line(
-                out,
-                "mirror",
-                format_args!(
-                    "{name}: {percent} % of the requests, bodies up to {} bytes",
-                    mirror.body_bytes_max
-                ),
-            );
+            mirror::explain::explain(mirror, &snapshot.upstreams[mirror.upstream].name, out);
         }
     }
 }
@@ -508,10 +428,6 @@ fn candidates(snapshot: &Snapshot, explanation: &Explanation, out: &mut String) 
     if order.len() > EXPLAINED_ROUTES_MAX {
         let _ = writeln!(out, "  and {} more that agree no better", order.len() - EXPLAINED_ROUTES_MAX);
     }
-}
-
-fn line(out: &mut String, name: &str, text: std::fmt::Arguments<'_>) {
-    let _ = writeln!(out, "{name:<16}{text}");
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::rc::Rc;
 
 use super::connection;
 use super::core::{Core, ListenerId};
+use crate::base::reason::ReasonCode;
 use crate::net::listener::Peer;
 use crate::net::platform::{AcceptError, Platform};
 use crate::net::stream::Transport as _;
@@ -96,7 +97,7 @@ async fn accept<P: Platform>(
                 return None;
             }
             Err(_) => {
-                core.metrics.refused("proxy_header_timeout");
+                core.metrics.refused(ReasonCode::ProxyHeaderTimeout);
                 return None;
             }
         }
@@ -118,7 +119,7 @@ async fn accept<P: Platform>(
             return None;
         }
         Err(_) => {
-            core.metrics.handshake_failed("tls_handshake_timeout");
+            core.metrics.handshake_failed(ReasonCode::TlsHandshakeTimeout);
             return None;
         }
     };

@@ -20,6 +20,7 @@ use super::watch::{GONE, gone};
 use crate::base::deadline::Expired;
 use crate::base::fault::Fault;
 use crate::base::race::{First, race};
+use crate::base::reason::ReasonCode;
 use crate::http::flow::{Batch, Flow};
 use crate::net::platform::Platform;
 use crate::net::stream::{Peek, Transport};
@@ -77,7 +78,12 @@ pub(super) async fn first<P: Platform>(
             Ok(First::Right(())) => return Err(GONE),
             Err(_) => {
                 let too_slow = |lease| {
-                    exchange.timed_out(lease, &conn.deadline, Outcome::Timeout, "upstream_response_timeout")
+                    exchange.timed_out(
+                        lease,
+                        &conn.deadline,
+                        Outcome::Timeout,
+                        ReasonCode::UpstreamResponseTimeout,
+                    )
                 };
                 too_slow(&lease);
                 return Err(too_slow(&other));

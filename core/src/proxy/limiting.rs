@@ -11,6 +11,7 @@ use super::limits::Limiting;
 use super::record::Record;
 use crate::base::fault::Fault;
 use crate::base::limits::{RATE_KEY_TEXT_BYTES_MAX, RATE_LIMITS_PER_REQUEST_MAX};
+use crate::base::reason::ReasonCode;
 use crate::http::message::RequestHead;
 use crate::net::platform::Platform;
 use crate::policy::rate_limit::{Check, KeyHash, KeyPart, Permit, Rule, Verdict, headers};
@@ -107,7 +108,7 @@ pub(super) fn admit<P: Platform>(
         });
         match limiting.gate.enter(hash, limit.max) {
             Ok(permit) => grant.rest.get_or_insert_default().permits.push(permit),
-            Err(_) => return Err(Fault::policy("in_flight_limited", 429)),
+            Err(_) => return Err(Fault::policy(ReasonCode::InFlightLimited, 429)),
         }
     }
     match *route.rates {
@@ -190,7 +191,7 @@ fn admit_by_rates<P: Platform, const N: usize>(
                 append_lines(bound, told, &mut lines);
                 record.limit_lines = lines.into();
             }
-            return Err(Fault::policy("rate_limited", 429));
+            return Err(Fault::policy(ReasonCode::RateLimited, 429));
         }
     }
     grant.told = Some(told).filter(|_| bound.snapshot.rate_limits.headers);

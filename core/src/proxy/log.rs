@@ -117,7 +117,7 @@ fn render(draft: &Draft, record: &Record, unix_ms: u64, duration_us: u64) -> Str
         field(&mut line, "retry_refused", refused);
     }
     if let Some(reason) = record.reason {
-        field(&mut line, "reason", reason);
+        field(&mut line, "reason", reason.code());
     }
     line.push_str("}\n");
     line
@@ -145,6 +145,7 @@ fn field(line: &mut String, name: &str, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::{LogBuffer, render, wanted};
+    use crate::base::reason::ReasonCode;
     use crate::config::snapshot::AccessLogMode;
     use crate::proxy::record::{Draft, Record, Wanted};
 
@@ -157,7 +158,7 @@ mod tests {
             version: "HTTP/1.1",
             ..Draft::default()
         };
-        let record = Record { status: 200, reason: Some("no_route"), ..Record::new(7, 0) };
+        let record = Record { status: 200, reason: Some(ReasonCode::NoRoute), ..Record::new(7, 0) };
         let line = render(&draft, &record, 1, 2);
         let value: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(value["target"], "/a\"b\\c\u{1}é");

@@ -16,6 +16,7 @@ use crate::base::deadline::Expired;
 use crate::base::fault::Fault;
 use crate::base::limits::WATCH_CLIENT_AFTER_MS;
 use crate::base::race::{First, race};
+use crate::base::reason::ReasonCode;
 use crate::net::platform::Platform;
 
 /// What a phase wants to know before it goes on.
@@ -46,7 +47,7 @@ pub(super) async fn find<P: Platform>(conn: &Downstream<P>, question: Question) 
         #[cfg(test)]
         Question::Test(ask) => {
             let found = within(conn, ask.timeout_ms, ask.answer()).await?;
-            found.map(Found::Test).ok_or(Fault::ourselves("lookup_timeout", 504))
+            found.map(Found::Test).ok_or(Fault::ourselves(ReasonCode::RequestTimeout, 504))
         }
     }
 }
@@ -78,7 +79,7 @@ async fn within<P: Platform, T>(
     }
     conn.core.tick_ns();
     if found.is_none() && is_over(conn) {
-        return Err(elapsed(conn, &conn.deadline, "request_timeout", 504));
+        return Err(elapsed(conn, &conn.deadline, ReasonCode::RequestTimeout, 504));
     }
     Ok(found)
 }

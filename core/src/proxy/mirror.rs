@@ -17,6 +17,7 @@ use super::upstream::{Endpoint, Lease, Need, Upstream, Want};
 use crate::base::buffer::{Buffer, Purpose};
 use crate::base::deadline::Deadline;
 use crate::base::kept::{Kept, KeptAccount};
+use crate::base::reason::ReasonCode;
 use crate::config::snapshot::Mirror;
 use crate::http::flow::{Batch, Flow};
 use crate::http::framing::BodyLength;
@@ -28,16 +29,16 @@ use crate::policy::outlier::Outcome;
 use crate::telemetry::metrics::Counter;
 
 /// No connection, or it broke, or what came was no HTTP.
-const MIRROR_FAILED: &str = "mirror_failed";
+const MIRROR_FAILED: ReasonCode = ReasonCode::MirrorFailed;
 
 /// It took too long.
-const MIRROR_TIMEOUT: &str = "mirror_timeout";
+const MIRROR_TIMEOUT: ReasonCode = ReasonCode::MirrorTimeout;
 
 /// The body is larger than the mirror takes.
-const MIRROR_BODY_TOO_LARGE: &str = "mirror_body_too_large";
+const MIRROR_BODY_TOO_LARGE: ReasonCode = ReasonCode::MirrorBodyTooLarge;
 
 /// The bodies that this worker keeps leave no room for it.
-const MIRROR_NO_MEMORY: &str = "mirror_no_memory";
+const MIRROR_NO_MEMORY: ReasonCode = ReasonCode::MirrorNoMemory;
 
 /// Of an answer that nobody reads. Beyond it the connection is closed.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
@@ -102,7 +103,7 @@ pub(super) fn copies<P: Platform>(request: &shape::Request<'_, P>) -> Option<Box
     }
     if asked.header(MIRROR_FIELD).is_some() {
         // A mirror that leads back here, by whatever ways, would copy its copies for ever.
-        core.metrics.refused("mirror_of_a_copy");
+        core.metrics.refused(ReasonCode::MirrorOfACopy);
         return None;
     }
     let mut heads = Vec::new();
@@ -117,12 +118,12 @@ pub(super) fn copies<P: Platform>(request: &shape::Request<'_, P>) -> Option<Box
         }
         let upstream = core.upstream(bound, mirror.upstream);
         let Some(place) = Place::take(upstream, mirror.in_flight_max) else {
-            core.metrics.refused("mirror_busy");
+            core.metrics.refused(ReasonCode::MirrorBusy);
             continue;
         };
         let want = Want { group: 0, key: None, sticky: None, private: None, avoid: &[] };
         let Ok(endpoint) = upstream.choose(&want, core.now_ms(), || core.platform.random()) else {
-            core.metrics.refused("mirror_unavailable");
+            core.metrics.refused(ReasonCode::MirrorUnavailable);
             continue;
         };
         let request = shape::Request { conn, bound, plan, head: asked, upstream: mirror.upstream };
@@ -171,7 +172,7 @@ pub(super) struct Gather {
     bytes: RefCell<Option<Kept>>,
     bytes_max: usize,
     /// Why there is no copy, if there is none.
-    missed: Cell<&'static str>,
+    missed: Cell<ReasonCode>,
 }
 
 impl Gather {
@@ -217,7 +218,7 @@ pub(super) fn send_gathered<P: Platform>(core: &Rc<Core<P>>, copies: &Copies<P::
 }
 
 /// `body` is in the client's framing; else why it is not at hand.
-fn send<P: Platform>(core: &Rc<Core<P>>, copies: &Copies<P::Stream>, body: Result<&[u8], &'static str>) {
+fn send<P: Platform>(core: &Rc<Core<P>>, copies: &Copies<P::Stream>, body: Result<&[u8], ReasonCode>) {
     for mut copy in copies.heads.take() {
         let content = body.map(|body| frame(copies.body, body, &mut copy.head));
         match content {
@@ -261,11 +262,11 @@ async fn deliver<P: Platform>(
     core: &Rc<Core<P>>,
     copy: Copy<P::Stream>,
     method: Method,
-) -> Result<(), &'static str> {
+) -> Result<(), ReasonCode> {
     let deadline = core.deadlines.deadline();
     let now_ns = core.tick_ns();
     deadline.cap(now_ns / 1_000_000, copy.mirror.timeout);
-    let pass = copy.upstream.admit(now_ns, now_ns).map_err(|_| "mirror_unavailable")?;
+    let pass = copy.upstream.admit(now_ns, now_ns).map_err(|_| ReasonCode::MirrorUnavailable)?;
     let (mut lease, found) = reuse(core, pass, &copy.endpoint, Need::Any, None);
     if !found {
         connect(core, &deadline, &copy, &mut lease).await?;
@@ -321,7 +322,7 @@ async fn connect<P: Platform>(
     deadline: &Deadline,
     copy: &Copy<P::Stream>,
     lease: &mut Lease<P::Stream>,
-) -> Result<(), &'static str> {
+) -> Result<(), ReasonCode> {
     core.metrics.count(Counter::UpstreamConnects);
     deadline.arm(core.now_ms(), copy.connect_timeout);
     let endpoint = &copy.endpoint;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::connection::{Downstream, PeerText, serve_stream};
 use super::core::{Core, ListenerId, http2_settings};
 use crate::base::deadline::Deadline;
+use crate::base::reason::ReasonCode;
 use crate::http::message::Wire;
 use crate::net::h2::server::{Incoming, ServerConnection};
 use crate::net::listener::Peer;
@@ -58,7 +59,7 @@ pub(super) async fn serve<P: Platform>(
     let clock = core.platform.clock();
     let greeting = Box::pin(ServerConnection::new(stream, &early, &limits.settings, clock));
     let Ok(Some(mut connection)) = deadline.bound(greeting).await else {
-        core.metrics.refused("h2_preface");
+        core.metrics.refused(ReasonCode::H2Preface);
         return;
     };
     core.metrics.count(Counter::Http2Connections);

@@ -399,6 +399,7 @@ mod tests {
     use crate::base::clock::Monotonic;
     use crate::base::deadline::Deadlines;
     use crate::base::kept::KeptAccount;
+    use crate::base::reason::ReasonCode;
     use crate::http::flow::Flow;
     use crate::http::framing::BodyLength;
     use crate::net::connect::Address;
@@ -480,7 +481,7 @@ mod tests {
         ) -> Result<Connected<Ready>, ConnectError> {
             unreachable!("a pump opens no connection")
         }
-        async fn accept_proxied(&self, _: &Ready) -> Result<Option<SocketAddr>, &'static str> {
+        async fn accept_proxied(&self, _: &Ready) -> Result<Option<SocketAddr>, ReasonCode> {
             Ok(None)
         }
         async fn accept_tls(&self, stream: Ready, _: &TlsServer) -> Result<Ready, AcceptError<Ready>> {

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::base::reason::ReasonCode;
 use crate::http::grpc::GrpcStatus;
 use crate::net::connect::Address;
 use crate::net::tls::identity::ClientIdentity;
@@ -34,7 +35,7 @@ pub(super) struct Record {
     /// What went wrong is this process's own fault.
     pub(super) ours: bool,
     /// Why it was refused or failed.
-    pub(super) reason: Option<&'static str>,
+    pub(super) reason: Option<ReasonCode>,
     /// Body bytes taken from the client.
     pub(super) request_bytes: u64,
     /// Body bytes sent to the client.

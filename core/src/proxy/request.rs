@@ -32,6 +32,7 @@ use super::tunnel;
 use super::upstream::{Lease, Upstream};
 use crate::base::buffer::Buffer;
 use crate::base::fault::{Blame, Fault};
+use crate::base::reason::ReasonCode;
 use crate::config::snapshot::{self as configured, Action, Destination, Route};
 use crate::http::framing::{BodyLength, HeadRule};
 use crate::http::http1::encode::Persistence;
@@ -225,10 +226,10 @@ pub(super) async fn serve<P: Platform>(conn: &Downstream<P>, buffer: &mut Buffer
     let after = match outcome {
         Ok(after) => after,
         Err((fault, _)) if record.response_started || fault.status == 0 => {
-            cut(conn, &mut record, &fault);
+            cut(conn, &mut record, fault);
             After::Close
         }
-        Err((fault, reply)) => refuse(conn, buffer, &mut record, out, &fault, &reply).await,
+        Err((fault, reply)) => refuse(conn, buffer, &mut record, out, fault, &reply).await,
     };
     core.give_scratch(scratch);
     // 13 record
@@ -274,7 +275,7 @@ impl Plan {
         self.cap(conn, started_ms);
         let found = lookup::find(conn, question).await?;
         match self.hop.left(conn.core.now_ms()) {
-            Left::Nothing => Err(Fault::policy("request_timeout", 504)),
+            Left::Nothing => Err(Fault::policy(ReasonCode::RequestTimeout, 504)),
             Left::Ms(_) | Left::Unbounded => Ok(found),
         }
     }
@@ -304,7 +305,7 @@ impl Plan {
     #[allow(clippy::unused_self)]
     fn reserved(&mut self, phase: Phase) -> Verdict {
         #[cfg(test)]
-        if let Some(question) = lookup::tests::asked(phase, self.found.take()) {
+        if let Some(question) = lookup::tests::asked(phase, self.found.take().as_ref()) {
             return question.map_or_else(Verdict::Refuse, Verdict::LookUp);
         }
         let _ = phase;
@@ -326,7 +327,7 @@ impl Plan {
     #[cold]
     fn redirect_to_https<P: Platform>(&self, port: u16, seen: &mut Seen<'_, P>) -> Verdict {
         if seen.head.method == Method::Connect {
-            return Verdict::Refuse(Fault::policy("connect_refused", 405));
+            return Verdict::Refuse(Fault::policy(ReasonCode::ConnectRefused, 405));
         }
         let head = seen.head;
         self.answer(seen, |persistence, common, out| {
@@ -355,7 +356,7 @@ impl Plan {
         let persistence = if self.keep_alive { Persistence::KeepAlive } else { Persistence::Close };
         match encode(persistence, &common, seen.out) {
             Some(status) => Verdict::Answer(status),
-            None => Verdict::Refuse(Fault::downstream("no_host", 400)),
+            None => Verdict::Refuse(Fault::downstream(ReasonCode::NoHost, 400)),
         }
     }
 
@@ -372,7 +373,7 @@ impl Plan {
             server_name: conn.stream.tls().and_then(|tls| tls.server_name.as_deref()),
         };
         let Some(index) = snapshot.route_table.lookup(&key, &head) else {
-            return Verdict::Refuse(Fault::policy("no_route", 404));
+            return Verdict::Refuse(Fault::policy(ReasonCode::NoRoute, 404));
         };
         let route = &snapshot.routes[index];
         self.route = index;
@@ -382,24 +383,24 @@ impl Plan {
         }
         // TRACE would show a client what proxies and their peers add to its request (RFC 9110 section 9.3.8).
         if head.method == Method::Trace {
-            return Verdict::Refuse(Fault::policy("trace_refused", 405));
+            return Verdict::Refuse(Fault::policy(ReasonCode::TraceRefused, 405));
         }
         if self.connect && !route.connect {
-            return Verdict::Refuse(Fault::policy("connect_refused", 405));
+            return Verdict::Refuse(Fault::policy(ReasonCode::ConnectRefused, 405));
         }
         if let BodyLength::Length(length) = head.body
             && length > route.body_bytes_max
         {
-            return Verdict::Refuse(Fault::policy("body_too_large", 413));
+            return Verdict::Refuse(Fault::policy(ReasonCode::BodyTooLarge, 413));
         }
         if goes_upstream(route) {
             let now_ms = seen.record.started_ns / 1_000_000;
             self.hop = Hop::read(&head, self.asker.grpc.is_some(), route.timeouts.request, now_ms);
             if self.hop.malformed {
-                conn.core.metrics.refused("hop_field_ignored");
+                conn.core.metrics.refused(ReasonCode::HopFieldIgnored);
             }
             if self.hop.left(now_ms) == Left::Nothing {
-                return Verdict::Refuse(Fault::policy("request_timeout", 504));
+                return Verdict::Refuse(Fault::policy(ReasonCode::RequestTimeout, 504));
             }
         }
         Verdict::GoOn
@@ -436,7 +437,7 @@ impl Plan {
                 });
             }
             if let Some(status) = injected.abort {
-                return Verdict::Refuse(Fault::policy("fault_injected", status));
+                return Verdict::Refuse(Fault::policy(ReasonCode::FaultInjected, status));
             }
         }
         if goes_upstream(route) {
@@ -478,7 +479,7 @@ impl Plan {
         }
         let Some(destination) = split::choose(conn, bound, self.route, &head, self.client, seen.record)
         else {
-            return Verdict::Refuse(Fault::policy("no_arm", 503));
+            return Verdict::Refuse(Fault::policy(ReasonCode::NoArm, 503));
         };
         self.arm = seen.record.arm;
         self.destination = Some(destination);
@@ -569,7 +570,7 @@ async fn refuse<P: Platform>(
     buffer: &mut Buffer,
     record: &mut Record,
     out: &mut Vec<u8>,
-    fault: &Fault,
+    fault: Fault,
     reply: &Reply,
 ) -> After {
     let after = after_body(buffer, reply);
@@ -584,7 +585,7 @@ async fn refuse<P: Platform>(
 }
 
 /// The client can't be told any more: the response is under way, or the client is gone.
-fn cut<P: Platform>(conn: &Downstream<P>, record: &mut Record, fault: &Fault) {
+fn cut<P: Platform>(conn: &Downstream<P>, record: &mut Record, fault: Fault) {
     record.reason = Some(fault.reason);
     record.cut_upstream = fault.blame == Blame::Upstream;
     record.ours = fault.blame == Blame::Ourselves;

@@ -64,7 +64,7 @@ pub(super) struct Common<'a> {
 /// Appends a problem document (RFC 9457) for a fault, or for a gRPC call its status: the reason code and the request's id, so that a client's report
 /// can be matched with the log; nothing of the inside.
 pub(super) fn problem(
-    fault: &Fault,
+    fault: Fault,
     record: &Record,
     asker: Asker,
     persistence: Persistence,
@@ -78,7 +78,7 @@ pub(super) fn problem(
         "{{\"type\":\"about:blank\",\"title\":\"{}\",\"status\":{},\"reason\":\"{}\",\"request_id\":\"{:016x}\"}}",
         status.reason(),
         fault.status,
-        fault.reason,
+        fault.reason.code(),
         record.id
     );
     let mut extra = format!("X-Request-Id: {:016x}\r\n", record.id);
@@ -95,7 +95,7 @@ pub(super) fn problem(
     if let Some(grpc) = asker.grpc {
         let response = TrailersOnly {
             status: status_from_fault(fault),
-            message: fault.reason,
+            message: fault.reason.code(),
             content_type: match grpc {
                 Grpc::Plain => b"application/grpc",
                 Grpc::Web(call) => call.content_type(),

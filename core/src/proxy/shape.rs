@@ -7,6 +7,7 @@ use super::grpc_web;
 use super::plan::Plan;
 use super::upstream::Endpoint;
 use crate::base::fault::Fault;
+use crate::base::reason::ReasonCode;
 use crate::config::snapshot::{PathRewrite, Route, UpstreamHost};
 use crate::http::framing::BodyLength;
 use crate::http::grammar::{parse_decimal, push_decimal};
@@ -90,7 +91,7 @@ pub(super) fn encode<P: Platform>(
         PathRewrite::Keep => None,
         rewrite => match rewrite.apply(path) {
             Some(path) => Some(path),
-            None => return Err(Fault::policy("rewrite_made_no_path", 400)),
+            None => return Err(Fault::policy(ReasonCode::RewriteMadeNoPath, 400)),
         },
     };
     let target = match (&rewritten, head.target()) {

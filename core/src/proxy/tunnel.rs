@@ -17,6 +17,7 @@ use super::watch::GONE;
 use crate::base::buffer::{Buffer, Purpose};
 use crate::base::fault::{Fault, Retry};
 use crate::base::race::{First, race};
+use crate::base::reason::ReasonCode;
 use crate::config::snapshot::RouteTimeouts;
 use crate::net::platform::Platform;
 use crate::net::stream::Transport;
@@ -91,11 +92,12 @@ pub(super) async fn run<P: Platform>(
     conn.core.metrics.add(Counter::SplicedBytes, spliced.get());
     match outcome {
         Ok(()) => Ok(After::Close),
-        Err(PumpError::Elapsed(_)) => {
-            Err(Fault { retry: Retry::Never, ..elapsed(conn, &conn.deadline, "tunnel_idle_timeout", 504) })
-        }
+        Err(PumpError::Elapsed(_)) => Err(Fault {
+            retry: Retry::Never,
+            ..elapsed(conn, &conn.deadline, ReasonCode::TunnelIdleTimeout, 504)
+        }),
         Err(PumpError::ClientGone) => Err(GONE),
-        Err(_) => Err(Fault::upstream("tunnel_reset", 502, Retry::Never)),
+        Err(_) => Err(Fault::upstream(ReasonCode::TunnelReset, 502, Retry::Never)),
     }
 }
 

@@ -16,11 +16,12 @@ use super::in_hand::parking;
 use crate::base::buffer::Buffer;
 use crate::base::fault::Fault;
 use crate::base::limits::{LOOK_AT_CLIENT_MS, WATCH_CLIENT_AFTER_MS};
+use crate::base::reason::ReasonCode;
 use crate::net::platform::Platform;
 use crate::net::stream::{Peek, Presence, Transport as _};
 
 /// The client left before its answer came, or was whole.
-pub(super) const GONE: Fault = Fault::downstream("client_gone", 0);
+pub(super) const GONE: Fault = Fault::downstream(ReasonCode::ClientGone, 0);
 
 /// Resolves when the client has gone.
 pub(super) async fn gone<P: Platform>(conn: &Downstream<P>) {

@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 use hdrhistogram::Histogram;
 
+use crate::base::reason::ReasonCode;
+
 /// Highest latency that a histogram tells apart: ten minutes, in µs. Longer ones count as this.
 const LATENCY_US_MAX: u64 = 600 * 1_000_000;
 
@@ -159,8 +161,8 @@ impl Metrics {
     }
 
     /// Counts a refusal or failure by its reason code.
-    pub fn refused(&self, reason: &'static str) {
-        *self.refused.borrow_mut().entry(reason).or_default() += 1;
+    pub fn refused(&self, reason: ReasonCode) {
+        *self.refused.borrow_mut().entry(reason.code()).or_default() += 1;
     }
 
     /// Counts a failure that no further attempt follows, by the reason for that.
@@ -174,7 +176,7 @@ impl Metrics {
     }
 
     /// Counts one that failed, by its reason code.
-    pub fn handshake_failed(&self, reason: &'static str) {
+    pub fn handshake_failed(&self, reason: ReasonCode) {
         self.count(Counter::HandshakesFailed);
         self.refused(reason);
     }
@@ -748,6 +750,7 @@ fn label(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::{Counter, Metrics, ProcessInfo, RouteSample, label, render};
+    use crate::base::reason::ReasonCode;
 
     #[test]
     fn samples_of_workers_add_up() {
@@ -756,7 +759,7 @@ mod tests {
         second.add(Counter::Accepted, 2);
         first.finished(200, 90);
         second.finished(503, 1_000_000);
-        second.refused("no_route");
+        second.refused(ReasonCode::NoRoute);
         let mut sample = second.sample();
         sample.routes.push(RouteSample { route: "a\"b".into(), classes: [0, 3, 0, 0, 0] });
         let text = render(&[first.sample(), sample], &ProcessInfo::default());

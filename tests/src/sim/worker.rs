@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use ringway::base::clock::Monotonic;
 use ringway::base::race::race;
+use ringway::base::reason::ReasonCode;
 use ringway::base::signal::Signal;
 use ringway::net::connect::Address;
 use ringway::net::h2::client::ClientStream;
@@ -85,12 +86,12 @@ impl Platform for World {
         self.network.dial(self.address, *to).await.map(Connected::Stream).map_err(ConnectError::Io)
     }
 
-    async fn accept_proxied(&self, _: &End) -> Result<Option<SocketAddr>, &'static str> {
+    async fn accept_proxied(&self, _: &End) -> Result<Option<SocketAddr>, ReasonCode> {
         Ok(None)
     }
 
     async fn accept_tls(&self, _: End, _: &TlsServer) -> Result<End, AcceptError<End>> {
-        Err(AcceptError::Failed("tls_malformed"))
+        Err(AcceptError::Failed(ReasonCode::TlsMalformed))
     }
 
     fn detach(&self, stream: End) -> Option<OwnedFd> {

@@ -62,7 +62,7 @@ impl Failure {
     /// For metrics' labels.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Shortage(shortage) => shortage.reason(),
+            Self::Shortage(shortage) => shortage.reason().code(),
             Self::Connect(_) => "connect",
             Self::Tls(_) => "tls",
             Self::NoHttp2 => "no_http2",

@@ -21,6 +21,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 
+use crate::base::reason::ReasonCode;
 use crate::http::chunked::ChunkError;
 use crate::http::framing::{HeadError, HeadRule, Side};
 use crate::http::message::Method;
@@ -105,29 +106,29 @@ pub enum Malformed {
 
 impl Malformed {
     /// A stable code for logs and metrics.
-    pub fn reason(self) -> &'static str {
+    pub fn reason(self) -> ReasonCode {
         match self {
             Malformed::Head(rule) => rule.reason(),
             Malformed::Chunk(error) => error.reason(),
-            Malformed::ConnectionField => "h2_connection_field",
-            Malformed::Te => "h2_te",
-            Malformed::ValueSpace => "h2_value_space",
-            Malformed::LineBreak => "h2_line_break",
-            Malformed::PathMissing => "h2_path_missing",
-            Malformed::LengthMismatch => "h2_length_mismatch",
-            Malformed::ProtocolMisplaced => "h2_protocol_misplaced",
-            Malformed::ProtocolUnknown => "h2_protocol_unknown",
-            Malformed::SwitchingProtocols => "h2_switching_protocols",
-            Malformed::InterimEnds => "h2_interim_ends",
-            Malformed::TrailersTooLong => "h2_trailers_too_long",
-            Malformed::Target => "h2_target",
-            Malformed::Field => "h2_field",
-            Malformed::WebSocketUnoffered => "upstream_no_websocket",
-            Malformed::WebSocketKey => "h2_websocket_key",
-            Malformed::SwitchUnasked => "h2_switch_unasked",
-            Malformed::WebSocketAccept => "h2_websocket_accept",
-            Malformed::Cut => "h2_cut",
-            Malformed::AfterEnd => "h2_after_end",
+            Malformed::ConnectionField => ReasonCode::H2ConnectionField,
+            Malformed::Te => ReasonCode::H2Te,
+            Malformed::ValueSpace => ReasonCode::H2ValueSpace,
+            Malformed::LineBreak => ReasonCode::H2LineBreak,
+            Malformed::PathMissing => ReasonCode::H2PathMissing,
+            Malformed::LengthMismatch => ReasonCode::H2LengthMismatch,
+            Malformed::ProtocolMisplaced => ReasonCode::H2ProtocolMisplaced,
+            Malformed::ProtocolUnknown => ReasonCode::H2ProtocolUnknown,
+            Malformed::SwitchingProtocols => ReasonCode::H2SwitchingProtocols,
+            Malformed::InterimEnds => ReasonCode::H2InterimEnds,
+            Malformed::TrailersTooLong => ReasonCode::H2TrailersTooLong,
+            Malformed::Target => ReasonCode::H2Target,
+            Malformed::Field => ReasonCode::H2Field,
+            Malformed::WebSocketUnoffered => ReasonCode::UpstreamNoWebsocket,
+            Malformed::WebSocketKey => ReasonCode::H2WebsocketKey,
+            Malformed::SwitchUnasked => ReasonCode::H2SwitchUnasked,
+            Malformed::WebSocketAccept => ReasonCode::H2WebsocketAccept,
+            Malformed::Cut => ReasonCode::H2Cut,
+            Malformed::AfterEnd => ReasonCode::H2AfterEnd,
         }
     }
 

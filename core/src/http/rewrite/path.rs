@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use crate::base::reason::ReasonCode;
 use crate::http::grammar::is_unreserved;
 use crate::http::message::Target;
 
@@ -25,13 +26,13 @@ pub enum PathError {
 }
 
 impl PathError {
-    pub fn reason(self) -> &'static str {
+    pub fn reason(self) -> ReasonCode {
         match self {
-            PathError::NotAbsolute => "path_not_absolute",
-            PathError::Character => "path_character",
-            PathError::Backslash => "path_backslash",
-            PathError::Escape => "path_escape",
-            PathError::Nul => "path_nul",
+            PathError::NotAbsolute => ReasonCode::PathNotAbsolute,
+            PathError::Character => ReasonCode::PathCharacter,
+            PathError::Backslash => ReasonCode::PathBackslash,
+            PathError::Escape => ReasonCode::PathEscape,
+            PathError::Nul => ReasonCode::PathNul,
         }
     }
 }

@@ -20,6 +20,7 @@ use super::{SEND_BUFFER_BYTES, Settings, broken};
 use crate::base::clock::Monotonic;
 use crate::base::panics;
 use crate::base::race::race;
+use crate::base::reason::ReasonCode;
 use crate::base::signal::Signal;
 use crate::http::http2::absorb::{Absorber, Event};
 use crate::http::http2::{Asked, Malformed, render};
@@ -275,7 +276,7 @@ struct Inner {
     /// The origin has reset the stream.
     reset: bool,
     /// Why the response's head can't be read, told each time that it is asked: the head itself is gone.
-    malformed: Option<&'static str>,
+    malformed: Option<ReasonCode>,
     aborted: bool,
 }
 

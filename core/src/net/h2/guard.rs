@@ -7,6 +7,7 @@
 
 use crate::base::bucket::{Bucket, Rate};
 use crate::base::clock::{Clock, Monotonic};
+use crate::base::reason::ReasonCode;
 
 /// PING, SETTINGS, PRIORITY, unknown frames, and DATA without data or end. Each non-empty DATA frame and each head earns
 /// one: clients that measure the path's delay send a PING for each round trip with data (gRPC).
@@ -123,12 +124,12 @@ enum Flood {
 }
 
 impl Flood {
-    fn reason(self) -> &'static str {
+    fn reason(self) -> ReasonCode {
         match self {
-            Flood::Preface => "h2_preface",
-            Flood::Reset => "h2_reset_flood",
-            Flood::Control => "h2_control_flood",
-            Flood::Window => "h2_window_flood",
+            Flood::Preface => ReasonCode::H2Preface,
+            Flood::Reset => ReasonCode::H2ResetFlood,
+            Flood::Control => ReasonCode::H2ControlFlood,
+            Flood::Window => ReasonCode::H2WindowFlood,
         }
     }
 }
@@ -181,7 +182,7 @@ impl Guard {
     }
 
     /// What the peer does too much of, once it does.
-    pub fn tripped(&self) -> Option<&'static str> {
+    pub fn tripped(&self) -> Option<ReasonCode> {
         self.tripped.map(Flood::reason)
     }
 
@@ -251,6 +252,7 @@ impl Guard {
 mod tests {
     use super::{CONTROL, FRAME_HEADER_BYTES, Guard, RESET, RESET_IDS, WINDOW};
     use crate::base::clock::Monotonic;
+    use crate::base::reason::ReasonCode;
 
     fn frame(length: usize, kind: u8, flags: u8) -> Vec<u8> {
         frame_of(1, length, kind, flags)
@@ -292,7 +294,8 @@ mod tests {
 
     #[test]
     fn the_first_frame_is_settings_and_nothing_else() {
-        for (kind, reason) in [(4, None), (1, Some("h2_preface")), (6, Some("h2_preface"))] {
+        for (kind, reason) in [(4, None), (1, Some(ReasonCode::H2Preface)), (6, Some(ReasonCode::H2Preface))]
+        {
             let mut guard = Guard::of_server(Monotonic::start());
             let bytes = frame(12, kind, 0);
             for at in 0..bytes.len() {
@@ -306,14 +309,14 @@ mod tests {
     #[test]
     fn each_flood_has_its_bound_and_its_reason() {
         for (name, frame, bound, reason) in [
-            ("PING", frame(8, 6, 0), CONTROL.burst, "h2_control_flood"),
-            ("PING answers", frame(8, 6, 1), CONTROL.burst, "h2_control_flood"),
-            ("SETTINGS", frame(0, 4, 0), CONTROL.burst, "h2_control_flood"),
-            ("PRIORITY", frame(5, 2, 0), CONTROL.burst, "h2_control_flood"),
-            ("empty DATA", frame(0, 0, 0), CONTROL.burst, "h2_control_flood"),
-            ("unknown", frame(3, 0xbe, 0), CONTROL.burst, "h2_control_flood"),
-            ("RST_STREAM of one stream", frame(4, 3, 0), CONTROL.burst, "h2_control_flood"),
-            ("WINDOW_UPDATE", frame(4, 8, 0), WINDOW.burst, "h2_window_flood"),
+            ("PING", frame(8, 6, 0), CONTROL.burst, ReasonCode::H2ControlFlood),
+            ("PING answers", frame(8, 6, 1), CONTROL.burst, ReasonCode::H2ControlFlood),
+            ("SETTINGS", frame(0, 4, 0), CONTROL.burst, ReasonCode::H2ControlFlood),
+            ("PRIORITY", frame(5, 2, 0), CONTROL.burst, ReasonCode::H2ControlFlood),
+            ("empty DATA", frame(0, 0, 0), CONTROL.burst, ReasonCode::H2ControlFlood),
+            ("unknown", frame(3, 0xbe, 0), CONTROL.burst, ReasonCode::H2ControlFlood),
+            ("RST_STREAM of one stream", frame(4, 3, 0), CONTROL.burst, ReasonCode::H2ControlFlood),
+            ("WINDOW_UPDATE", frame(4, 8, 0), WINDOW.burst, ReasonCode::H2WindowFlood),
         ] {
             let mut guard = greeted();
             for sent in 0.. {
@@ -375,7 +378,7 @@ mod tests {
             match most {
                 None => assert_eq!(guard.tripped(), None, "{name}, after {dealt}"),
                 Some(most) => {
-                    assert_eq!(guard.tripped(), Some("h2_reset_flood"), "{name}");
+                    assert_eq!(guard.tripped(), Some(ReasonCode::H2ResetFlood), "{name}");
                     assert!((RESET.burst..most).contains(&dealt), "{name}: cut off after {dealt}");
                 }
             }
@@ -396,7 +399,7 @@ mod tests {
             guard.sent(&open(id));
             guard.see(&reset(id));
         }
-        assert_eq!(guard.tripped(), Some("h2_reset_flood"));
+        assert_eq!(guard.tripped(), Some(ReasonCode::H2ResetFlood));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 
 use super::broken;
+use crate::base::reason::ReasonCode;
 use crate::http::http2::Malformed;
 use crate::http::http2::absorb::{Absorber, Event};
 use crate::http::http2::render::{self, Framing};
@@ -23,7 +24,7 @@ pub(super) struct Inbound {
     framing: Framing,
     ended: bool,
     /// What it broke on, told each time that it is asked.
-    failed: Option<(ErrorKind, &'static str)>,
+    failed: Option<(ErrorKind, ReasonCode)>,
 }
 
 /// Reads as much as has come: a small message whole, so that it goes on in one write.

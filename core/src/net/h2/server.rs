@@ -17,6 +17,7 @@ use super::half::{Inbound, Opening, Outbound, gather};
 use super::wire::{Shared, Wire, drive};
 use super::{SEND_BUFFER_BYTES, Settings, broken};
 use crate::base::clock::Monotonic;
+use crate::base::reason::ReasonCode;
 use crate::http::http2::absorb::{Absorber, Event};
 use crate::http::http2::{Asked, Malformed, render, websocket_key};
 use crate::http::message::Method;
@@ -50,9 +51,9 @@ pub enum Incoming {
     /// A request.
     Stream(Box<ServerStream>),
     /// A request that can't be forwarded, with its reason code. It has been answered, if it was not over already.
-    Refused(&'static str),
+    Refused(ReasonCode),
     /// The connection is over, with a reason code if that is somebody's fault.
-    Over(Option<&'static str>),
+    Over(Option<ReasonCode>),
 }
 
 impl<S: Transport> ServerConnection<S> {
@@ -102,7 +103,7 @@ impl<S: Transport> ServerConnection<S> {
                 Poll::Ready(Some(Ok((request, mut respond)))) => {
                     Poll::Ready(if respond.poll_reset(cx).is_ready() {
                         // Over before it began: nobody else shall hear of it, least of all an origin that counts resets.
-                        Incoming::Refused("h2_reset_early")
+                        Incoming::Refused(ReasonCode::H2ResetEarly)
                     } else {
                         ServerStream::accept(request, respond, carrier, key())
                     })
@@ -132,14 +133,14 @@ impl<S: Transport> ServerConnection<S> {
 }
 
 /// The reason code of a connection's end, if it was not an ordinary one.
-fn reason(error: &h2::Error) -> Option<&'static str> {
+fn reason(error: &h2::Error) -> Option<ReasonCode> {
     let theirs = !error.is_io() && !error.is_remote();
     theirs.then(|| match error.reason() {
-        Some(Reason::ENHANCE_YOUR_CALM) => "h2_enhance_your_calm",
-        Some(Reason::FLOW_CONTROL_ERROR) => "h2_flow_control",
-        Some(Reason::COMPRESSION_ERROR) => "h2_compression",
-        Some(Reason::FRAME_SIZE_ERROR) => "h2_frame_size",
-        _ => "h2_protocol",
+        Some(Reason::ENHANCE_YOUR_CALM) => ReasonCode::H2EnhanceYourCalm,
+        Some(Reason::FLOW_CONTROL_ERROR) => ReasonCode::H2FlowControl,
+        Some(Reason::COMPRESSION_ERROR) => ReasonCode::H2Compression,
+        Some(Reason::FRAME_SIZE_ERROR) => ReasonCode::H2FrameSize,
+        _ => ReasonCode::H2Protocol,
     })
 }
 

@@ -22,6 +22,7 @@ use super::server;
 use super::session::{Plaintext, Session};
 use crate::base::limits::{TLS_SEND_BYTES, TURN_RECEIVES};
 use crate::base::race::{First, race};
+use crate::base::reason::ReasonCode;
 use crate::net::driver::yield_now;
 use crate::net::stream::{Peek, Presence, Socket, Transport};
 
@@ -97,10 +98,10 @@ pub enum HandshakeError {
 
 impl HandshakeError {
     /// The reason code; docs/reasons.md.
-    pub fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> ReasonCode {
         match self {
-            Self::Io(_) | Self::Closed => "tls_peer_gone",
-            Self::PlainHttp(_) => "plain_http_on_tls_port",
+            Self::Io(_) | Self::Closed => ReasonCode::TlsPeerGone,
+            Self::PlainHttp(_) => ReasonCode::PlainHttpOnTlsPort,
             Self::Tls(error) => reason(error),
         }
     }
@@ -120,40 +121,46 @@ impl std::fmt::Display for HandshakeError {
 impl std::error::Error for HandshakeError {}
 
 /// The kinds of failure that call for different measures.
-fn reason(error: &rustls::Error) -> &'static str {
+fn reason(error: &rustls::Error) -> ReasonCode {
     match error {
         rustls::Error::NoApplicationProtocol
-        | rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol) => "tls_no_common_protocol",
+        | rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol) => {
+            ReasonCode::TlsNoCommonProtocol
+        }
         rustls::Error::PeerIncompatible(
             PeerIncompatible::NoCertificateRequestSignatureSchemesInCommon
             | PeerIncompatible::NoCipherSuitesInCommon
             | PeerIncompatible::NoKxGroupsInCommon
             | PeerIncompatible::NoSignatureSchemesInCommon,
         )
-        | rustls::Error::AlertReceived(AlertDescription::HandshakeFailure) => "tls_no_common_cipher",
+        | rustls::Error::AlertReceived(AlertDescription::HandshakeFailure) => ReasonCode::TlsNoCommonCipher,
         rustls::Error::PeerIncompatible(_)
-        | rustls::Error::AlertReceived(AlertDescription::ProtocolVersion) => "tls_no_common_version",
+        | rustls::Error::AlertReceived(AlertDescription::ProtocolVersion) => ReasonCode::TlsNoCommonVersion,
         rustls::Error::NoCertificatesPresented
-        | rustls::Error::AlertReceived(AlertDescription::CertificateRequired) => "tls_certificate_missing",
+        | rustls::Error::AlertReceived(AlertDescription::CertificateRequired) => {
+            ReasonCode::TlsCertificateMissing
+        }
         rustls::Error::InvalidCertificate(
             CertificateError::Expired | CertificateError::ExpiredContext { .. },
         )
-        | rustls::Error::AlertReceived(AlertDescription::CertificateExpired) => "tls_certificate_expired",
+        | rustls::Error::AlertReceived(AlertDescription::CertificateExpired) => {
+            ReasonCode::TlsCertificateExpired
+        }
         rustls::Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-        ) => "tls_certificate_other_name",
+        ) => ReasonCode::TlsCertificateOtherName,
         rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)
-        | rustls::Error::AlertReceived(AlertDescription::UnknownCA) => "tls_certificate_unknown_ca",
+        | rustls::Error::AlertReceived(AlertDescription::UnknownCA) => ReasonCode::TlsCertificateUnknownCa,
         rustls::Error::InvalidCertificate(_)
         | rustls::Error::AlertReceived(
             AlertDescription::BadCertificate
             | AlertDescription::CertificateUnknown
             | AlertDescription::CertificateRevoked
             | AlertDescription::UnsupportedCertificate,
-        ) => "tls_certificate_refused",
-        rustls::Error::General(text) if text == server::NO_CERTIFICATE => "tls_no_certificate",
-        rustls::Error::AlertReceived(_) => "tls_refused_by_peer",
-        _ => "tls_malformed",
+        ) => ReasonCode::TlsCertificateRefused,
+        rustls::Error::General(text) if text == server::NO_CERTIFICATE => ReasonCode::TlsNoCertificate,
+        rustls::Error::AlertReceived(_) => ReasonCode::TlsRefusedByPeer,
+        _ => ReasonCode::TlsMalformed,
     }
 }
 

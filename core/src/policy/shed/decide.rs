@@ -12,6 +12,8 @@
 //! Envoy's name for the levels is overload actions: `envoy.overload_actions.stop_accepting_requests` with a threshold
 //! or scaled trigger on `fixed_heap` and `global_downstream_max_connections`. It knows no classes of requests.
 
+use crate::base::reason::ReasonCode;
+
 /// How much a request matters. Set by the route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Class {
@@ -70,17 +72,17 @@ pub enum Verdict {
     /// It is answered with 503 and Retry-After.
     Shed {
         /// [`OVERLOAD_REQUESTS`] or [`OVERLOAD_MEMORY`]: reason code and metric label.
-        reason: &'static str,
+        reason: ReasonCode,
         /// The field's value, in seconds.
         retry_after_s: u32,
     },
 }
 
 /// Too many requests are in flight for the class of this one. Named where both vessels are too full.
-pub const OVERLOAD_REQUESTS: &str = "overload_requests";
+pub const OVERLOAD_REQUESTS: ReasonCode = ReasonCode::OverloadRequests;
 
 /// Too much memory is in use for the class of this one.
-pub const OVERLOAD_MEMORY: &str = "overload_memory";
+pub const OVERLOAD_MEMORY: ReasonCode = ReasonCode::OverloadMemory;
 
 /// Whether a request of this class goes on. A level of 75 % of 10 is reached by 8, not by 7: nothing is rounded.
 #[inline]
@@ -128,7 +130,7 @@ mod tests {
 
     #[test]
     fn levels() {
-        let (r, m) = (OVERLOAD_REQUESTS, OVERLOAD_MEMORY);
+        let (r, m) = (OVERLOAD_REQUESTS.code(), OVERLOAD_MEMORY.code());
         check((0, 100), (0, 1000), ["", "", ""]);
         check((74, 100), (749, 1000), ["", "", ""]);
         check((75, 100), (0, 1000), [r, "", ""]);
@@ -150,7 +152,7 @@ mod tests {
 
     #[test]
     fn bounds_at_their_ends() {
-        let (r, m) = (OVERLOAD_REQUESTS, OVERLOAD_MEMORY);
+        let (r, m) = (OVERLOAD_REQUESTS.code(), OVERLOAD_MEMORY.code());
         check((0, 0), (0, 1000), [r, r, r]);
         check((0, 100), (0, 0), [m, m, m]);
         check((1 << 30, u32::MAX), (1 << 50, u64::MAX), ["", "", ""]);

@@ -15,6 +15,7 @@ use std::time::Duration;
 use super::{Found, Question};
 use crate::base::clock::Monotonic;
 use crate::base::fault::Fault;
+use crate::base::reason::ReasonCode;
 use crate::config;
 use crate::control::prepare::Installer;
 use crate::net::connect::Address;
@@ -48,12 +49,12 @@ thread_local! {
 }
 
 /// What a test has put into this phase. An answer other than 0 is the status that it refuses with.
-pub(in crate::proxy) fn asked(phase: Phase, found: Option<Found>) -> Option<Result<Question, Fault>> {
+pub(in crate::proxy) fn asked(phase: Phase, found: Option<&Found>) -> Option<Result<Question, Fault>> {
     let ask =
         ASKS.with_borrow(|asks| asks.as_ref().filter(|(at, _)| *at == phase).map(|(_, ask)| ask.clone()))?;
     match found {
         Some(Found::Test(0)) => None,
-        Some(Found::Test(status)) => Some(Err(Fault::policy("test_refused", status))),
+        Some(&Found::Test(status)) => Some(Err(Fault::policy(ReasonCode::FaultInjected, status))),
         _ => Some(Ok(Question::Test(ask))),
     }
 }
@@ -162,7 +163,7 @@ impl Platform for World {
         Ok(Connected::Stream(Memory(Rc::new(Pipe { incoming, ..Pipe::default() }))))
     }
 
-    async fn accept_proxied(&self, _: &Memory) -> Result<Option<SocketAddr>, &'static str> {
+    async fn accept_proxied(&self, _: &Memory) -> Result<Option<SocketAddr>, ReasonCode> {
         Ok(None)
     }
 
@@ -280,7 +281,7 @@ fn an_answer_may_come_later() {
         asking.answer.set(Some(403));
         asking.turn();
         assert_eq!(asking.core.platform.connects.get(), 0);
-        asking.got("HTTP/1.1 403 Forbidden\r\n", "test_refused");
+        asking.got("HTTP/1.1 403 Forbidden\r\n", ReasonCode::FaultInjected.code());
     }
 }
 
@@ -291,14 +292,14 @@ fn an_answer_that_never_comes_is_not_waited_for_longer_than_its_time_or_the_requ
     asking.passes(3_400);
     asking.waits();
     asking.passes(200);
-    asking.got("HTTP/1.1 504 Gateway Timeout\r\n", "lookup_timeout");
+    asking.got("HTTP/1.1 504 Gateway Timeout\r\n", ReasonCode::RequestTimeout.code());
     // The route's time-out is shorter.
     let mut asking = Asking::begin(Phase::Authorise, 50_000);
     asking.passes(1_500);
     asking.passes(8_400);
     asking.waits();
     asking.passes(200);
-    asking.got("HTTP/1.1 504 Gateway Timeout\r\n", "request_timeout");
+    asking.got("HTTP/1.1 504 Gateway Timeout\r\n", ReasonCode::RequestTimeout.code());
 }
 
 #[test]
@@ -324,5 +325,5 @@ fn a_drain_lets_it_end_and_the_workers_end_does_not() {
     asking.core.stopping.raise();
     asking.core.deadlines.expire_all();
     asking.turn();
-    asking.got("HTTP/1.1 503 Service Unavailable\r\n", "stopping");
+    asking.got("HTTP/1.1 503 Service Unavailable\r\n", ReasonCode::Stopping.code());
 }

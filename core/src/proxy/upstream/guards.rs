@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use super::{Settings, Upstream};
 use crate::base::fault::Fault;
+use crate::base::reason::ReasonCode;
 use crate::policy::breaker::{self, Breaker, Permit};
 use crate::policy::concurrency::{self, Limiter};
 use crate::policy::outlier::Outcome;
@@ -35,9 +36,9 @@ impl Denied {
     /// What the client is told.
     pub fn fault(self) -> Fault {
         match self {
-            Self::TooMany => Fault::policy("upstream_requests_full", 503),
-            Self::Limited => Fault::policy("upstream_concurrency_limit", 503),
-            Self::Rejected(_) => Fault::policy("breaker_rejecting", 503),
+            Self::TooMany => Fault::policy(ReasonCode::UpstreamRequestsFull, 503),
+            Self::Limited => Fault::policy(ReasonCode::UpstreamConcurrencyLimit, 503),
+            Self::Rejected(_) => Fault::policy(ReasonCode::BreakerRejecting, 503),
         }
     }
 

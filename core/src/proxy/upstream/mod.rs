@@ -23,6 +23,7 @@ use guards::Guards;
 use queue::Queue;
 
 use crate::base::fault::Fault;
+use crate::base::reason::ReasonCode;
 use crate::net::connect::Address;
 use crate::net::h2::Settings as Http2Settings;
 use crate::net::liveness::Liveness;
@@ -181,9 +182,9 @@ impl Unavailable {
     /// What the client is told.
     pub fn fault(self) -> Fault {
         match self {
-            Self::NoEndpoint => Fault::policy("no_endpoint", 503),
-            Self::Unhealthy => Fault::policy("no_healthy_endpoint", 503),
-            Self::Busy => Fault::policy("upstream_busy", 503),
+            Self::NoEndpoint => Fault::policy(ReasonCode::NoEndpoint, 503),
+            Self::Unhealthy => Fault::policy(ReasonCode::NoHealthyEndpoint, 503),
+            Self::Busy => Fault::policy(ReasonCode::UpstreamBusy, 503),
         }
     }
 }
