@@ -6,6 +6,7 @@
 use std::cell::Cell;
 use std::io::{ErrorKind, IoSlice};
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -133,7 +134,7 @@ pub async fn serve<P: Platform>(core: Rc<Core<P>>, stream: P::Stream, peer: Peer
     let head = conn.timeouts().0;
     conn.deadline.arm(conn.core.tick_ns() / 1_000_000, head);
     loop {
-        match Box::pin(conn.burst()).await {
+        match on_heap(|| conn.burst()).await {
             Next::Wait => {}
             Next::Http2(early) => {
                 Box::pin(multiplex::serve(conn.core, conn.stream, peer, listener, early)).await;
@@ -149,6 +150,12 @@ pub async fn serve<P: Platform>(core: Rc<Core<P>>, stream: P::Stream, peer: Peer
             return;
         }
     }
+}
+
+/// Makes a large future where it stays. `Box::pin` makes it on the stack and copies it, since the allocation might unwind
+/// while it exists: 370 instructions for each burst.
+fn on_heap<F: Future>(make: impl FnOnce() -> F) -> Pin<Box<F>> {
+    Box::into_pin(Box::write(Box::new_uninit(), make()))
 }
 
 /// Serves the one request of an HTTP/2 stream.

@@ -25,7 +25,7 @@ use crate::base::panics;
 use crate::base::signal::Signal;
 use crate::config::snapshot::{self, Action, Http2, ProxyProtocol, Snapshot};
 use crate::http::http1::parse::HeadLimits;
-use crate::http::message::RequestIndex;
+use crate::http::message::{RequestIndex, ResponseIndex};
 use crate::http::rewrite::Forwarding;
 use crate::net::connect::Address;
 use crate::net::descriptors::{self, Shortage};
@@ -326,6 +326,8 @@ pub struct Core<P: Platform> {
     /// When a failure of TLS to an upstream may be written next.
     tls_note_ms: Cell<u64>,
     heads: RefCell<Vec<Vec<u8>>>,
+    /// Where the fields of the response stand that is being read. Nobody waits while it is borrowed.
+    pub(super) response_index: RefCell<ResponseIndex>,
     // Boxed: an exchange takes one and gives it back, and moves a word each time.
     #[allow(clippy::vec_box)]
     scratches: RefCell<Vec<Box<Scratch>>>,
@@ -394,6 +396,7 @@ impl<P: Platform> Core<P> {
             handshakes: Cell::new(0),
             tls_note_ms: Cell::new(0),
             heads: RefCell::default(),
+            response_index: RefCell::default(),
             scratches: RefCell::default(),
             date: RefCell::default(),
         });

@@ -33,7 +33,7 @@ use crate::http::grpc::GrpcStatus;
 use crate::http::grpc_web::Encoding;
 use crate::http::http1::encode::{Persistence, ResponseRewrite, encode_response};
 use crate::http::http1::parse::{Parsed, head_end_hint, parse_response};
-use crate::http::message::{HeadIndex, Status, Version, Wire};
+use crate::http::message::{Status, Version, Wire};
 use crate::http::upgrade::{Switch, switched};
 use crate::net::platform::Platform;
 use crate::net::stream::Transport;
@@ -418,8 +418,8 @@ fn shape<P: Platform>(
         exchange.failed(lease, Outcome::Reset);
         Failed::Fault(Fault::upstream(reason, 502, Retry::Never))
     };
-    let mut slots = HeadIndex::default();
-    let head = match parse_response(filled, &mut slots, plan.asker.method, &bound.head_limits) {
+    let mut index = conn.core.response_index.borrow_mut();
+    let head = match parse_response(filled, &mut index, plan.asker.method, &bound.head_limits) {
         Ok(Parsed::Partial) => return Ok(Head::NeedMore),
         Ok(Parsed::Complete(head)) => head,
         Err(error) => return Err(refuse(error.reason())),

@@ -150,7 +150,7 @@ pub(super) async fn serve<P: Platform>(conn: &Downstream<P>, buffer: &mut Buffer
     let mut parsed = loop {
         let parsed = match parse_request(buffer.filled(), index, &bound.head_limits) {
             // On the heap: a stream's task is small.
-            Ok(Parsed::Complete(head)) => Ok(Box::new(Plan::new(conn, &bound, &head))),
+            Ok(Parsed::Complete(head)) => Ok(Box::write(Box::new_uninit(), Plan::new(conn, &bound, &head))),
             Ok(Parsed::Partial) => {
                 core.give_scratch(scratch);
                 return Progress::NeedMore;
