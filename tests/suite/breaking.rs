@@ -175,7 +175,7 @@ for_each_driver! {
         let mut leaving = proxy.connect();
         leaving.send(get("/held"));
         origin.await_requests(1);
-        drop(leaving);
+        leaving.reset();
         proxy.await_metric("ringway_refused_total", &[("reason", "client_gone")], |n| n == 1.0);
         gate.open();
         for _ in 0..5 {

@@ -270,6 +270,8 @@ for_each_driver! {
                         let mut client = Client::connect(address);
                         client.send(get("/"));
                         thread::park_timeout(Duration::from_millis(20));
+                        // Whoever only closes its half is answered, and has not given up.
+                        client.reset();
                     }
                 })
             })
