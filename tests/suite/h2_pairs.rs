@@ -727,13 +727,13 @@ for_each_driver! {
         }
     }
 
-    /// The same over HTTP/1.1, where the end of the connection says it.
+    /// The same over HTTP/1.1, where the end of the connection may say it, and does once it was waited for long enough.
     fn a_plain_client_that_leaves_while_nothing_comes(driver) {
         let origin = two::origin::Origin::with(|exchange| {
             exchange.read_body()?;
             Err(Failure::Reset(exchange.await_reset()?))
         });
-        let proxy = Proxy::start(driver, &origin.config());
+        let proxy = Proxy::start(driver, &origin.config().top("timeouts: { half_closed: 1s }"));
         let mut client = proxy.connect();
         client.send("POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\n\r\n");
         origin.await_requests(1);
