@@ -203,7 +203,8 @@ for_each_driver! {
     fn a_delay_ends_with_its_client(driver) {
         let origin = Origin::with(named("well"));
         let fault = "fault: { delay: { duration: 10m }, headers: [{ name: x-fault, exact: delay }] }\n    timeouts: { request: 20m }";
-        let proxy = Proxy::start(driver, &Config::to(&origin).route(fault));
+        let config = Config::to(&origin).route(fault).top("timeouts: { half_closed: 1s }");
+        let proxy = Proxy::start(driver, &config);
         let http2 = Http2Client::connect(proxy.address());
         let cancelled = http2.open(request("GET", "/", &[("x-fault", "delay")]), Then::End);
         let mut waiting: Vec<Client> = (0..3).map(|_| proxy.connect()).collect();
