@@ -36,6 +36,29 @@ fn a_client_that_half_closes() {
     });
 }
 
+/// The same, however long the answer takes. A client that has gone is another thing, which a write or a reset tells.
+#[test]
+fn a_client_that_half_closes_and_waits() {
+    each_seed("closes::a_client_that_half_closes_and_waits", SEEDS, |start| {
+        let config = Config::to(&[1]);
+        let sim = Sim::new(start, 1, Weather::rough(), &config.text());
+        sim.origin(1, |_| Answer::bytes(50_000).delay(9_000));
+        for nth in 0..4 {
+            let client = sim.client();
+            sim.act(async move {
+                let mut caller = client.connect().await.unwrap();
+                let ask = if nth % 2 == 0 { Ask::get("/a") } else { Ask::post("/a", Body::Chunked(30_000)) };
+                let begun = caller.begin(&ask).await.unwrap();
+                caller.send_body(&begun, 0..ask.body.bytes()).await.unwrap();
+                half_close(&caller);
+                let reply = caller.answer(&begun).await.unwrap();
+                assert_eq!((reply.status, reply.bytes), (200, 50_000), "{reply:?}");
+            });
+        }
+        sim.finish();
+    });
+}
+
 /// A body that was cut never looks whole, however it was framed and wherever it was cut.
 #[test]
 fn a_cut_body_never_looks_whole() {
