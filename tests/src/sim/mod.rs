@@ -162,7 +162,7 @@ impl Sim {
         self.executor.spawn(self.executor.lane(), async move {
             loop {
                 let (end, _) = backlog.accept().await;
-                let talk = Conversation::new(end, &executor, Duration::from_secs(600));
+                let talk = Conversation::new(end, &executor, origin::PATIENCE);
                 executor.spawn(executor.lane(), serve(talk));
             }
         });
@@ -331,7 +331,8 @@ impl Sim {
             let core = &worker.core;
             assert_eq!(core.deadlines.held(), 0, "deadlines that worker {} holds", core.index);
         }
-        self.run_for(REST);
+        // Origins wait longer than the proxy.
+        self.run_for(origin::PATIENCE + REST);
         assert_eq!(self.network.open(), 0, "connections that nobody has closed");
         self.executor.end();
         for worker in self.workers {

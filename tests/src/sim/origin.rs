@@ -209,7 +209,7 @@ pub(super) struct Origin {
 const STRAY: &[u8] = b"HTTP/1.1 200 OK\r\nx-tag: stray\r\nx-bytes: 5\r\nContent-Length: 5\r\n\r\nstray";
 
 /// An origin waits longer than any proxy.
-const PATIENCE: Duration = Duration::from_secs(600);
+pub(super) const PATIENCE: Duration = Duration::from_secs(600);
 
 impl Origin {
     pub(super) fn listen(self: Rc<Self>) {
