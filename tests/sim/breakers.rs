@@ -79,7 +79,7 @@ fn probes_come_back() {
             });
         }
         for _ in 0..4 {
-            let client = sim.client();
+            let (client, network) = (sim.client(), Rc::clone(&sim.network));
             let random = sim.random.fork();
             sim.act(async move {
                 while client.now_ms() < calm_at {
@@ -93,7 +93,8 @@ fn probes_come_back() {
                         let _ = caller.finish(&begun).await;
                     }
                 }
-                // All is well for a while: everybody is served.
+                // All is well for a while, the network too: everybody is served.
+                network.set_weather(Weather::fair());
                 client.pause(Duration::from_secs(5)).await;
                 for _ in 0..6 {
                     let _ = client.ask(&Ask::get("/a")).await;

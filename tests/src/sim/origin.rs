@@ -247,7 +247,8 @@ impl Origin {
                 }
                 Ok(After::Stray(pause)) => {
                     let waited = self.executor.within(pause, talk.end.readable()).await;
-                    if waited.is_none() && talk.end.is_quiet() {
+                    // What was read ahead is a request that has come already.
+                    if waited.is_none() && talk.ahead.is_empty() && talk.end.is_quiet() {
                         self.note(|| format!("{connection}s sends a response that nobody asked for"));
                         talk.end.send_at_once(STRAY);
                     }
