@@ -290,7 +290,8 @@ impl End {
 
     /// Nothing is on the way, in either direction.
     pub fn is_quiet(&self) -> bool {
-        self.incoming.segments.borrow().is_empty() && self.outgoing.held.get() == 0
+        // What a direction has swallowed is still held: its sender takes it to be on the way.
+        self.incoming.held.get() == 0 && self.outgoing.held.get() == 0
     }
 
     /// Writes something that is there at once: nothing that the peer sends can have crossed it.
