@@ -63,7 +63,7 @@ fn a_client_that_half_closes_and_waits() {
 #[test]
 fn a_cut_body_never_looks_whole() {
     each_seed("closes::a_cut_body_never_looks_whole", 2 * SEEDS, |start| {
-        let config = Config::to(&[1]).route("timeouts: { body_idle: 500ms, response_head: 500ms }");
+        let config = Config::to(&[1]).route("timeouts: { body_idle: 500ms, response_head: 5s }");
         let sim = Sim::new(start, 1, Weather::rough(), &config.text());
         let random = sim.random.fork();
         sim.origin(1, move |_| {
