@@ -280,6 +280,32 @@ for_each_driver! {
         Client::connect(proxy.admin_address()).ask(forged).expect(403);
     }
 
+    /// A rate that changed: the share that was used up stays, and the wait is the new rate's. So it is with another table.
+    fn a_changed_rate_keeps_the_share_that_was_used(driver) {
+        let origin = Origin::start();
+        let top = |limit: &str, keys_max: u32| {
+            let limits = format!("rate_limits: {{ rates: [{{ name: limit, {limit} }}], keys_max: {keys_max} }}");
+            Config::to(&origin).workers(2).top(&limits).route("rate_limits: [limit]")
+        };
+        let proxy = Proxy::start(driver, &top("rate: 100/d", 1_000));
+        let refused = |wait_s_max: u64| {
+            let response = proxy.get("/").expect(429);
+            let wait: u64 = response.field("retry-after").expect("Retry-After").parse().expect("seconds");
+            assert!((1..=wait_s_max).contains(&wait), "{wait} s");
+        };
+        for _ in 0..100 {
+            proxy.get("/").expect(200);
+        }
+        refused(864);
+        for (limit, keys_max, wait_s_max) in
+            [("rate: 100/h", 1_000, 36), ("rate: 100/d", 2_000, 864), ("rate: 1/m, burst: 2", 1_000, 60)]
+        {
+            proxy.reload(&top(limit, keys_max));
+            refused(wait_s_max);
+        }
+        assert_eq!(origin.request_count(), 100);
+    }
+
     /// At once, exact over both workers, and given back however a request ends.
     fn requests_at_once(driver) {
         let gate = Gate::new();

@@ -253,6 +253,10 @@ pub const HASH_STEPS_MAX: usize = 8;
 /// Rate limits that may apply to one request: each is a bucket to ask and, if a later one refuses, to give back to.
 pub const RATE_LIMITS_PER_REQUEST_MAX: usize = 16;
 
+/// Rate limits that left the configuration whose buckets are kept in mind until they are full, should they come back. Beyond,
+/// those that left first begin anew if they do.
+pub const RATE_LIMITS_GONE_MAX: usize = 1_024;
+
 /// Nanoseconds after which a worker gives back what it holds of a key that it did not use, and asks again about a key
 /// that it refused. 5 ms: a thousandth of a burst of five seconds, and a hot key is used hundreds of times in it.
 pub const RATE_LEASE_IDLE_NS: u64 = 5_000_000;

@@ -92,19 +92,16 @@ pub(super) fn page(install: &Install, samples: &[Sample], now_ns: u64) -> String
 /// What is wrong with the question.
 pub(super) fn key(install: &Install, asked: &Asked, deed: Deed, now_ns: u64) -> Result<String, String> {
     let shared = install.limiting.as_ref().ok_or("no limits are configured")?;
-    let rule = install
-        .snapshot
-        .rate_limits
-        .rates
-        .iter()
-        .map(|limit| &limit.rule)
-        .find(|rule| *rule.name == *asked.limit)
+    let mut limits = install.snapshot.rate_limits.rates.iter().zip(&install.revisions);
+    let (limit, revision) = limits
+        .find(|(limit, _)| *limit.rule.name == *asked.limit)
         .ok_or_else(|| format!("there is no rate limit `{}`", asked.limit))?;
-    let parts = parts(rule, &asked.key)?;
+    let rule = limit.rule.counted_by(revision);
+    let parts = parts(&rule, &asked.key)?;
     let parts: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
-    let hash = shared.hasher.key(shared.hasher.rule(&rule.name), &parts);
-    let reset = deed == Deed::Reset && shared.node.reset(&rule.rate, hash, now_ns);
-    let state = shared.node.state(&rule.rate, hash, now_ns);
+    let hash = shared.hasher.key(rule.id, &parts);
+    let reset = deed == Deed::Reset && shared.node.reset(&rule, hash, now_ns);
+    let state = shared.node.state(&rule, hash, now_ns);
     let answer = json!({
         "limit": asked.limit,
         "key": asked.key,

@@ -369,6 +369,7 @@ impl Plane {
                                 snapshot: &install.snapshot,
                                 trials: &install.trials,
                                 limiting: install.limiting.as_deref(),
+                                revisions: &install.revisions,
                                 upstreams: &install.upstreams,
                                 samples,
                                 now_ns,

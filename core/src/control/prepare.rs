@@ -23,6 +23,7 @@ use crate::policy::balance::sticky::{self, Tags};
 use crate::policy::balance::subset;
 use crate::policy::balance::tiers::Member;
 use crate::policy::health::{Traffic, Verdict};
+use crate::policy::rate_limit::{KeyHasher, Revision, Revisions};
 use crate::proxy::core::{Changes, Install, ListenerId, liveness, proxy_version, upstream_settings};
 use crate::proxy::limits;
 use crate::proxy::standing::Standings;
@@ -197,19 +198,40 @@ pub(super) struct Shared {
     pub(super) loans: HashMap<(Arc<str>, Address), Arc<Loans>>,
     pub(super) standings: Standings,
     pub(super) limiting: Option<Arc<limits::Shared>>,
+    /// What rate limits are counted by, and were.
+    revisions: Revisions,
     pub(super) canaries: Canaries,
 }
 
 impl Shared {
-    /// What limits count in: what there is, unless it has another size or nothing is limited any more.
-    fn limits(&mut self, snapshot: &Snapshot, workers: usize) -> Option<Arc<limits::Shared>> {
+    /// What limits count in, and what each rate limit is counted by. Buckets stay as long as anything is limited; those of
+    /// another size take over what was counted, but for requests that are under way.
+    fn limits(
+        &mut self,
+        snapshot: &Snapshot,
+        workers: usize,
+        now_ns: u64,
+    ) -> (Option<Arc<limits::Shared>>, Vec<Arc<Revision>>) {
         let limits = &snapshot.rate_limits;
         if limits.rates.is_empty() && limits.in_flight.is_empty() {
             self.limiting = None;
-        } else if self.limiting.as_ref().is_none_or(|shared| shared.keys_max != limits.keys_max) {
-            self.limiting = Some(limits::Shared::new(workers, limits.keys_max, secret()));
+            self.revisions = Revisions::default();
+            return (None, Vec::new());
         }
-        self.limiting.clone()
+        let before = self.limiting.take();
+        let shared = match before {
+            Some(shared) if shared.keys_max == limits.keys_max => shared,
+            Some(before) => {
+                let shared = limits::Shared::new(workers, limits.keys_max, before.hasher);
+                shared.node.take_over(&before.node, now_ns);
+                shared
+            }
+            None => limits::Shared::new(workers, limits.keys_max, KeyHasher::new(secret())),
+        };
+        let rates = limits.rates.iter().map(|limit| (&*limit.rule.name, limit.rule.rate));
+        let revisions = self.revisions.take_over(rates, &shared.hasher, now_ns);
+        self.limiting = Some(Arc::clone(&shared));
+        (Some(shared), revisions)
     }
 }
 
@@ -372,8 +394,10 @@ pub(super) fn install(snapshot: &Arc<Snapshot>, shared: &mut Shared, parts: &Par
         }
     }
     let splits = snapshot.routes.iter().enumerate();
+    let (limiting, revisions) = shared.limits(snapshot, parts.workers, parts.now_ms * 1_000_000);
     Install {
-        limiting: shared.limits(snapshot, parts.workers),
+        limiting,
+        revisions,
         trials: shared.canaries.configure(snapshot, parts.workers).into(),
         splits: splits
             .filter(|(_, r)| matches!(r.action, Action::Split(_)))

@@ -37,6 +37,7 @@ use crate::net::proxied::ProxyVersion;
 use crate::net::tls::HandshakeError;
 use crate::net::tls::server::TlsServer;
 use crate::policy::health::Traffic;
+use crate::policy::rate_limit::Revision;
 use crate::policy::shed;
 use crate::telemetry::metrics::{
     ArmSample, Counter, Gauges, GuardSample, LimitSample, Metrics, RouteSample, Sample, UpstreamSample,
@@ -65,6 +66,8 @@ pub struct Install {
     pub trials: Arc<[Option<Arc<Trial>>]>,
     /// What limits count in, if any are configured.
     pub limiting: Option<Arc<limits::Shared>>,
+    /// For each of its rate limits, what it is counted by.
+    pub revisions: Vec<Arc<Revision>>,
 }
 
 /// How one install differs from the one before it.
@@ -581,7 +584,8 @@ impl<P: Platform> Core<P> {
         let configured = &install.snapshot.rate_limits;
         let names: HashSet<&str> = configured.rates.iter().map(|limit| &*limit.rule.name).collect();
         counts.retain(|name, _| names.contains(&**name));
-        Limits::new(configured, &shared.hasher, |name| Rc::clone(counts.entry(name.into()).or_default()))
+        let count = |name: &str| Rc::clone(counts.entry(name.into()).or_default());
+        Limits::new(configured, &install.revisions, &shared.hasher, count)
     }
 
     /// This worker's end of the limits, if any are configured.

@@ -20,7 +20,7 @@ use crate::http::message::{HeadIndex, Method, RequestHead};
 use crate::http::rewrite::routed_path;
 use crate::policy::Phase;
 use crate::policy::explain::line;
-use crate::policy::rate_limit::{self, KeyPart, Rule};
+use crate::policy::rate_limit::{self, KeyPart, Revision, Rule};
 use crate::policy::route::{Explanation, Reason, RouteKey, Verdict};
 use crate::policy::split::explain::ShareIs;
 use crate::policy::{
@@ -51,6 +51,8 @@ pub struct World<'w> {
     pub trials: &'w [Option<Arc<Trial>>],
     /// The node's buckets, where something runs and limits are configured.
     pub limiting: Option<&'w limits::Shared>,
+    /// What each of the snapshot's rate limits is counted by, if there are any buckets.
+    pub revisions: &'w [Arc<Revision>],
     /// By upstream, the endpoints with their health; empty where nothing runs.
     pub upstreams: &'w [Arc<Configured>],
     /// The workers' numbers; empty where nothing runs.
@@ -62,7 +64,15 @@ pub struct World<'w> {
 impl<'w> World<'w> {
     /// Only what is configured.
     pub fn at_rest(snapshot: &'w Snapshot) -> Self {
-        Self { snapshot, trials: &[], limiting: None, upstreams: &[], samples: &[], now_ns: 0 }
+        Self {
+            snapshot,
+            trials: &[],
+            limiting: None,
+            revisions: &[],
+            upstreams: &[],
+            samples: &[],
+            now_ns: 0,
+        }
     }
 }
 
@@ -298,7 +308,9 @@ impl Told<'_> {
     fn rate(&self, applied: &AppliedRate, out: &mut String) {
         let limit = &self.world.snapshot.rate_limits.rates[applied.limit];
         let key = self.key(&limit.rule.key);
-        rate_limit::explain::rate(limit, applied, &key, self.tokens(&limit.rule), out);
+        let revision = self.world.revisions.get(applied.limit);
+        let tokens = revision.and_then(|revision| self.tokens(&limit.rule.counted_by(revision)));
+        rate_limit::explain::rate(limit, applied, &key, tokens, out);
     }
 
     /// What the node's bucket holds, if every part of its key is known here.
@@ -314,9 +326,8 @@ impl Told<'_> {
             client: Some(self.asked.source),
             route: self.index,
         };
-        let id = shared.hasher.rule(&rule.name);
-        let hash = limiting::key(&place, &request, &rule.key, |parts| shared.hasher.key(id, parts));
-        let state = shared.node.state(&rule.rate, hash, self.world.now_ns);
+        let hash = limiting::key(&place, &request, &rule.key, |parts| shared.hasher.key(rule.id, parts));
+        let state = shared.node.state(rule, hash, self.world.now_ns);
         Some(state.tokens.saturating_add(i64::from(state.held)))
     }
 

@@ -9,7 +9,7 @@ use crate::config::snapshot::RateLimits;
 use crate::net::memory;
 use crate::policy::rate_limit::in_flight::Gate;
 use crate::policy::rate_limit::sketch::Heavy;
-use crate::policy::rate_limit::{InFlight, KeyHasher, Node, Rule, RuleId, Worker, headers};
+use crate::policy::rate_limit::{InFlight, KeyHasher, Node, Revision, Rule, RuleId, Worker, headers};
 
 /// Keys that a worker remembers by itself; the others it asks the node about.
 const WORKER_KEYS: usize = 8_192;
@@ -29,11 +29,11 @@ pub struct Shared {
 
 impl Shared {
     /// Takes all the memory that it will ever have, about 38 bytes for each key; none of it is resident before keys come.
-    pub fn new(workers: usize, keys_max: usize, seed: [u64; 2]) -> Arc<Self> {
+    pub fn new(workers: usize, keys_max: usize, hasher: KeyHasher) -> Arc<Self> {
         Arc::new(Self {
             node: Arc::new(Node::within(workers as u32, keys_max, memory::zeroed)),
             in_flight: Arc::new(InFlight::within(keys_max, memory::zeroed)),
-            hasher: KeyHasher::new(seed),
+            hasher,
             keys_max,
         })
     }
@@ -79,7 +79,7 @@ impl Limiting {
     }
 }
 
-/// A snapshot's limits, named by this process's hasher.
+/// A snapshot's limits, named by this process's hasher. There is a revision for each of its rates.
 #[derive(Debug, Default)]
 pub(super) struct Limits {
     pub(super) rules: Box<[Rule]>,
@@ -92,6 +92,7 @@ pub(super) struct Limits {
 impl Limits {
     pub(super) fn new(
         configured: &RateLimits,
+        revisions: &[Arc<Revision>],
         hasher: &KeyHasher,
         mut counts: impl FnMut(&str) -> Rc<LimitCounts>,
     ) -> Self {
@@ -106,7 +107,8 @@ impl Limits {
             lines: lines.collect(),
             rules: rules
                 .clone()
-                .map(|limit| Rule { id: hasher.rule(&limit.rule.name), ..limit.rule.clone() })
+                .zip(revisions)
+                .map(|(limit, revision)| limit.rule.counted_by(revision))
                 .collect(),
             counts: rules.map(|limit| counts(&limit.rule.name)).collect(),
             // Told apart from a rate limit of the same name.

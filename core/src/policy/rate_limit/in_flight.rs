@@ -88,7 +88,8 @@ impl InFlight {
     /// Requests of a key that are in flight.
     pub fn count(&self, key: KeyHash) -> u32 {
         match self.table.look(key.0, 0) {
-            Seat::Own { word } => (word & COUNT_MAX) as u32,
+            // A limit of requests at once has one revision.
+            Seat::Own { word } | Seat::Revised { word, .. } => (word & COUNT_MAX) as u32,
             Seat::New { .. } | Seat::Shared { .. } => 0,
         }
     }
@@ -104,8 +105,9 @@ impl Gate {
     pub fn enter(&self, key: KeyHash, max: u32) -> Result<Permit, NoPermit> {
         let max = u64::from(max).min(COUNT_MAX - 1);
         let entered = self.0.0.table.update(key.0, &Idle, |seat| match seat {
-            Seat::Own { word } | Seat::Shared { word, .. } if word & COUNT_MAX >= max => (word, false),
-            Seat::Own { word } | Seat::Shared { word, .. } => (word + 1, true),
+            Seat::Own { word } | Seat::Revised { word, .. } | Seat::Shared { word, .. } => {
+                if word & COUNT_MAX >= max { (word, false) } else { (word + 1, true) }
+            }
             Seat::New { .. } if max == 0 => (0, false),
             // A first generation is 1: a word of zero is no word.
             Seat::New { floor } => (floor.max(1 << COUNT_BITS) + 1, true),

@@ -1,16 +1,64 @@
-//! Names of buckets: a keyed 64-bit hash of a rule's name and of a key's parts. A client that does not know the seed
-//! can't make two keys meet. By chance two of ten million do with probability 3·10⁻⁶.
+//! Names of buckets: a keyed 56-bit hash of a rule's name and of a key's parts, and the
+//! number of the rule's revision. A client that does not know the seed
+//! can't make two keys meet. By chance two of ten million do with probability 7·10⁻⁴.
 //!
 //! The hash is `SipHash-1-3` (Aumasson and Bernstein, "`SipHash`: a fast short-input PRF", 2012), the variant that std uses
 //! against floods of its tables; std's own can't be given a seed. A test compares the two.
 
-/// A rule's stable name, hashed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RuleId(pub u64);
+/// A key's name ends in the number of its rule's revision.
+const REVISION_BITS: u64 = 0xff;
 
-/// A bucket's name: of a rule and a key. Never zero.
+/// A rule's stable name, hashed, and the number of its revision in the low byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RuleId(u64);
+
+impl RuleId {
+    /// The last revision that a rule can have.
+    pub const REVISION_MAX: u8 = u8::MAX;
+
+    /// How often the rule's rate was changed.
+    #[inline]
+    pub(super) fn revision(self) -> u8 {
+        (self.0 & REVISION_BITS) as u8
+    }
+
+    /// The next revision. There is one: the caller has looked.
+    pub(super) fn next(self) -> Self {
+        debug_assert!(self.revision() < Self::REVISION_MAX);
+        Self(self.0 + 1)
+    }
+}
+
+/// A bucket's name: of a rule and a key, in 56 bits that are never all zero; the low byte is the rule's revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KeyHash(pub(super) u64);
+
+impl KeyHash {
+    fn new(hash: u64, revision: u8) -> Self {
+        Self((hash & !REVISION_BITS).max(REVISION_BITS + 1) | u64::from(revision))
+    }
+
+    /// The same key of another revision of its rule.
+    pub(super) fn of_revision(self, revision: u8) -> Self {
+        Self::new(self.0, revision)
+    }
+
+    pub(super) fn revision(self) -> u8 {
+        (self.0 & REVISION_BITS) as u8
+    }
+
+    /// True if `key` is the same key, of whatever revision.
+    #[inline]
+    pub(super) fn is_same(key: u64, other: u64) -> bool {
+        (key ^ other) <= REVISION_BITS
+    }
+
+    /// The key without its revision.
+    #[inline]
+    pub(super) fn without_revision(key: u64) -> u64 {
+        key & !REVISION_BITS
+    }
+}
 
 /// Makes names. One for all workers of a node, or they would count apart.
 #[derive(Clone, Copy)]
@@ -32,28 +80,34 @@ impl KeyHasher {
 
     /// A rule's name, hashed: done once, when a snapshot is compiled.
     pub fn rule(&self, name: &str) -> RuleId {
+        self.numbered_rule(name, 0)
+    }
+
+    /// The same, told apart from other rules that have or had the same name.
+    pub(super) fn numbered_rule(&self, name: &str, number: u64) -> RuleId {
         let mut sip = Sip::new(self.seed);
+        sip.word(number);
         sip.write(name.as_bytes());
-        RuleId(sip.finish())
+        RuleId(sip.finish() & !REVISION_BITS)
     }
 
     /// A key's name. Parts are told apart: `["ab", "c"]` is another key than `["a", "bc"]`.
     #[inline]
     pub fn key(&self, rule: RuleId, parts: &[&[u8]]) -> KeyHash {
         let mut sip = Sip::new(self.seed);
-        sip.word(rule.0);
+        sip.word(rule.0 & !REVISION_BITS);
         for part in parts {
             sip.word(part.len() as u64);
             sip.write(part);
         }
-        KeyHash(sip.finish().max(1))
+        KeyHash::new(sip.finish(), rule.revision())
     }
 }
 
 #[cfg(test)]
 impl KeyHash {
     pub(super) fn of(value: u64) -> Self {
-        Self(value.max(1))
+        Self::new(value.rotate_left(8), 0)
     }
 }
 
@@ -142,7 +196,7 @@ impl Sip {
 mod tests {
     use std::hash::Hasher;
 
-    use super::{KeyHasher, Sip};
+    use super::{KeyHash, KeyHasher, Sip};
 
     #[test]
     fn the_hash_is_that_of_std() {
@@ -179,7 +233,17 @@ mod tests {
                 assert!(seen.insert(hasher.key(rule, parts)), "{parts:?}");
                 assert!(seen.insert(KeyHasher::new([1, 3]).key(rule, parts)), "{parts:?}");
                 assert_eq!(hasher.key(rule, parts), hasher.key(rule, parts));
+                let next = hasher.key(rule.next(), parts);
+                assert!(seen.insert(next) && KeyHash::is_same(next.0, hasher.key(rule, parts).0));
+                assert_eq!(next.of_revision(0), hasher.key(rule, parts));
             }
+        }
+    }
+
+    #[test]
+    fn a_name_is_never_that_of_no_key() {
+        for hash in [0, 1, 0xff, 0x100, u64::MAX] {
+            assert!(KeyHash::without_revision(KeyHash::new(hash, 0).0) != 0, "{hash}");
         }
     }
 }

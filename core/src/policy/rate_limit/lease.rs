@@ -268,6 +268,21 @@ impl Bucket {
         Self::of(full_at, held.saturating_sub(u64::from(done.spent) + u64::from(done.unspent)))
     }
 
+    /// The same share of the bucket used up, after the rate changed at `at`. Debt beyond an empty bucket is forgiven.
+    /// Tokens that are out count as used up now, whatever becomes of them.
+    #[must_use]
+    pub fn rescaled(self, from: &Rate, to: &Rate, at: u64) -> Self {
+        let used = (self.filled(from, at) - at).min(from.fill);
+        let used = (u128::from(used) * u128::from(to.fill)).div_ceil(u128::from(from.fill));
+        Self::of(at + used as u64, self.held().into())
+    }
+
+    /// Tokens that were out under another rate, and are not any more: they were counted as used up when it changed.
+    #[must_use]
+    pub fn discharge(self, done: Settlement) -> Self {
+        self.settle(Settlement { spent: 0, spent_at: 0, unspent: done.spent + done.unspent, interval: 0 })
+    }
+
     /// Takes tokens. The wait of a grant is over when an impatient holder would have been granted the same.
     #[inline]
     pub fn take(self, rate: &Rate, want: Want) -> (Self, Answer) {

@@ -50,9 +50,15 @@ type Shared = Arc<Table<AtomicU64>>;
 
 /// As the node does it: `None` if another was in the way.
 fn visit(table: &Shared, rate: &Rate, key: u64, done: Settlement, want: Want) -> Option<Answer> {
-    let visited = table.update(key, &At(want.now), |seat| match seat {
+    let visited = table.update(name(key), &At(want.now), |seat| match seat {
         Seat::Own { word } => {
             let (bucket, answer) = Bucket(word).settle(done).take(rate, want);
+            (bucket.0, answer)
+        }
+        // As if what is left under another revision were a third as much, which makes words that came before come back.
+        Seat::Revised { word, floor, .. } => {
+            let at = Bucket(word).full_at() / 3;
+            let (bucket, answer) = Bucket::full_from(at).not_before(floor).take(rate, want);
             (bucket.0, answer)
         }
         Seat::New { floor } => {
@@ -65,6 +71,11 @@ fn visit(table: &Shared, rate: &Rate, key: u64, done: Settlement, want: Want) ->
         }
     });
     visited.ok().map(|(answer, _)| answer)
+}
+
+/// A key's low byte is its revision.
+fn name(key: u64) -> u64 {
+    key << 8
 }
 
 fn want(need: u32, spare: u32, now: u64) -> Want {
@@ -101,8 +112,9 @@ fn a_lease_is_counted_once() {
                 spent += u64::from(lease.spend(1, 10));
             }
             let open = lease.is_open();
-            let settled =
-                table.amend(7, |word, _| Some((Bucket(word).settle(lease.account()).0, ()))).is_some();
+            let settled = table
+                .amend(name(7), |word, _, _| Some((Bucket(word).settle(lease.account()).0, ())))
+                .is_some();
             assert!(settled || !open, "a key with tokens out has a seat, and nobody claims it");
             spent
         };
@@ -111,7 +123,7 @@ fn a_lease_is_counted_once() {
             thread::spawn(move || worker(&table, false))
         };
         let mut spent = worker(&table, true) + other.join().unwrap();
-        let Seat::Own { word } = table.look(7, 0) else { panic!("no seat") };
+        let Seat::Own { word } = table.look(name(7), 0) else { panic!("no seat") };
         assert_eq!(Bucket(word).held(), 0);
         while granted(visit(&table, &rate, 7, Settlement::default(), want(1, 0, 10))) == 1 {
             spent += 1;
@@ -164,5 +176,37 @@ fn a_seat_given_away_takes_no_token_along() {
             eighth += take(&table, 8, later);
         }
         assert_eq!((first, eighth), (2, 2));
+    });
+}
+
+/// One worker carries a key over to another revision of its rule while another worker, which does not know of it, takes by
+/// the one before and leaves what it finds of a later one alone. Each token is taken once.
+#[test]
+fn a_seat_changes_its_revision_once() {
+    model(|| {
+        let rate = Rate::new(1, Duration::from_secs(1), 2).unwrap();
+        let table: Shared = Arc::new(Table::new(1, 0));
+        assert_eq!(granted(visit(&table, &rate, 7, Settlement::default(), want(1, 0, 10))), 1);
+        let take = move |table: &Shared, revision: u8| {
+            let taken = table.update(name(7) | u64::from(revision), &At(10), |seat| {
+                let (word, floor) = match seat {
+                    Seat::Own { word } => (word, 0),
+                    Seat::Revised { word, revision: found, .. } if found > revision => return (word, 0),
+                    Seat::Revised { word, floor, .. } => (word, floor),
+                    Seat::New { .. } | Seat::Shared { .. } => unreachable!("it has a seat"),
+                };
+                let (bucket, answer) = Bucket(word).not_before(floor).take(&rate, want(1, 0, 10));
+                (bucket.0, granted(Some(answer)))
+            });
+            taken.map_or(0, |(tokens, _)| tokens)
+        };
+        let other = {
+            let table = Arc::clone(&table);
+            thread::spawn(move || take(&table, 0))
+        };
+        let got = take(&table, 1) + other.join().unwrap();
+        let left = take(&table, 1);
+        assert_eq!(got + left, 1, "a bucket of two, of which one was taken before");
+        assert!(matches!(table.look(name(7) | 1, 0), Seat::Own { .. } | Seat::Revised { revision: 0, .. }));
     });
 }

@@ -5,11 +5,12 @@
 //!
 //! - [`lease`]: the protocol and its invariants. Start there.
 //! - [`node`] and [`worker`]: the two ends of it; `table`: the words that workers share.
+//! - [`revision`]: the rates that a limit had.
 //! - [`rule`]: what is configured, and what is odd about it; [`key`]: names of buckets.
 //! - [`in_flight`]: limits of requests at once. [`sketch`]: the heaviest keys. [`headers`]: what responses say.
 //!
-//! State is keyed by the rule's name and the key's parts. It survives a reload; a rule whose numbers changed keeps the time
-//! until its buckets are full: what was used up under the old numbers is waited for under the new ones. Call [`Worker::release`] when a snapshot is replaced.
+//! State is keyed by the rule's name and the key's parts. It survives a reload; a rule whose numbers changed keeps the
+//! share of each bucket that was used up ([`revision`]). Call [`Worker::release`] when a snapshot is replaced.
 
 pub(crate) mod compile;
 pub mod explain;
@@ -18,6 +19,7 @@ pub mod in_flight;
 pub mod key;
 pub mod lease;
 pub mod node;
+pub mod revision;
 pub mod rule;
 pub mod settings;
 pub mod sketch;
@@ -36,6 +38,7 @@ pub use in_flight::{InFlight, Permit};
 pub use key::{KeyHash, KeyHasher, RuleId};
 pub use lease::{Rate, RateRefusal};
 pub use node::{KeyState, Node};
+pub use revision::{Revision, Revisions};
 pub use rule::{KeyPart, Mode, OnExcess, Rule, Warning, warnings};
 pub use worker::{Check, Counts, Outcome, Verdict, Worker};
 

@@ -12,6 +12,7 @@ use std::sync::atomic::AtomicU64;
 
 use super::KeyHash;
 use super::lease::{Answer, Bucket, Rate, Settlement, Want, nanoseconds, ticks};
+use super::rule::Rule;
 use super::table::{Seat, Table, Tenancy, Unseated};
 
 /// The buckets of a node.
@@ -41,6 +42,15 @@ pub(super) struct Visit {
     /// The bucket afterwards.
     pub(super) bucket: Bucket,
     pub(super) shared: bool,
+}
+
+/// Why a visit brought nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Missed {
+    /// Another worker was in the way.
+    Busy,
+    /// The bucket is that of a later revision of the rule: [`Rule::latest`].
+    Outdated,
 }
 
 /// A bucket's seat may go when the bucket is full again.
@@ -85,9 +95,9 @@ impl Node {
     }
 
     /// A key's bucket as it is. One that has none is full.
-    pub fn state(&self, rate: &Rate, key: KeyHash, now_ns: u64) -> KeyState {
-        let now = ticks(now_ns);
-        let (bucket, shared) = self.look(rate, key);
+    pub fn state(&self, rule: &Rule, key: KeyHash, now_ns: u64) -> KeyState {
+        let (now, rate) = (ticks(now_ns), &rule.rate);
+        let (bucket, shared) = self.look(rule, key);
         let room = bucket.room(rate, now);
         KeyState {
             tokens: room.div_euclid(rate.interval_ticks() as i64),
@@ -99,9 +109,27 @@ impl Node {
 
     /// Fills a key's bucket, but for what workers hold. Workers that have just refused the key go on for up to
     /// [`LEASE_IDLE_NS`](super::LEASE_IDLE_NS). False if it has no bucket of its own (so it is full, or shared).
-    pub fn reset(&self, rate: &Rate, key: KeyHash, now_ns: u64) -> bool {
+    pub fn reset(&self, rule: &Rule, key: KeyHash, now_ns: u64) -> bool {
         let now = ticks(now_ns);
-        self.table.amend(key.0, |word, floor| Some((Bucket(word).reset(rate, now, floor).0, ()))).is_some()
+        let reset = |word, floor, _| Some((Bucket(word).reset(&rule.rate, now, floor).0, ()));
+        self.table.amend(key.0, reset).is_some()
+    }
+
+    /// Takes over what is not full of another node's buckets, whose names are made by the same hasher. Tokens that are out
+    /// there count as used up. A scan of the whole other table, for the control thread; keys that find no seat are lost.
+    pub fn take_over(&self, other: &Self, now_ns: u64) {
+        let seating = Seating { now: ticks(now_ns), class: 0 };
+        other.table.scan(|key, word| {
+            let bucket = Bucket::full_from(Bucket(word).full_at());
+            if bucket.is_forgettable(seating.now) {
+                return;
+            }
+            // Nobody else knows this table yet, so nobody is in the way.
+            let _ = self.table.update(key, &seating, |seat| match seat {
+                Seat::New { floor } => (bucket.not_before(floor).0, ()),
+                Seat::Own { word } | Seat::Revised { word, .. } | Seat::Shared { word, .. } => (word, ()),
+            });
+        });
     }
 
     /// Buckets that are not full: a scan of the whole table, for the admin.
@@ -111,63 +139,97 @@ impl Node {
         count
     }
 
-    /// Settles a lease and takes tokens, in one exchange. `None`: another worker was in the way, nothing happened.
+    /// Settles a lease and takes tokens, in one exchange. If it missed, nothing happened.
     #[inline]
-    pub(super) fn visit(&self, key: KeyHash, rate: &Rate, done: Settlement, want: Want) -> Option<Visit> {
+    pub(super) fn visit(
+        &self,
+        key: KeyHash,
+        rule: &Rule,
+        done: Settlement,
+        want: Want,
+    ) -> Result<Visit, Missed> {
+        let rate = &rule.rate;
         let seating = Seating { now: want.now, class: class(rate) };
         let visited = self.table.update(key.0, &seating, |seat| match seat {
             Seat::Own { word } => {
                 let (bucket, answer) = Bucket(word).settle(done).take(rate, want);
-                (bucket.0, Visit { answer, bucket, shared: false })
+                (bucket.0, Ok(Visit { answer, bucket, shared: false }))
+            }
+            Seat::Revised { word, revision, floor } => {
+                let Some(carried) = rule.revision.carried(revision, Bucket(word), rate) else {
+                    return (word, Err(Missed::Outdated));
+                };
+                let (bucket, answer) = carried.not_before(floor).take(rate, want);
+                (bucket.0, Ok(Visit { answer, bucket, shared: false }))
             }
             Seat::New { floor } => {
                 let (bucket, answer) = Bucket::full_from(floor).take(rate, want);
                 let visit = Visit { answer, bucket, shared: false };
                 // A refusal leaves nothing to remember, unless the floor came from a shared bucket.
                 let fresh = bucket.is_forgettable(want.now);
-                (if fresh { 0 } else { bucket.0 }, visit)
+                (if fresh { 0 } else { bucket.0 }, Ok(visit))
             }
             Seat::Shared { word, floor } => {
                 let shared = Bucket(word).not_before(floor);
                 let (bucket, answer) = shared.take(rate, Want { spare: 0, ..want });
-                (bucket.0, Visit { answer, bucket, shared: true })
+                (bucket.0, Ok(Visit { answer, bucket, shared: true }))
             }
         });
         match visited {
-            Ok((visit, _)) => Some(visit),
-            Err(Unseated::Busy | Unseated::Full) => None,
+            Ok((visit, _)) => visit,
+            Err(Unseated::Busy | Unseated::Full) => Err(Missed::Busy),
         }
     }
 
     /// Settles a lease. Its key has a seat, since tokens of it are out. False: somebody was in the way, try again.
     pub(super) fn settle(&self, key: KeyHash, done: Settlement) -> bool {
-        self.table.amend(key.0, |word, _| Some((Bucket(word).settle(done).0, ()))).is_some()
+        let settled = |word, _, revision| {
+            let bucket = Bucket(word);
+            let own = revision == key.revision();
+            Some(((if own { bucket.settle(done) } else { bucket.discharge(done) }).0, ()))
+        };
+        self.table.amend(key.0, settled).is_some()
     }
 
     /// Gives back needed tokens after a grant that left the bucket full at `full_at`. If the floor has passed that,
     /// the seat may have been given away since, and then the bucket was full without them.
     pub(super) fn refund(&self, key: KeyHash, tokens: u32, interval: u64, full_at: u64) {
-        self.table.amend(key.0, |word, floor| {
-            (floor <= full_at).then(|| (Bucket(word).refund(tokens, interval).0, ()))
+        self.table.amend(key.0, |word, floor, revision| {
+            let same = revision == key.revision() && floor <= full_at;
+            same.then(|| (Bucket(word).refund(tokens, interval).0, ()))
         });
     }
 
-    /// Takes tokens that are spent already. False: somebody was in the way.
-    pub(super) fn charge(&self, key: KeyHash, rate: &Rate, tokens: u32, now: u64) -> bool {
-        let charged = |word: u64| (Bucket(word).charge(rate, tokens, now).0, ());
-        self.table
-            .update(key.0, &Seating { now, class: class(rate) }, |seat| match seat {
-                Seat::Own { word } => charged(word),
-                Seat::Shared { word, floor } => charged(Bucket(word).not_before(floor).0),
-                Seat::New { floor } => charged(Bucket::full_from(floor).0),
-            })
-            .is_ok()
+    /// Takes tokens that are spent already.
+    pub(super) fn charge(&self, key: KeyHash, rule: &Rule, tokens: u32, now: u64) -> Result<(), Missed> {
+        let rate = &rule.rate;
+        let charged = |bucket: Bucket| (bucket.charge(rate, tokens, now).0, Ok(()));
+        let done = self.table.update(key.0, &Seating { now, class: class(rate) }, |seat| match seat {
+            Seat::Own { word } => charged(Bucket(word)),
+            Seat::Revised { word, revision, floor } => {
+                match rule.revision.carried(revision, Bucket(word), rate) {
+                    Some(carried) => charged(carried.not_before(floor)),
+                    None => (word, Err(Missed::Outdated)),
+                }
+            }
+            Seat::Shared { word, floor } => charged(Bucket(word).not_before(floor)),
+            Seat::New { floor } => charged(Bucket::full_from(floor)),
+        });
+        match done {
+            Ok((done, _)) => done,
+            Err(Unseated::Busy | Unseated::Full) => Err(Missed::Busy),
+        }
     }
 
     /// A key's bucket, and whether it is shared.
-    pub(super) fn look(&self, rate: &Rate, key: KeyHash) -> (Bucket, bool) {
-        match self.table.look(key.0, class(rate)) {
+    pub(super) fn look(&self, rule: &Rule, key: KeyHash) -> (Bucket, bool) {
+        match self.table.look(key.0, class(&rule.rate)) {
             Seat::Own { word } => (Bucket(word), false),
+            Seat::Revised { word, revision, floor } => {
+                // Of a later revision no more is known here than that it is no worse than full.
+                let carried = rule.revision.carried(revision, Bucket(word), &rule.rate);
+                (carried.unwrap_or(Bucket::full_from(floor)).not_before(floor), false)
+            }
             Seat::Shared { word, floor } => (Bucket(word).not_before(floor), true),
             Seat::New { floor } => (Bucket::full_from(floor), false),
         }

@@ -1,9 +1,11 @@
 //! What is configured of a limit, as it stands in a snapshot, and what is odd about a set of them.
 
 use std::fmt;
+use std::sync::Arc;
 
 use super::key::{KeyHasher, RuleId};
 use super::lease::Rate;
+use super::revision::Revision;
 
 /// What a bucket is kept for each of.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +65,8 @@ pub struct Rule {
     pub name: Box<str>,
     pub id: RuleId,
     pub rate: Rate,
+    /// Where this rate stands among those that the limit had.
+    pub revision: Arc<Revision>,
     pub mode: Mode,
     pub on_excess: OnExcess,
     /// Tokens of a request, if its route says nothing else. More than the burst is never admitted.
@@ -74,15 +78,29 @@ pub struct Rule {
 impl Rule {
     /// A limit that rejects, at one token a request.
     pub fn new(name: &str, hasher: &KeyHasher, rate: Rate, key: Vec<KeyPart>) -> Self {
+        let id = hasher.rule(name);
         Self {
             name: name.into(),
-            id: hasher.rule(name),
+            id,
             rate,
+            revision: Revision::first(id),
             mode: Mode::Enforce,
             on_excess: OnExcess::Reject,
             cost: 1,
             key,
         }
+    }
+
+    /// The same limit, counted by the buckets of `revision`.
+    #[must_use]
+    pub fn counted_by(&self, revision: &Arc<Revision>) -> Self {
+        Self { id: revision.id(), revision: Arc::clone(revision), ..self.clone() }
+    }
+
+    /// The limit as it stands after the latest reload, if it has another rate there.
+    pub(super) fn latest(&self) -> Option<Self> {
+        let (rate, revision) = self.revision.latest()?;
+        Some(Self { rate: *rate, ..self.counted_by(revision) })
     }
 
     /// True if whatever this rule refuses, `other` refuses too: `other` counts at least the same requests

@@ -16,7 +16,7 @@ pub struct RateLimits {
     /// Limits of requests at once.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub in_flight: Vec<InFlightLimit>,
-    /// Keys that the node counts at once, for rates and for requests at once each; about 19 bytes apiece. Give twice as many as are in use within the time that a bucket takes to fill. A change forgets what was counted.
+    /// Keys that the node counts at once, for rates and for requests at once each; about 19 bytes apiece. Give twice as many as are in use within the time that a bucket takes to fill. A change keeps what rates have counted.
     #[schemars(range(min = 1_000, max = 100_000_000))]
     pub keys_max: u32,
     /// Tell clients by `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers).

@@ -106,7 +106,7 @@ fn schedule(seed: u64) -> Seen {
         for key in 0..keys {
             let taken = burst - left;
             let want = Want { need: taken, spare: 0, patience: 0, now: ticks(now) };
-            let visit = node.visit(names[key], &rule.rate, Settlement::default(), want);
+            let visit = node.visit(names[key], &rule, Settlement::default(), want);
             // Without a seat it may be refused: it shares a bucket.
             if matches!(visit.unwrap().answer, Answer::Granted { .. }) {
                 spends[key].push((ticks(now), u64::from(taken)));
@@ -190,7 +190,7 @@ fn schedule(seed: u64) -> Seen {
         core.worker.release();
     }
     for name in &names {
-        assert_eq!(node.state(&rate, *name, now).held, 0, "seed {seed}: tokens that nobody holds are out");
+        assert_eq!(node.state(&rule, *name, now).held, 0, "seed {seed}: tokens that nobody holds are out");
     }
     let excess = spends.iter_mut().map(|spends| worst_window(spends, &rate)).max().unwrap_or(0);
     // A clock that lags by more than the fill time finds a bucket empty that is full to others: safe, but no comparison.

@@ -15,12 +15,16 @@
 //! - Only new keys take a lock, that of their first home set, so that no key is seated twice. Its holder makes a few dozen
 //!   steps without a call. Whoever does not get it within [`SPINS`] tries gives up (`Busy`, to be treated as a refusal);
 //!   nobody waits for it with bounds unknown, and keys that have a seat don't notice.
+//! - A key's low byte says by which revision of its rule its word is read. A key has one seat whatever its revision; to
+//!   change it, under the lock of its first home, exchange the word for CLAIMED, write the key, write the word.
 //! - A key that may have had a seat before starts above the floor of both its homes, as if it had kept it. So nothing
 //!   depends on how far the clocks of two workers are apart.
 
 use std::fmt;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{self, AcqRel, Acquire, Relaxed, Release};
+
+use super::key::KeyHash;
 
 /// Seats of a set: with the floor and the lock two cache lines.
 pub(super) const SEATS: usize = 7;
@@ -83,11 +87,22 @@ struct Set<'a, W> {
     words: &'a [W; SEATS],
 }
 
+impl<W: Word> Set<'_, W> {
+    /// The seat of a key, of whatever revision.
+    #[inline]
+    fn find(&self, key: u64) -> Option<usize> {
+        (0..SEATS).find(|&i| KeyHash::is_same(self.keys[i].load(Acquire), key))
+    }
+}
+
 /// Where a word is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Seat {
     /// The key's own.
     Own { word: u64 },
+    /// The key's own, written under another revision. To leave the word as it is leaves it to that revision; another word is
+    /// this one's, and may not be below `floor`.
+    Revised { word: u64, revision: u8, floor: u64 },
     /// About to be the key's own: nothing is known of it, but that it may not be below `floor`.
     New { floor: u64 },
     /// Shared with other keys that found no seat. The key may have had one, so `floor` binds it here too.
@@ -175,7 +190,9 @@ impl<W: Word> Table<W> {
         mut step: impl FnMut(Seat) -> (u64, R),
     ) -> Result<(R, Option<u32>), Unseated> {
         let homes = self.homes(key);
-        match self.change(homes, key, &mut |word, _| Some(step(Seat::Own { word }))) {
+        let current = KeyHash(key).revision();
+        let mut own = |word, _, revision| (revision == current).then(|| step(Seat::Own { word }));
+        match self.change(homes, key, &mut own) {
             Attempt::Done(result, seat) => Ok((result, Some(seat))),
             Attempt::Busy => Err(Unseated::Busy),
             Attempt::Absent => {
@@ -197,8 +214,13 @@ impl<W: Word> Table<W> {
         }
     }
 
-    /// Changes the word of `key`, if it has a seat. `step` sees the word and its set's floor; `None` changes nothing.
-    pub(super) fn amend<R>(&self, key: u64, mut step: impl FnMut(u64, u64) -> Option<(u64, R)>) -> Option<R> {
+    /// Changes the word of `key`, if it has a seat. `step` sees the word, its set's floor and the revision that it was
+    /// written under and stays under; `None` changes nothing.
+    pub(super) fn amend<R>(
+        &self,
+        key: u64,
+        mut step: impl FnMut(u64, u64, u8) -> Option<(u64, R)>,
+    ) -> Option<R> {
         match self.change(self.homes(key), key, &mut step) {
             Attempt::Done(result, _) => Some(result),
             Attempt::Absent | Attempt::Busy => None,
@@ -212,8 +234,9 @@ impl<W: Word> Table<W> {
 
     /// The word of `key` as it is now: its own, else the shared one.
     pub(super) fn look(&self, key: u64, class: usize) -> Seat {
-        match self.amend(key, |word, _| Some((word, word))) {
-            Some(word) => Seat::Own { word },
+        match self.amend(key, |word, floor, revision| Some((word, (word, floor, revision)))) {
+            Some((word, _, revision)) if revision == KeyHash(key).revision() => Seat::Own { word },
+            Some((word, floor, revision)) => Seat::Revised { word, revision, floor },
             None if self.overflow.is_empty() || self.overflowed.load(Relaxed) == 0 => Seat::New { floor: 0 },
             None => Seat::Shared {
                 word: self.shared(key, class).load(Relaxed),
@@ -238,14 +261,14 @@ impl<W: Word> Table<W> {
         &self,
         homes: [usize; 2],
         key: u64,
-        step: &mut impl FnMut(u64, u64) -> Option<(u64, R)>,
+        step: &mut impl FnMut(u64, u64, u8) -> Option<(u64, R)>,
     ) -> Attempt<R> {
         let mut spins = 0;
         'again: loop {
             for home in homes {
                 let set = self.set(home);
                 // Acquire: a key that was written over an old one brings the raised floor along.
-                let Some(i) = (0..SEATS).find(|&i| set.keys[i].load(Acquire) == key) else { continue };
+                let Some(i) = set.find(key) else { continue };
                 loop {
                     // Acquire, and the key only after it: a word's key was written before the word, so what is read
                     // then is its key or a later one's; and in the second case the exchange below fails.
@@ -258,10 +281,12 @@ impl<W: Word> Table<W> {
                         W::pause();
                         continue 'again;
                     }
-                    if word == EMPTY || set.keys[i].load(Acquire) != key {
+                    let found = set.keys[i].load(Acquire);
+                    if word == EMPTY || !KeyHash::is_same(found, key) {
                         continue 'again;
                     }
-                    let Some((next, result)) = step(word, set.floor.load(Acquire)) else {
+                    let floor = set.floor.load(Acquire);
+                    let Some((next, result)) = step(word, floor, KeyHash(found).revision()) else {
                         return Attempt::Absent;
                     };
                     // Release, so that whoever claims the seat from this word also sees what led to it.
@@ -282,10 +307,15 @@ impl<W: Word> Table<W> {
         tenancy: &impl Tenancy,
         step: &mut impl FnMut(Seat) -> (u64, R),
     ) -> Result<(R, Option<u32>), Unseated> {
-        match self.change(homes, key, &mut |word, _| Some(step(Seat::Own { word }))) {
+        let current = KeyHash(key).revision();
+        let mut own = |word, _, revision| (revision == current).then(|| step(Seat::Own { word }));
+        match self.change(homes, key, &mut own) {
             Attempt::Done(result, seat) => return Ok((result, Some(seat))),
             Attempt::Busy => return Err(Unseated::Busy),
             Attempt::Absent => {}
+        }
+        if let Some(revised) = self.revise(homes, key, step)? {
+            return Ok(revised);
         }
         // Empty seats first: where there are some, no floor rises, and a worker whose clock lags gets its due to the token.
         let empty = homes.iter().find_map(|&home| self.claim(home, |set, i| claim_empty(set, i)));
@@ -317,6 +347,41 @@ impl<W: Word> Table<W> {
         }
     }
 
+    /// Changes the seat of a key that has one under another revision. The lock of its first home is held, so the revision
+    /// stays; the seat may go to another key meanwhile.
+    fn revise<R>(
+        &self,
+        homes: [usize; 2],
+        key: u64,
+        step: &mut impl FnMut(Seat) -> (u64, R),
+    ) -> Result<Option<(R, Option<u32>)>, Unseated> {
+        for _ in 0..W::SPINS {
+            let Some((home, i)) = homes.iter().find_map(|&home| Some((home, self.set(home).find(key)?)))
+            else {
+                return Ok(None);
+            };
+            let set = self.set(home);
+            let word = set.words[i].load(Acquire);
+            let found = set.keys[i].load(Acquire);
+            if word == EMPTY
+                || word == CLAIMED
+                || !KeyHash::is_same(found, key)
+                || set.words[i].exchange(word, CLAIMED, AcqRel).is_err()
+            {
+                W::pause();
+                continue;
+            }
+            let revision = KeyHash(found).revision();
+            let (next, result) = step(Seat::Revised { word, revision, floor: self.floor(homes) });
+            if next != word {
+                set.keys[i].store(if next == EMPTY { 0 } else { key }, Release);
+            }
+            set.words[i].store(next, Release);
+            return Ok(Some((result, Some((home * SEATS + i) as u32))));
+        }
+        Err(Unseated::Busy)
+    }
+
     fn claim(&self, home: usize, mut one: impl FnMut(&Set<'_, W>, usize) -> bool) -> Option<(usize, usize)> {
         let set = self.set(home);
         (0..SEATS).find(|&i| one(&set, i)).map(|i| (home, i))
@@ -338,11 +403,13 @@ impl<W: Word> Table<W> {
 
     fn homes(&self, key: u64) -> [usize; 2] {
         let scale = |hash: u64| ((u128::from(hash) * self.sets as u128) >> 64) as usize;
+        let key = KeyHash::without_revision(key);
         // The key is a keyed hash; the second is made of the bits that the first uses least.
         [scale(key), scale(key.rotate_left(32).wrapping_mul(0x9e37_79b9_7f4a_7c15))]
     }
 
     fn shared(&self, key: u64, class: usize) -> &W {
+        let key = KeyHash::without_revision(key);
         let each = self.overflow.len() / CLASSES;
         let hash = key.rotate_left(17).wrapping_mul(0xd6e8_feb8_6659_fd93);
         &self.overflow[class.min(CLASSES - 1) * each + ((u128::from(hash) * each as u128) >> 64) as usize]

@@ -102,8 +102,8 @@ fn a_refused_request_costs_nothing_and_the_strictest_limit_answers() {
         assert_eq!((outcome.verdict, outcome.strictest), (retry_after(SECOND), 1));
     }
     worker.release();
-    assert_eq!(node.state(&wide.rate, checks[0].key, SECOND).tokens, 4_998);
-    assert_eq!(node.state(&slow.rate, checks[2].key, SECOND).tokens, 1);
+    assert_eq!(node.state(&wide, checks[0].key, SECOND).tokens, 4_998);
+    assert_eq!(node.state(&slow, checks[2].key, SECOND).tokens, 1);
     assert!(admits(&mut worker, &checks, 2 * SECOND));
     // Both refuse: the one with the longer wait answers, in whatever order they stand.
     for (checks, strictest) in [(checks, 2), ([checks[2], checks[0], checks[1]], 0)] {
@@ -124,13 +124,13 @@ fn leased_tokens_go_back_when_another_limit_refuses() {
     for _ in 0..20 {
         assert!(admits(&mut worker, &checks[..1], SECOND));
     }
-    assert!(node.state(&wide.rate, checks[0].key, SECOND).held > 0);
+    assert!(node.state(&wide, checks[0].key, SECOND).held > 0);
     assert!(admits(&mut worker, &checks, SECOND));
     for _ in 0..500 {
         assert!(!admits(&mut worker, &checks, SECOND));
     }
     worker.release();
-    let state = node.state(&wide.rate, checks[0].key, SECOND);
+    let state = node.state(&wide, checks[0].key, SECOND);
     assert_eq!((state.tokens, state.held), (5_000 - 21, 0));
 }
 
@@ -179,7 +179,7 @@ fn costs_that_are_known_afterwards_are_owed() {
     let (node, mut worker) = one_worker();
     let by_response = rule("bytes", rate(10, 1_000, 10));
     let before = [of(&by_response, "k", 0)];
-    let state = |node: &Node, at| node.state(&by_response.rate, before[0].key, at).tokens;
+    let state = |node: &Node, at| node.state(&by_response, before[0].key, at).tokens;
     assert!(admits(&mut worker, &before, SECOND));
     worker.charge(&of(&by_response, "k", 25), SECOND);
     assert_eq!(state(&node, SECOND), -15);
@@ -200,15 +200,15 @@ fn the_state_of_a_key_and_its_reset() {
     let daily = rule("daily", rate(1, 86_400_000, 2));
     let check = [of(&daily, "k", 1)];
     let full = KeyState { tokens: 2, held: 0, full_in_ns: 0, shared: false };
-    assert_eq!(node.state(&daily.rate, check[0].key, SECOND), full);
-    assert!(!node.reset(&daily.rate, check[0].key, SECOND), "nothing to reset");
+    assert_eq!(node.state(&daily, check[0].key, SECOND), full);
+    assert!(!node.reset(&daily, check[0].key, SECOND), "nothing to reset");
     assert!(admits(&mut worker, &check, SECOND) && admits(&mut worker, &check, SECOND));
     assert!(!admits(&mut worker, &check, SECOND));
-    let state = node.state(&daily.rate, check[0].key, SECOND);
+    let state = node.state(&daily, check[0].key, SECOND);
     assert_eq!((state.tokens, state.full_in_ns), (0, 2 * 86_400 * SECOND));
     assert_eq!(node.keys_in_use(SECOND), 1);
-    assert!(node.reset(&daily.rate, check[0].key, SECOND));
-    assert_eq!(node.state(&daily.rate, check[0].key, SECOND), full);
+    assert!(node.reset(&daily, check[0].key, SECOND));
+    assert_eq!(node.state(&daily, check[0].key, SECOND), full);
     let soon = SECOND + LEASE_IDLE_NS;
     assert!(admits(&mut worker, &check, soon) && admits(&mut worker, &check, soon));
     assert!(!admits(&mut worker, &check, soon));
@@ -222,31 +222,237 @@ fn a_reset_leaves_out_what_workers_hold() {
     for _ in 0..3_000 {
         assert!(admits(&mut worker, &check, SECOND));
     }
-    let held = node.state(&wide.rate, check[0].key, SECOND).held;
+    let held = node.state(&wide, check[0].key, SECOND).held;
     assert!(held > 0);
-    assert!(node.reset(&wide.rate, check[0].key, SECOND));
-    assert_eq!(node.state(&wide.rate, check[0].key, SECOND).tokens, 5_000 - i64::from(held));
+    assert!(node.reset(&wide, check[0].key, SECOND));
+    assert_eq!(node.state(&wide, check[0].key, SECOND).tokens, 5_000 - i64::from(held));
     let more = (0..6_000).filter(|_| admits(&mut worker, &check, SECOND)).count();
     assert!(more <= 5_000, "{more}");
 }
 
+/// A limit's rate as reloads change it.
+struct Reloads {
+    revisions: Revisions,
+    now_ns: u64,
+}
+
+impl Reloads {
+    fn new() -> Self {
+        Self { revisions: Revisions::default(), now_ns: SECOND }
+    }
+
+    fn rule(&mut self, rate: Rate) -> Rule {
+        let revision = self.revisions.take_over([("r", rate)].into_iter(), &hasher(), self.now_ns);
+        rule("r", rate).counted_by(&revision[0])
+    }
+}
+
+fn admitted(worker: &mut Worker, rule: &Rule, now_ns: u64) -> u32 {
+    let mut count = 0;
+    while admits(worker, &[of(rule, "k", 1)], now_ns) {
+        count += 1;
+    }
+    count
+}
+
+const DAY: u64 = 86_400_000;
+
 #[test]
-fn a_reload_keeps_what_was_used() {
-    for (before, after, left) in [
-        // Full in 6 s; under the new rate that is 6 tokens of 10.
-        (rate(1, 1_000, 10), rate(1, 1_000, 20), 14),
-        (rate(1, 1_000, 10), rate(10, 1_000, 100), 40),
-        // More than an empty new bucket takes to fill: the wait is not cut by being asked, the refusal says how long.
-        (rate(1, 1_000, 10), rate(10, 1_000, 10), 0),
-        (rate(10, 1_000, 10), rate(1, 1_000, 10), 9),
+fn a_reload_keeps_the_share_that_was_used() {
+    for (before, used, after, left) in [
+        (rate(100, DAY, 100), 100, rate(100, 60_000, 100), 0),
+        (rate(100, 60_000, 100), 100, rate(100, DAY, 100), 0),
+        (rate(100, DAY, 100), 50, rate(100, 60_000, 100), 50),
+        (rate(100, 60_000, 100), 50, rate(100, DAY, 100), 50),
+        (rate(1, 1_000, 10), 6, rate(1, 1_000, 20), 8),
+        (rate(1, 1_000, 10), 6, rate(10, 1_000, 100), 40),
+        (rate(1, 1_000, 10), 6, rate(10, 1_000, 10), 4),
+        (rate(10, 1_000, 10), 6, rate(1, 1_000, 10), 4),
+        (rate(1, 1_000, 10), 6, rate(1, 1_000, 5), 2),
+        (rate(2_500_000, 1_000, 1), 1, rate(1, 1_000, 1_000), 0),
+        (rate(1, 1_000, 1_000), 500, rate(2_500_000, 1_000, 2), 1),
     ] {
         let (_, mut worker) = one_worker();
-        let (old, new) = (rule("r", before), rule("r", after));
-        assert!(admits(&mut worker, &[of(&old, "k", 6)], SECOND));
+        let mut reloads = Reloads::new();
+        let old = reloads.rule(before);
+        for _ in 0..used {
+            assert!(admits(&mut worker, &[of(&old, "k", 1)], SECOND));
+        }
         worker.release();
-        let admitted = (0..200).filter(|_| admits(&mut worker, &[of(&new, "k", 1)], SECOND)).count();
-        assert_eq!(admitted, left, "{before:?} then {after:?}");
+        let new = reloads.rule(after);
+        assert_eq!(admitted(&mut worker, &new, SECOND), left, "{used} of {before:?}, then {after:?}");
+        let Verdict::Reject { retry_after_ns: Some(wait_ns) } =
+            worker.check(&[of(&new, "k", 1)], SECOND).verdict
+        else {
+            panic!("there is nothing left")
+        };
+        let token_ns = lease::nanoseconds(after.interval_ticks());
+        assert!(wait_ns <= token_ns, "{before:?}, then {after:?}: {wait_ns} ns");
+        // After the time that it takes to fill, nothing is left of the old rate.
+        let full_ns = SECOND + lease::nanoseconds(after.fill_ticks());
+        assert_eq!(admitted(&mut worker, &new, full_ns), after.burst(), "{before:?}, then {after:?}");
     }
+}
+
+#[test]
+fn debt_beyond_the_bucket_is_forgiven_when_the_rate_changes() {
+    let (node, mut worker) = one_worker();
+    let mut reloads = Reloads::new();
+    let old = reloads.rule(rate(10, DAY, 10));
+    worker.charge(&of(&old, "k", 10_000), SECOND);
+    let new = reloads.rule(rate(10, 60_000, 10));
+    assert_eq!(node.state(&new, of(&new, "k", 1).key, SECOND).tokens, 0);
+    assert_eq!(worker.check(&[of(&new, "k", 1)], SECOND).verdict, retry_after(6 * SECOND));
+}
+
+/// What was used is carried over from the moment of the reload, whenever the key comes again.
+#[test]
+fn a_key_that_comes_long_after_a_reload_has_waited_under_the_new_rate() {
+    for (seconds_later, expected) in [(0, 0), (30, 50), (60, 100), (3_600, 100)] {
+        let (node, mut worker) = one_worker();
+        let mut reloads = Reloads::new();
+        let old = reloads.rule(rate(100, DAY, 100));
+        assert_eq!(admitted(&mut worker, &old, SECOND), 100);
+        // Two reloads while the key is away: 1,000 an hour for no time, then 100 a minute.
+        reloads.rule(rate(1_000, 3_600_000, 1_000));
+        let new = reloads.rule(rate(100, 60_000, 100));
+        let now_ns = SECOND + seconds_later * SECOND;
+        assert_eq!(node.state(&new, of(&new, "k", 1).key, now_ns).tokens, i64::from(expected));
+        assert_eq!(admitted(&mut worker, &new, now_ns), expected, "{seconds_later} s later");
+    }
+}
+
+/// A request that came before a reload asks by the rate that it was given, of a bucket that another worker has carried over.
+#[test]
+fn workers_that_take_a_reload_over_one_after_the_other_count_in_one_bucket() {
+    for (before, after) in
+        [(rate(100, DAY, 100), rate(100, 60_000, 100)), (rate(100, 60_000, 100), rate(1_000, DAY, 1_000))]
+    {
+        let node = Arc::new(Node::new(2, 1_000));
+        let [mut ahead, mut behind] = [0, 1].map(|_| Worker::new(Arc::clone(&node), 64));
+        let mut reloads = Reloads::new();
+        let old = reloads.rule(before);
+        for _ in 0..20 {
+            assert!(admits(&mut behind, &[of(&old, "k", 1)], SECOND));
+        }
+        let new = reloads.rule(after);
+        ahead.release();
+        let share = after.burst() / 100;
+        for _ in 0..30 * share {
+            assert!(admits(&mut ahead, &[of(&new, "k", 1)], SECOND));
+        }
+        ahead.release();
+        // A response that says afterwards what its request took.
+        behind.charge(&of(&old, "k", 10 * share), SECOND);
+        assert_eq!(admitted(&mut behind, &old, SECOND), 40 * share);
+        assert_eq!(admitted(&mut ahead, &new, SECOND), 0);
+        behind.release();
+        assert_eq!(node.state(&new, of(&new, "k", 1).key, SECOND).held, 0);
+        assert_eq!(behind.counts().busy, 0);
+    }
+}
+
+#[test]
+fn a_lease_that_is_out_when_the_rate_changes_comes_back() {
+    let node = Arc::new(Node::new(2, 1_000));
+    let [mut ahead, mut behind] = [0, 1].map(|_| Worker::new(Arc::clone(&node), 64));
+    let mut reloads = Reloads::new();
+    let old = reloads.rule(rate(1, 1_000, 5_000));
+    for _ in 0..1_000 {
+        assert!(admits(&mut behind, &[of(&old, "k", 1)], SECOND));
+    }
+    let held = node.state(&old, of(&old, "k", 1).key, SECOND).held;
+    assert!(held > 0);
+    let new = reloads.rule(rate(1, 1_000, 10_000));
+    let left = admitted(&mut ahead, &new, SECOND);
+    assert!((8_000 - 2 * held - 2..=8_000).contains(&left), "{left}, {held} held");
+    behind.release();
+    ahead.release();
+    let state = node.state(&new, of(&new, "k", 1).key, SECOND);
+    assert_eq!((state.held, state.tokens), (0, 0));
+}
+
+#[test]
+fn a_limit_that_comes_back_is_what_it_was_until_its_buckets_are_full() {
+    for (away_s, expected) in [(0, 0), (5, 5), (10, 10), (3_600, 10)] {
+        let (_, mut worker) = one_worker();
+        let mut reloads = Reloads::new();
+        let old = reloads.rule(rate(1, 1_000, 10));
+        assert_eq!(admitted(&mut worker, &old, SECOND), 10);
+        reloads.revisions.take_over(std::iter::empty(), &hasher(), SECOND);
+        reloads.now_ns = SECOND + away_s * SECOND;
+        let new = reloads.rule(rate(1, 1_000, 10));
+        assert_eq!(admitted(&mut worker, &new, reloads.now_ns), expected, "{away_s} s away");
+        let again = reloads.rule(rate(2, 1_000, 20));
+        assert_eq!(admitted(&mut worker, &again, reloads.now_ns), 0, "{away_s} s away");
+    }
+}
+
+/// However often the rate changes, no word is read by a rate that it was not written by.
+#[test]
+fn revisions_run_out_without_being_mixed_up() {
+    let (_, mut worker) = one_worker();
+    let mut reloads = Reloads::new();
+    let old = reloads.rule(rate(100, DAY, 100));
+    assert_eq!(admitted(&mut worker, &old, SECOND), 100);
+    let mut ids = std::collections::HashSet::new();
+    for i in 0..600_u32 {
+        let rate = rate(100 + i % 2, 60_000 + u64::from(i), 100);
+        let rule = reloads.rule(rate);
+        assert!(ids.insert(format!("{:?}", rule.id)), "{i}");
+        let got = admitted(&mut worker, &rule, SECOND);
+        let begins_anew = i + 1 == 256 || i + 1 == 512;
+        assert_eq!(got, if begins_anew { 100 } else { 0 }, "change {i}");
+    }
+}
+
+#[test]
+fn limits_that_are_gone_are_kept_in_mind_up_to_a_bound() {
+    let mut revisions = Revisions::default();
+    let slow = rate(1, DAY, 100);
+    let names: Vec<String> =
+        (0..3 * crate::base::limits::RATE_LIMITS_GONE_MAX).map(|i| i.to_string()).collect();
+    let first = revisions.take_over(names.iter().map(|name| (&**name, slow)), &hasher(), SECOND);
+    let same = revisions.take_over(names.iter().map(|name| (&**name, slow)), &hasher(), SECOND);
+    assert_eq!(first, same);
+    for at in 1..=names.len() {
+        let left = names[at..].iter().map(|name| (&**name, slow));
+        revisions.take_over(left, &hasher(), SECOND + at as u64);
+    }
+    let last = names.last().unwrap();
+    let known = |revisions: &mut Revisions, name: &str, was: &Revision| {
+        *revisions.take_over([(name, slow)].into_iter(), &hasher(), DAY * MS)[0] == *was
+    };
+    assert!(known(&mut revisions, last, first.last().unwrap()));
+    assert!(!known(&mut revisions, &names[0], &first[0]), "the longest gone begins anew");
+}
+
+#[test]
+fn another_size_of_the_table_takes_over_what_was_counted() {
+    let (old, mut worker) = one_worker();
+    let wide = rule("wide", rate(1, 1_000, 5_000));
+    for _ in 0..1_000 {
+        assert!(admits(&mut worker, &[of(&wide, "k", 1)], SECOND));
+    }
+    for i in 0..500 {
+        assert!(admits(&mut worker, &[of(&wide, &i.to_string(), 2_000)], SECOND));
+    }
+    let new = Arc::new(Node::new(1, 10_000));
+    new.take_over(&old, SECOND);
+    let state = |key: &str| new.state(&wide, of(&wide, key, 1).key, SECOND);
+    assert!((4_000 - 64..=4_000).contains(&state("k").tokens), "{:?}", state("k"));
+    assert_eq!(state("k").held, 0);
+    for i in 0..500 {
+        assert_eq!(
+            state(&i.to_string()),
+            KeyState { tokens: 3_000, held: 0, full_in_ns: 2_000 * SECOND, shared: false }
+        );
+    }
+    assert_eq!(new.keys_in_use(SECOND), 501);
+    // What is full again needs no seat.
+    let later = Node::new(1, 10_000);
+    later.take_over(&old, 3_000 * SECOND);
+    assert_eq!(later.keys_in_use(SECOND), 0);
 }
 
 #[test]
@@ -278,13 +484,13 @@ fn what_is_not_used_goes_back() {
     for _ in 0..100 {
         assert!(admits(&mut one, &check, SECOND));
     }
-    let held = node.state(&wide.rate, check[0].key, SECOND).held;
+    let held = node.state(&wide, check[0].key, SECOND).held;
     assert!((1..=10).contains(&held), "a hundredth of the burst for each of two: {held}");
     assert!(one.counts().visits < 20, "{:?}", one.counts());
     one.tick(SECOND + LEASE_IDLE_NS - 4);
-    assert_eq!(node.state(&wide.rate, check[0].key, SECOND).held, held);
+    assert_eq!(node.state(&wide, check[0].key, SECOND).held, held);
     one.tick(SECOND + LEASE_IDLE_NS);
-    assert_eq!(node.state(&wide.rate, check[0].key, SECOND).held, 0);
+    assert_eq!(node.state(&wide, check[0].key, SECOND).held, 0);
     let rest = (0..3_000).filter(|_| admits(&mut two, &check, SECOND + LEASE_IDLE_NS)).count();
     assert_eq!(rest, 1_900, "not a token was lost");
 }
@@ -369,7 +575,8 @@ fn eviction_is_no_escape() {
 
 #[test]
 fn the_heaviest_keys_are_known_by_name() {
-    let (_, mut worker) = one_worker();
+    // Both keys stay in the worker's cache between two uses, among forty that don't come back.
+    let mut worker = Worker::new(Arc::new(Node::new(1, 1_000)), 256);
     let wide = rule("wide", rate(1_000, 1_000, 5_000));
     let mut draw = Draw(5);
     for i in 0..20_000_u64 {
@@ -456,7 +663,7 @@ fn two_threads_on_one_key() {
         });
         let last = SECOND + 99_999 * 100_000;
         let hash = of(&wide, "k", 1).key;
-        assert_eq!(node.state(&wide.rate, hash, last).held, 0);
+        assert_eq!(node.state(&wide, hash, last).held, 0);
         let most = u64::from(burst) + 9_999;
         assert!(admitted <= most, "{admitted} of {most}");
     }

@@ -14,7 +14,7 @@ use crate::base::limits::{RATE_LEASE_IDLE_NS, RATE_LEASES_MAX, RATE_LIMITS_PER_R
 
 use super::key::KeyHash;
 use super::lease::{Answer, Lease, Rate, Settlement, Want, nanoseconds, spare_max, ticks};
-use super::node::Node;
+use super::node::{Missed, Node};
 use super::rule::{Mode, OnExcess, Rule};
 use super::sketch::{Heavy, Named, Sketch};
 
@@ -214,9 +214,19 @@ impl Worker {
             return;
         }
         self.counts.visits += 1;
-        if !(0..CHARGE_TRIES).any(|_| self.node.charge(key, &rule.rate, cost, now)) {
-            self.counts.uncharged += 1;
+        for _ in 0..CHARGE_TRIES {
+            match self.node.charge(key, rule, cost, now) {
+                Ok(()) => return,
+                Err(Missed::Busy) => {}
+                // A response that took long: its request came before a reload.
+                Err(Missed::Outdated) => {
+                    let Some(rule) = rule.latest() else { break };
+                    let key = key.of_revision(rule.revision.number());
+                    return self.charge(&Check { rule: &rule, key, cost }, now_ns);
+                }
+            }
         }
+        self.counts.uncharged += 1;
     }
 
     /// Returns what was not used for [`RATE_LEASE_IDLE_NS`]. Called about that often by the worker's timer; walks the
@@ -367,9 +377,13 @@ impl Worker {
         }
         self.counts.visits += 1;
         let want = Want { need: check.cost, spare: batch, patience: patience(check.rule), now };
-        let Some(visit) = self.node.visit(check.key, rate, done, want) else {
-            self.counts.busy += 1;
-            return Step { taken: Err(Some(IDLE)), room: 0 };
+        let visit = match self.node.visit(check.key, check.rule, done, want) {
+            Ok(visit) => visit,
+            Err(Missed::Outdated) => return self.visit_latest(check, now),
+            Err(Missed::Busy) => {
+                self.counts.busy += 1;
+                return Step { taken: Err(Some(IDLE)), room: 0 };
+            }
         };
         self.counts.shared += u64::from(visit.shared);
         let place = place.or_else(|| self.admit(check.key));
@@ -400,6 +414,22 @@ impl Worker {
         Step { taken, room }
     }
 
+    /// The same for a request that came before a reload that another worker has taken over: the new rate decides.
+    fn visit_latest(&mut self, check: &Check<'_>, now: u64) -> Step {
+        let Some(rule) = check.rule.latest() else {
+            self.counts.busy += 1;
+            return Step { taken: Err(Some(IDLE)), room: 0 };
+        };
+        let key = check.key.of_revision(rule.revision.number());
+        let step = self.visit(&Check { rule: &rule, key, cost: check.cost }, None, now);
+        let (from, to) = (rule.rate.fill_ticks(), check.rule.rate.fill_ticks());
+        Step {
+            // A refund would go by the old rate.
+            taken: step.taken.map(|(wait, _)| (wait, Taken::Nothing)),
+            room: (u128::from(step.room) * u128::from(to) / u128::from(from)) as u64,
+        }
+    }
+
     /// What [`Worker::take`] would answer, without taking.
     fn look(&mut self, check: &Check<'_>, now: u64) -> Step {
         let rate = &check.rule.rate;
@@ -412,7 +442,7 @@ impl Worker {
                 return Step { taken, room: entry.room(rate, now) };
             }
         }
-        let (bucket, _) = self.node.look(rate, check.key);
+        let (bucket, _) = self.node.look(check.rule, check.key);
         let want = Want { need: check.cost, spare: 0, patience: patience(check.rule), now };
         let taken = match bucket.take(rate, want).1 {
             Answer::Granted { wait, .. } => Ok((wait, Taken::Nothing)),
