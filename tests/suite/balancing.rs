@@ -71,12 +71,27 @@ for_each_driver! {
     fn weights(driver) {
         let origins = origins(2);
         let upstreams = detailed(&[(&origins[0], "weight: 3"), (&origins[1], "weight: 1")]);
-        for (rule, tolerance) in [("round_robin", 0), ("random", 50)] {
+        for (rule, tolerance) in [("round_robin", 0), ("random", 50), ("least_requests", 4)] {
             let text = config("", &upstreams, &format!("    balance: {rule}"), ALL);
             let proxy = Proxy::start_text(driver, &text);
             let shares = shares(&proxy, 400, plain);
             assert!(shares["a"].abs_diff(300) <= tolerance, "{rule}: {shares:?}");
         }
+    }
+
+    /// One request at a time, and latencies that differ only by chance: weights decide.
+    fn weights_of_endpoints_as_fast_as_each_other(driver) {
+        let origins = ["a", "b"].map(|name| {
+            Origin::with(move |exchange| {
+                exchange.read_body()?;
+                std::thread::park_timeout(Duration::from_millis(20));
+                exchange.reply(200, &[], name)
+            })
+        });
+        let upstreams = detailed(&[(&origins[0], "weight: 2"), (&origins[1], "weight: 1")]);
+        let text = config("", &upstreams, "    balance: peak_ewma", ALL);
+        let shares = shares(&Proxy::start_text(driver, &text), 90, plain);
+        assert!(shares.get("a").is_some_and(|n| n.abs_diff(60) <= 4), "{shares:?}");
     }
 
     /// The slow one gets little.

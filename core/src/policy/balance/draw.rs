@@ -6,8 +6,8 @@ use super::{Candidate, Weights};
 /// Draws before the usable ones are counted. With half of the endpoints unusable four pairs fail once in 256.
 const PAIRS_MAX: usize = 4;
 
-/// Draws by weight for one other than the first. If most of the weight is the first's, it may as well have the request.
-const SECONDS_MAX: usize = 2;
+/// Draws for one other than the first: two by weight, the others evenly.
+const SECONDS_MAX: usize = 5;
 
 /// Draws of one before the usable weights are summed up.
 const SINGLES_MAX: usize = 8;
@@ -19,41 +19,28 @@ pub(super) fn below(draw: u64, len: usize) -> usize {
 }
 
 /// The better of two: the one whose `turn` it is, and one drawn at random (M. Mitzenmacher, "The Power of Two Choices in
-/// Randomized Load Balancing", 2001, draws both): less of `load` for its weight, compared without dividing. Of equals the
+/// Randomized Load Balancing", 2001, draws both): less of `load`. Of equals the
 /// one whose turn it is is taken: a worker with hardly anything in flight goes round instead of at random, which evens
 /// out what many such workers send (docs/balancing.md has the figures). With three endpoints all are compared, which
 /// costs one look more.
-///
-/// Different weights are drawn by weight: of n endpoints that are drawn evenly none gets more than 2/n of all requests,
-/// whatever its weight.
 #[inline]
 pub(super) fn two_choices(
     tier: &Tier,
-    weights: Weights,
     turn: impl FnOnce() -> usize,
     candidate: impl Fn(usize) -> Candidate,
     load: impl Fn(&Candidate) -> u64,
     draw: &mut impl FnMut() -> u64,
 ) -> Option<usize> {
-    let better = |a: Held, b: Held| if b.less(a) { b } else { a };
+    let better = |a: Held, b: Held| if b.load < a.load { b } else { a };
     let best = |a: Option<Held>, b: Option<Held>| match (a, b) {
         (Some(a), Some(b)) => Some(better(a, b)),
         (a, b) => a.or(b),
     };
     let look = |i: usize| {
         let c = candidate(i);
-        c.usable.then(|| Held { i, load: load(&c), weight: u64::from(c.weight.steps()) })
+        c.usable.then(|| Held { i, load: load(&c) })
     };
     let len = tier.len();
-    if weights == Weights::Different && len > 3 {
-        let first = weighted(tier, weights, &candidate, draw)?;
-        let another = |_| weighted(tier, weights, &candidate, draw).filter(|&i| i != first);
-        let second = (0..SECONDS_MAX).find_map(another);
-        return match (look(first), second.and_then(look)) {
-            (Some(a), Some(b)) => Some(better(a, b).i),
-            _ => Some(first),
-        };
-    }
     let first = turn();
     let second = other(first, draw(), len);
     let (a, b) = (look(tier.at(first)), look(tier.at(second)));
@@ -87,6 +74,39 @@ pub(super) fn two_choices(
             Some(better(nth(first)?, nth(second)?).i)
         }
     }
+}
+
+/// The less full of two that are drawn by weight: of n endpoints that are drawn evenly none gets more than 2/n of all
+/// requests, whatever its weight. If most of the weight is the first's, the second is drawn evenly, so that there is one
+/// to compare it with. Of up to three all are compared. `is_fuller` says whether the first of two is fuller than the second.
+#[inline]
+pub(super) fn two_by_weight(
+    tier: &Tier,
+    candidate: impl Fn(usize) -> Candidate,
+    is_fuller: impl Fn((usize, &Candidate), (usize, &Candidate)) -> bool,
+    draw: &mut impl FnMut() -> u64,
+) -> Option<usize> {
+    let len = tier.len();
+    let emptier = |a: (usize, Candidate), b: (usize, Candidate)| {
+        if is_fuller((a.0, &a.1), (b.0, &b.1)) { b } else { a }
+    };
+    let look = |i: usize| Some((i, candidate(i))).filter(|(_, c)| c.usable);
+    if len <= 3 {
+        return (0..len).filter_map(|at| look(tier.at(at))).reduce(emptier).map(|(i, _)| i);
+    }
+    let first = weighted(tier, Weights::Different, &candidate, draw)?;
+    let mut second = None;
+    for tries in 0..SECONDS_MAX {
+        let i = match tries {
+            0 | 1 => weighted(tier, Weights::Different, &candidate, draw)?,
+            _ => tier.at(upper_below(draw(), len)),
+        };
+        second = look(i).filter(|&(i, _)| i != first);
+        if second.is_some() {
+            break;
+        }
+    }
+    second.map_or(Some(first), |second| Some(emptier((first, candidate(first)), second).0))
 }
 
 /// One at random, by weight.
@@ -127,14 +147,6 @@ pub(super) fn weighted(
 struct Held {
     i: usize,
     load: u64,
-    weight: u64,
-}
-
-impl Held {
-    #[inline]
-    fn less(self, other: Self) -> bool {
-        u128::from(self.load) * u128::from(other.weight) < u128::from(other.load) * u128::from(self.weight)
-    }
 }
 
 /// Two different numbers below `len`, at least 2, from one draw: each pair is as likely as any other, but for a bias

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`tiers`] | among which endpoints: priority, locality, panic |
 //! | here, `rotate`, `draw` | which of them: round robin, least requests, peak EWMA, random |
+//! | `shares` | how far an endpoint is ahead of its weight's share, for least requests and peak EWMA |
 //! | [`ewma`] | how slow an endpoint is |
 //! | [`hash`], `ketama`, `maglev` | which of them a key belongs to |
 //! | [`slow_start`] | how much of its weight a new endpoint has |
@@ -25,6 +26,7 @@ mod ketama;
 mod maglev;
 mod rotate;
 pub mod settings;
+mod shares;
 #[cfg(test)]
 mod simulation;
 pub mod slow_start;
@@ -42,6 +44,7 @@ use crate::base::reason::ReasonCode;
 
 use hash::{Key, Tables};
 use rotate::Rotation;
+use shares::Shares;
 use tiers::Tier;
 
 /// Its reason codes.
@@ -52,9 +55,10 @@ pub const REASONS: &[ReasonCode] = &[ReasonCode::NoEndpoint];
 pub enum Rule {
     /// Smooth weighted round robin, nginx's: with weights 5, 1, 1 the order is a a b a c a a.
     RoundRobin,
-    /// Of two, one in turn and one drawn at random, the one with fewer requests in flight (and one more) for its weight.
+    /// Of two, one in turn and one drawn at random, the one with fewer requests in flight. Where weights differ, both are
+    /// drawn by weight, requests count for their weight, and of equals the one that is behind its share is taken.
     LeastRequests,
-    /// Of two, one in turn and one drawn at random, the one whose requests are likely to be over sooner ([`ewma`]).
+    /// The same by whose requests are likely to be over sooner ([`ewma`]).
     PeakEwma,
     /// At random, by weight.
     Random,
@@ -138,6 +142,7 @@ impl<'c> Choice<'c> {
 #[derive(Debug, Default)]
 pub struct State {
     rotation: Rotation,
+    shares: Shares,
 }
 
 impl State {
@@ -145,13 +150,13 @@ impl State {
     /// nodes) that all begin at the first endpoint send it more than its share; best is
     /// `random of the node + worker × (2^64 / workers)`, wrapping.
     pub fn starting_at(draw: u64) -> Self {
-        Self { rotation: Rotation::starting_at(draw) }
+        Self { rotation: Rotation::starting_at(draw), shares: Shares::starting_at(draw) }
     }
 
     /// The number of the endpoint to use; `None` if none of the tier is usable.
     ///
     /// `candidate` is asked by number and may be asked about one endpoint several times; `draw` gives uniform 64-bit
-    /// numbers. Allocates only when it first meets different weights (8 bytes an endpoint).
+    /// numbers. Allocates only when it first meets different weights (8 bytes an endpoint for each of two kinds of rules).
     #[inline]
     pub fn pick(
         &mut self,
@@ -165,12 +170,23 @@ impl State {
         }
         match choice.rule {
             Rule::RoundRobin => self.rotation.next(tier, choice.weights, candidate),
+            Rule::LeastRequests | Rule::PeakEwma if choice.weights == Weights::Different => {
+                self.shares.begin(tier, &candidate);
+                let shares = &self.shares;
+                let is_fuller = |a: (usize, &Candidate), b: (usize, &Candidate)| match choice.rule {
+                    Rule::PeakEwma => shares.is_slower(tier, a, b),
+                    _ => shares.is_fuller(tier, a, b),
+                };
+                let chosen = draw::two_by_weight(tier, &candidate, is_fuller, &mut draw)?;
+                self.shares.took(tier, chosen, candidate(chosen).weight);
+                Some(chosen)
+            }
             Rule::LeastRequests | Rule::PeakEwma => {
                 let load = |c: &Candidate| {
                     if choice.rule == Rule::PeakEwma { c.load_ns } else { u64::from(c.active) + 1 }
                 };
                 let turn = || self.rotation.turn(tier);
-                draw::two_choices(tier, choice.weights, turn, candidate, load, &mut draw)
+                draw::two_choices(tier, turn, candidate, load, &mut draw)
             }
             Rule::RingHash | Rule::Maglev => {
                 let hashed = choice.hashed.and_then(|(tables, key)| Some((tables.of(tier)?, key)));

@@ -42,6 +42,7 @@ struct Run {
     workers: usize,
     /// Mean service time of each endpoint.
     service_ms: Vec<f64>,
+    weights: Vec<u32>,
     serves: Serves,
     per_second: f64,
     requests: usize,
@@ -57,7 +58,7 @@ impl Run {
     /// Poisson arrivals, each at a worker by chance; exponential service times.
     fn play(&self, seed: u64) -> Outcome {
         let endpoints = self.service_ms.len();
-        let tiers = tiers(&vec![1; endpoints]);
+        let tiers = tiers(&self.weights);
         let choice = Choice::new(self.rule, tiers.choose(|| 0).unwrap());
         let settings = Settings::default();
         let mut draw = draws(seed);
@@ -85,7 +86,7 @@ impl Run {
             let w = super::draw::below(draw(), self.workers);
             let Worker { state, active, ewma } = &mut workers[w];
             let candidate = |i: usize| Candidate {
-                weight: Weight::whole(1),
+                weight: Weight::whole(self.weights[i]),
                 active: active[i],
                 load_ns: ewma[i].load_ns(active[i], now as u64, &settings),
                 usable: true,
@@ -176,6 +177,7 @@ fn queues_at_the_endpoints() {
                     rule,
                     workers,
                     service_ms: vec![10.0; 10],
+                    weights: vec![1; 10],
                     serves: Serves::InTurn,
                     per_second: 800.0,
                     requests: 60_000,
@@ -196,14 +198,17 @@ fn one_slow_endpoint_of_five() {
     println!(
         "\n5 endpoints, four answer in 5 ms, one in 100 ms (exponential), 1,000 requests a second for 60 s:"
     );
-    println!("| workers | rule | share of the slow one | p50 ms | p99 ms |");
-    println!("|---|---|---|---|---|");
-    for workers in [1, 4, 16] {
+    println!("| workers | weights | rule | share of the slow one | p50 ms | p99 ms |");
+    println!("|---|---|---|---|---|---|");
+    for (workers, weights) in
+        [(1, [1; 5]), (4, [1; 5]), (16, [1; 5]), (1, [2, 1, 2, 1, 1]), (4, [2, 1, 2, 1, 1])]
+    {
         let of = |rule| {
             let run = Run {
                 rule,
                 workers,
                 service_ms: vec![5.0, 5.0, 100.0, 5.0, 5.0],
+                weights: weights.to_vec(),
                 serves: Serves::Together,
                 per_second: 1_000.0,
                 requests: 60_000,
@@ -211,7 +216,7 @@ fn one_slow_endpoint_of_five() {
             let outcome = run.play(13);
             let share = outcome.counts[2] as f64 / 60_000.0;
             println!(
-                "| {workers} | {rule:?} | {:.2} % | {:.1} | {:.1} |",
+                "| {workers} | {weights:?} | {rule:?} | {:.2} % | {:.1} | {:.1} |",
                 share * 100.0,
                 outcome.p50_ms,
                 outcome.p99_ms
@@ -219,7 +224,8 @@ fn one_slow_endpoint_of_five() {
             (share, outcome.p99_ms)
         };
         let (round, least, peak) = (of(Rule::RoundRobin), of(Rule::LeastRequests), of(Rule::PeakEwma));
-        assert!((round.0 - 0.2).abs() < 0.01);
+        let due = f64::from(weights[2]) / f64::from(weights.iter().sum::<u32>());
+        assert!((round.0 - due).abs() < 0.01);
         assert!(least.0 < round.0);
         assert!(peak.0 < 0.02, "{}", peak.0);
         assert!(peak.1 * 3.0 < round.1, "p99 {} against {}", peak.1, round.1);
@@ -267,5 +273,97 @@ fn the_most_in_flight_at_one_endpoint() {
         let bound = (len as f64).ln().ln() / 2_f64.ln() + 2.0;
         assert!(f64::from(two.1) <= bound.ceil(), "{} at {len}", two.1);
         assert!(two.0 < random.0, "{} against {}", two.0, random.0);
+    }
+}
+
+/// Endpoints that are equally fast, with weights, and so many requests in flight at all times, by workers in turn. The
+/// greatest distance of any endpoint from its share, as a part of it.
+fn off_share(rule: Rule, weights: &[u32], workers: usize, at_once: usize, spread: Latency) -> f64 {
+    let tiers = tiers(weights);
+    let choice = Choice::new(rule, tiers.choose(|| 0).unwrap());
+    let settings = Settings::default();
+    let mut draw = draws(23);
+    let mut team: Vec<Worker> = (0..workers as u64)
+        .map(|w| Worker::new(weights.len(), draw().wrapping_add(w * (u64::MAX / workers as u64))))
+        .collect();
+    let mut flying: BinaryHeap<Reverse<(u64, usize, usize, u64)>> = BinaryHeap::new();
+    let mut counts = vec![0_u32; weights.len()];
+    let mut now = 0;
+    let requests = 20_000 * weights.len();
+    let first = 10 * at_once;
+    for request in 0..first + requests {
+        if flying.len() >= at_once {
+            let Reverse((end, w, e, latency)) = flying.pop().unwrap();
+            now = end;
+            team[w].active[e] -= 1;
+            team[w].ewma[e].observe(latency, end, &settings);
+        }
+        let w = request % workers;
+        let Worker { state, active, ewma } = &mut team[w];
+        let candidate = |i: usize| Candidate {
+            weight: Weight::whole(weights[i]),
+            active: active[i],
+            load_ns: ewma[i].load_ns(active[i], now, &settings),
+            usable: true,
+        };
+        let e = state.pick(choice, candidate, &mut draw).unwrap();
+        let part = draw() as f64 / 2_f64.powi(64);
+        let latency = match spread {
+            Latency::Steady => 5.0 * (0.9 + 0.2 * part),
+            Latency::Exponential => 5.0 * -(part + 1e-12).ln(),
+        };
+        let latency = (latency * MS) as u64 + 1;
+        flying.push(Reverse((now + latency, w, e, latency)));
+        active[e] += 1;
+        counts[e] += u32::from(request >= first);
+    }
+    let total: u32 = weights.iter().sum();
+    let off = counts.iter().zip(weights).map(|(&count, &weight)| {
+        let share = requests as f64 * f64::from(weight) / f64::from(total);
+        (f64::from(count) - share).abs() / share
+    });
+    off.fold(0.0, f64::max)
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Latency {
+    /// 5 ms, a tenth more or less.
+    Steady,
+    /// 5 ms in the mean.
+    Exponential,
+}
+
+#[test]
+fn weights_hold_at_any_load() {
+    println!(
+        "\nThe greatest distance of any endpoint from its share, in percent of it, by requests at once:"
+    );
+    println!("| rule | latency | workers | weights | 1 | 2 | 5 | 20 | 100 | 1,000 |");
+    println!("|---|---|---|---|---|---|---|---|---|---|");
+    let mut many = [1; 20];
+    many[3] = 7;
+    many[8] = 20;
+    for rule in [Rule::LeastRequests, Rule::PeakEwma] {
+        for spread in [Latency::Steady, Latency::Exponential] {
+            for (workers, weights, shown) in [
+                (1, &[1, 2][..], "1 2"),
+                (1, &[1, 100], "1 100"),
+                (1, &[1, 2, 3], "1 2 3"),
+                (1, &[5, 1, 1, 3], "5 1 1 3"),
+                (1, &many, "20, of which one 7 and one 20"),
+                (4, &[1, 2], "1 2"),
+                (4, &[5, 1, 1, 3], "5 1 1 3"),
+            ] {
+                let off = [1, 2, 5, 20, 100, 1_000]
+                    .map(|at_once| off_share(rule, weights, workers, at_once, spread));
+                let cells = off.map(|off| format!("{:.1}", off * 100.0)).join(" | ");
+                println!("| {rule:?} | {spread:?} | {workers} | {shown} | {cells} |");
+                // Peak EWMA takes latencies that differ by chance for latencies that differ.
+                let told_apart = rule == Rule::PeakEwma && matches!(spread, Latency::Exponential);
+                let allowed = if told_apart { f64::INFINITY } else { 0.02 };
+                let worst = off.into_iter().fold(0.0, f64::max);
+                assert!(worst < allowed, "{rule:?}, {spread:?}, {workers} workers, weights {shown}: {worst}");
+            }
+        }
     }
 }
