@@ -133,6 +133,13 @@ for_each_driver! {
             let cookie = Proxy::start(driver, &Config::to_all(&all).upstream(&by("cookie: sid")));
             let shares = shares(&cookie, 20, |_| "Cookie: a=1; sid=xyz; b=2\r\n".to_owned());
             assert_eq!(shares.len(), 1, "{rule}: {shares:?}");
+            let host = Proxy::start(driver, &Config::to_all(&all).upstream(&by("header: host")));
+            let mut client = host.connect();
+            let mut at = |host: &str| client.ask(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")).expect(200).text();
+            for (name, spellings) in [("a.test", ["A.test", "a.test.", "a.test:81"]), ("b.test", ["B.TEST:80", "b.test.:1", "b.test:"])] {
+                let place = at(name);
+                assert_eq!(spellings.map(&mut at), [(); 3].map(|()| place.clone()), "{rule}: {name}");
+            }
             let address = Proxy::start(driver, &Config::to_all(&all).upstream(&by("client_address: true")));
             let shares = self::shares(&address, 20, plain);
             assert_eq!(shares.len(), 1, "{rule}: {shares:?}");

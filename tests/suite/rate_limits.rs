@@ -139,6 +139,26 @@ for_each_driver! {
         }
     }
 
+    /// What is matched alike is counted alike, however it is written.
+    fn a_key_is_the_same_in_any_spelling(driver) {
+        let origin = Origin::start();
+        for (key, hosts, targets) in [
+            ("host", &["test", "TEST", "test.", "test:80", "Test.:8080"][..], &["/"][..]),
+            ("{ header: Host }", &["test", "TEST", "test.", "test:80"], &["/"]),
+            ("{ query: k }", &["test"], &["/?k=ab", "/?k=a%62", "/?%6b=%61b", "/?x=1&k=ab&k=cd"]),
+            ("{ query: k }", &["test"], &["/?k=a+b", "/?k=a%20b"]),
+            ("path", &["test"], &["/a", "/%61", "/./a", "/b/../a"]),
+        ] {
+            let proxy = Proxy::start(driver, &limited(&origin, &format!("{{ name: limit, rate: 1/h, key: [{key}] }}")));
+            let mut statuses = Vec::new();
+            for (host, target) in hosts.iter().flat_map(|host| targets.iter().map(move |target| (host, target))) {
+                statuses.push(proxy.connect().ask(&format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n")).status);
+            }
+            assert_eq!(statuses[0], 200, "{key}");
+            assert!(statuses[1..].iter().all(|status| *status == 429), "{key}, {hosts:?}, {targets:?}: {statuses:?}");
+        }
+    }
+
     /// Several at once: the strictest refuses, and what it refuses costs the others nothing.
     fn several_limits(driver) {
         let origin = Origin::start();

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 
 use crate::policy::rate_limit::{KeyPart, Rule};
+use crate::policy::route::spelling;
 use crate::proxy::core::Install;
 use crate::proxy::limiting::client_octets;
 use crate::telemetry::metrics::Sample;
@@ -125,6 +126,7 @@ fn parts(rule: &Rule, texts: &[String]) -> Result<Vec<Vec<u8>>, String> {
             let (octets, length) = client_octets(Some(address));
             Ok(octets[..length].to_vec())
         }
+        KeyPart::Host => Ok(spelling::host(text.as_bytes()).into_owned()),
         _ => Ok(text.as_bytes().to_vec()),
     };
     rule.key.iter().zip(texts).map(part).collect()

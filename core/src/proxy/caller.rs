@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use crate::config::snapshot::HashOn;
 use crate::http::message::RequestHead;
 use crate::http::rewrite::client_address;
+use crate::policy::route::spelling;
 
 /// The client by the trusted-hops rule.
 pub(super) fn client(peer: Option<IpAddr>, trusted_hops: u8, head: &RequestHead<'_>) -> Option<IpAddr> {
@@ -24,9 +25,10 @@ pub(super) fn with_hashed<T>(
     with: impl FnOnce(&[u8]) -> T,
 ) -> Option<T> {
     match on {
+        HashOn::Host => Some(with(&spelling::host(head.host()))),
         HashOn::Header(name) => head.header(name).map(with),
         HashOn::Cookie(name) => cookie(head.fields.values("cookie"), name.as_bytes()).map(with),
-        HashOn::ClientAddress => client.map(|client| match client {
+        HashOn::ClientAddress => client.map(|client| match client.to_canonical() {
             IpAddr::V4(address) => with(&address.octets()),
             IpAddr::V6(address) => with(&address.octets()),
         }),

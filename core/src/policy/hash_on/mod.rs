@@ -9,7 +9,9 @@ use crate::settings::text::is_token;
 /// What is hashed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HashOn {
-    /// In lower case.
+    /// The header field `host`, or what stands for it.
+    Host,
+    /// In lower case; not `host`.
     Header(Box<str>),
     Cookie(Box<str>),
     ClientAddress,
@@ -32,9 +34,10 @@ pub(crate) fn compile(found: &mut Diagnostics, at: &At<'_>, raw: &settings::Hash
         }
     };
     match (&raw.header, &raw.cookie) {
-        (Some(header), _) => {
-            token("header", header).map(|name| HashOn::Header(name.to_ascii_lowercase().into()))
-        }
+        (Some(header), _) => token("header", header).map(|name| match name.to_ascii_lowercase() {
+            name if name == "host" => HashOn::Host,
+            name => HashOn::Header(name.into()),
+        }),
         (_, Some(cookie)) => token("cookie", cookie).map(|name| HashOn::Cookie(name.into())),
         _ => Some(HashOn::ClientAddress),
     }

@@ -9,7 +9,7 @@ use crate::settings::forms::is_default;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct HashOn {
-    /// The value of a header field.
+    /// The value of a header field. Of `host` as it is matched: in lower case, without port and without the dot at its end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub header: Option<String>,
     /// The value of a cookie.

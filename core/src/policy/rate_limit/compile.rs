@@ -184,6 +184,7 @@ fn key_part(found: &mut Diagnostics, at: &At<'_>, part: &settings::KeyPart) -> O
         return None;
     }
     Some(match kind {
+        "header" if name.eq_ignore_ascii_case("host") => KeyPart::Host,
         "header" => KeyPart::Header(name.to_ascii_lowercase().into()),
         "cookie" => KeyPart::Cookie(name.as_str().into()),
         _ => KeyPart::Query(name.as_str().into()),

@@ -16,12 +16,14 @@ pub enum KeyPart {
     Consumer,
     Listener,
     Route,
+    /// As it is matched.
     Host,
     Method,
     Path,
-    /// A header field of the request, by name.
+    /// A header field of the request, by name; not `host`.
     Header(Box<str>),
     Cookie(Box<str>),
+    /// A query's parameter, decoded.
     Query(Box<str>),
 }
 

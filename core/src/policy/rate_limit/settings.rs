@@ -83,6 +83,7 @@ pub enum KeyWord {
     ClientAddress,
     Listener,
     Route,
+    /// In lower case, without port and without the dot at its end, as it is matched.
     Host,
     Method,
     /// Without the query.
@@ -99,7 +100,7 @@ pub struct KeyField {
     /// The first cookie of this name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cookie: Option<String>,
-    /// The first query parameter of this name, as it is written.
+    /// The first query parameter of this name, both decoded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub query: Option<String>,
 }

@@ -37,6 +37,7 @@ mod network;
 mod query;
 mod search;
 pub mod settings;
+pub mod spelling;
 mod table;
 mod template;
 #[cfg(test)]

@@ -365,7 +365,7 @@ fn bare_host(host: &[u8]) -> Option<&[u8]> {
 }
 
 #[inline]
-fn without_port(host: &[u8]) -> &[u8] {
+pub(super) fn without_port(host: &[u8]) -> &[u8] {
     if host.starts_with(b"[") {
         return memchr::memchr(b']', host).map_or(host, |end| &host[..=end]);
     }

@@ -32,6 +32,7 @@ pub fn matched(split: &Split, arm: usize, out: &mut String) {
 /// The arm that the hash of a key leads to.
 pub fn hashed(split: &Split, arm: usize, out: &mut String) {
     let why = match &split.hash_on {
+        Some(HashOn::Host) => "by the hash of the host".to_owned(),
         Some(HashOn::Header(name)) => format!("by the hash of the header `{name}`"),
         Some(HashOn::Cookie(name)) => format!("by the hash of the cookie `{name}`"),
         _ => "by the hash of the client's address".to_owned(),
