@@ -132,32 +132,8 @@ const WATCHED: &[&str] = &[
 const SHARED_BY_POLICIES: &[&str] = &["chance", "explain", "hash_on", "route"];
 
 /// Circles that stand today, by the folder that they are in. This list may only become shorter.
-const KNOWN_CIRCLES: &[(&str, &[&str])] = &[
-    ("net", &["driver", "h2", "stream", "tls"]),
-    ("net::tls", &["server", "stream"]),
-    (
-        "proxy",
-        &[
-            "again",
-            "attempt",
-            "connection",
-            "exchange",
-            "hedge",
-            "limiting",
-            "lookup",
-            "mirror",
-            "multiplex",
-            "plan",
-            "pump",
-            "replay",
-            "request",
-            "shape",
-            "split",
-            "tunnel",
-            "watch",
-        ],
-    ),
-];
+const KNOWN_CIRCLES: &[(&str, &[&str])] =
+    &[("net", &["driver", "h2", "stream", "tls"]), ("net::tls", &["server", "stream"])];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).unwrap() {

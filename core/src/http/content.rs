@@ -3,7 +3,6 @@
 
 use super::chunked::{ChunkError, ChunkEvent, ChunkedDecoder};
 use super::framing::BodyLength;
-use super::grpc_web;
 use crate::base::reason::ReasonCode;
 
 /// One body as it comes.
@@ -112,8 +111,8 @@ pub enum FlowError {
     Chunk(ChunkError),
     /// The stream ended before the body did.
     Truncated,
-    /// What is inside is no gRPC-Web.
-    GrpcWeb(grpc_web::Malformed),
+    /// The content is not what it should be, says one of those that change it.
+    Content(ReasonCode),
 }
 
 impl FlowError {
@@ -122,7 +121,7 @@ impl FlowError {
         match self {
             Self::Chunk(error) => error.reason(),
             Self::Truncated => ReasonCode::BodyTruncated,
-            Self::GrpcWeb(error) => error.reason(),
+            Self::Content(reason) => reason,
         }
     }
 }

@@ -4,18 +4,17 @@
 //! chunk), that the caller writes in one call. Data with nothing to change before or after it may also be moved
 //! around this, by splice: [`Flow::movable`] says how much, [`Flow::moved`] counts it.
 //!
-//! The one content that changes on its way is gRPC-Web's: then all that a step sends is its own, and as much as the
-//! input and a third, at the most.
+//! Where content changes on its way ([`Transform`]), all that a step sends is its own, and bounded.
 
 use super::chunked::{
-    ChunkError, ChunkEvent, ChunkedDecoder, LAST_CHUNK, TrailerIndex, Trailers, encode_chunk_size,
-    encode_trailers, parse_trailers,
+    ChunkError, ChunkEvent, ChunkedDecoder, LAST_CHUNK, LAST_CHUNK_SIZE, TrailerIndex, Trailers,
+    encode_chunk_size, encode_trailers, parse_trailers,
 };
 pub use super::content::FlowError;
 use super::content::{Content, Part};
 use super::framing::BodyLength;
 use super::grpc::GrpcStatus;
-use super::grpc_web::{self, Encoding, RequestBody};
+use super::transform::{Chain, Transform};
 use std::io::IoSlice;
 use std::ops::Range;
 
@@ -39,26 +38,27 @@ enum Source {
     Chunked(ChunkedDecoder),
     UntilClose,
     /// Boxed: few bodies are.
-    GrpcWeb(Box<GrpcWeb>),
+    Changing(Box<Changing>),
     Ended,
 }
 
-/// A body that changes.
+/// A body whose content changes.
 #[derive(Debug)]
-struct GrpcWeb {
+struct Changing {
     content: Content,
-    turn: Turn,
-    /// What the parts of one step say, put together: one chunk and so one frame of HTTP/2 for each step, in however many
-    /// the sender cut it.
-    piece: Vec<u8>,
+    chain: Chain,
+    /// The content has ended.
+    over: bool,
+    counts: Counts,
 }
 
-#[derive(Debug)]
-enum Turn {
-    /// Into gRPC.
-    Request(RequestBody),
-    /// Out of gRPC.
-    Response(Encoding),
+/// On which side of its changes a body's content is counted and bounded: on its client's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counts {
+    /// A request: as it comes in.
+    AsItComes,
+    /// A response: as it goes out.
+    AsItGoes,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,11 +82,19 @@ pub struct Batch {
     own: Vec<u8>,
     /// Bytes of the input that are dealt with once the pieces are sent.
     pub consumed: usize,
+    /// The step has not sent all that it could make of what it has: the next one needs no further input.
+    pub more: bool,
 }
 
 impl Default for Batch {
     fn default() -> Self {
-        Self { all: [const { Piece::Own(0..0) }; PIECES_MAX], count: 0, own: Vec::new(), consumed: 0 }
+        Self {
+            all: [const { Piece::Own(0..0) }; PIECES_MAX],
+            count: 0,
+            own: Vec::new(),
+            consumed: 0,
+            more: false,
+        }
     }
 }
 
@@ -109,6 +117,7 @@ impl Batch {
         self.count = 0;
         self.own.clear();
         self.consumed = 0;
+        self.more = false;
     }
 
     fn input(&mut self, range: Range<usize>) {
@@ -176,26 +185,21 @@ impl Flow {
         Self { source, sink, grpc_status: None, content_bytes: 0 }
     }
 
-    /// A body of gRPC-Web that goes as one of gRPC, chunked. Its content counts as the client writes it.
-    pub fn from_grpc_web(from: BodyLength, encoding: Encoding) -> Self {
-        let turn = Turn::Request(RequestBody::new(encoding));
-        let web = GrpcWeb { content: Content::new(from), turn, piece: Vec::new() };
-        Self {
-            source: Source::GrpcWeb(Box::new(web)),
-            sink: Sink::Chunked,
-            grpc_status: None,
-            content_bytes: 0,
+    /// The same, with changes of its content on the way: any framing becomes chunks, or for a client that knows none, runs
+    /// until close.
+    pub fn through(
+        from: BodyLength,
+        to: BodyLength,
+        counts: Counts,
+        transforms: Vec<Box<dyn Transform>>,
+    ) -> Self {
+        if transforms.is_empty() {
+            return Self::new(from, to);
         }
-    }
-
-    /// A body of gRPC that goes as one of gRPC-Web: chunked or, to a client that knows no chunks, until close. Its content
-    /// counts as the client reads it.
-    pub fn to_grpc_web(from: BodyLength, to: BodyLength, encoding: Encoding) -> Self {
         debug_assert!(matches!(to, BodyLength::Chunked | BodyLength::UntilClose));
-        let turn = Turn::Response(encoding);
-        let web = GrpcWeb { content: Content::new(from), turn, piece: Vec::new() };
-        let sink = if to == BodyLength::Chunked { Sink::Chunked } else { Sink::Plain };
-        Self { source: Source::GrpcWeb(Box::new(web)), sink, grpc_status: None, content_bytes: 0 }
+        let changing =
+            Changing { content: Content::new(from), chain: Chain::new(transforms), over: false, counts };
+        Self { source: Source::Changing(Box::new(changing)), ..Self::new(BodyLength::None, to) }
     }
 
     /// All of it has been through.
@@ -219,7 +223,7 @@ impl Flow {
             (Source::Length { left }, _) => *left,
             (Source::Chunked(decoder), _) => decoder.remaining_in_chunk(),
             (Source::UntilClose, Sink::Plain) => u64::MAX,
-            (Source::UntilClose, Sink::Chunked) | (Source::GrpcWeb(_) | Source::Ended, _) => 0,
+            (Source::UntilClose, Sink::Chunked) | (Source::Changing(_) | Source::Ended, _) => 0,
         }
     }
 
@@ -234,7 +238,7 @@ impl Flow {
                 }
             }
             Source::Chunked(decoder) => decoder.advance_data(bytes),
-            Source::UntilClose | Source::GrpcWeb(_) | Source::Ended => {}
+            Source::UntilClose | Source::Changing(_) | Source::Ended => {}
         }
     }
 
@@ -266,7 +270,7 @@ impl Flow {
                 self.content_bytes += input.len() as u64;
             }
             Source::Chunked(_) => self.step_chunked(input, batch).map_err(FlowError::Chunk)?,
-            Source::GrpcWeb(_) => self.step_grpc_web(input, batch)?,
+            Source::Changing(_) => self.step_changing(input, batch)?,
         }
         Ok(())
     }
@@ -323,33 +327,79 @@ impl Flow {
     }
 
     #[cold]
-    fn step_grpc_web(&mut self, input: &[u8], batch: &mut Batch) -> Result<(), FlowError> {
-        let Source::GrpcWeb(web) = &mut self.source else { return Ok(()) };
-        web.piece.clear();
-        let end = loop {
-            let (used, part) = web.content.next(&input[batch.consumed..])?;
+    fn step_changing(&mut self, input: &[u8], batch: &mut Batch) -> Result<(), FlowError> {
+        let Source::Changing(body) = &mut self.source else { return Ok(()) };
+        // What the last step left over comes before anything new, or the chain would hold without bound.
+        while !body.over && (batch.consumed > 0 || !body.chain.waits()) {
+            let (used, part) = body.content.next(&input[batch.consumed..])?;
             batch.consumed += used;
             match part {
-                None => break None,
-                Some(Part::Data(data)) => self.content_bytes += web.take(data)?,
-                Some(Part::End { trailers }) => break Some(web.end(trailers, &mut self.grpc_status)?),
+                None => break,
+                Some(Part::Data(data)) => {
+                    body.chain.push(data);
+                    if body.counts == Counts::AsItComes {
+                        self.content_bytes += data.len() as u64;
+                    }
+                }
+                Some(Part::End { trailers }) => {
+                    if !trailers.is_empty() {
+                        let mut slots = TrailerIndex::default();
+                        let parsed = parse_trailers(trailers, &mut slots).map_err(FlowError::Chunk)?;
+                        self.grpc_status = grpc_status(&parsed);
+                        body.chain.trailers.extend_from_slice(trailers);
+                    }
+                    body.over = true;
+                }
             }
+        }
+        let mut made = Vec::new();
+        let ended = body.chain.run(body.over, &mut made)?;
+        batch.more = !ended && (body.over || body.chain.waits());
+        if body.counts == Counts::AsItGoes {
+            self.content_bytes += made.len() as u64;
+        }
+        let chunked = self.sink == Sink::Chunked;
+        let trailers = std::mem::take(&mut body.chain.trailers);
+        let mut slots = TrailerIndex::default();
+        let passing = match ended && chunked && !trailers.is_empty() {
+            true => Some(parse_trailers(&trailers, &mut slots).map_err(FlowError::Chunk)?),
+            false => None,
         };
-        batch.own(|own| self.content_bytes += web.put(self.sink, end.as_deref(), own));
-        if end.is_some() {
+        batch.own(|own| {
+            // One chunk for a step, and so one frame of HTTP/2; an empty one would end the body.
+            if chunked && !made.is_empty() {
+                encode_chunk_size(made.len() as u64, own);
+            }
+            own.extend_from_slice(&made);
+            if chunked && !made.is_empty() {
+                own.extend_from_slice(b"\r\n");
+            }
+            match &passing {
+                Some(trailers) => {
+                    own.extend_from_slice(LAST_CHUNK_SIZE);
+                    encode_trailers(trailers, own);
+                }
+                None if ended && chunked => own.extend_from_slice(LAST_CHUNK),
+                None => {}
+            }
+        });
+        if ended {
             self.source = Source::Ended;
+        } else {
+            body.chain.trailers = trailers;
         }
         Ok(())
     }
 
-    /// The stream has ended: fine for a body that runs until then, which may leave a last chunk to send.
+    /// The stream has ended: fine for a body that runs until then, which may leave a last chunk to send. A body that changes
+    /// may have [more](Batch::more) than that, for steps without input.
     pub fn finish(&mut self, batch: &mut Batch) -> Result<(), FlowError> {
         batch.clear();
         match &mut self.source {
             Source::Ended => Ok(()),
-            Source::GrpcWeb(web) => {
-                web.content.finish()?;
-                self.step_grpc_web(b"", batch)
+            Source::Changing(body) => {
+                body.content.finish()?;
+                self.step_changing(b"", batch)
             }
             Source::UntilClose => {
                 if self.sink == Sink::Chunked {
@@ -363,71 +413,6 @@ impl Flow {
     }
 }
 
-impl GrpcWeb {
-    /// Adds a part of the content to the piece. Says how many bytes of it count.
-    fn take(&mut self, data: &[u8]) -> Result<u64, FlowError> {
-        match &mut self.turn {
-            Turn::Request(body) => {
-                body.step(data, &mut self.piece).map_err(FlowError::GrpcWeb)?;
-                Ok(data.len() as u64)
-            }
-            Turn::Response(_) => {
-                self.piece.extend_from_slice(data);
-                Ok(0)
-            }
-        }
-    }
-
-    /// The body ends so: with a frame of trailers, if there are any. A request's end here, for gRPC has none.
-    fn end(&mut self, trailers: &[u8], status: &mut Option<GrpcStatus>) -> Result<Vec<u8>, FlowError> {
-        let mut frame = Vec::new();
-        match &self.turn {
-            Turn::Request(body) => body.finish().map_err(FlowError::GrpcWeb)?,
-            Turn::Response(_) if trailers.is_empty() => {}
-            Turn::Response(encoding) => {
-                let mut slots = TrailerIndex::default();
-                let parsed = parse_trailers(trailers, &mut slots).map_err(FlowError::Chunk)?;
-                *status = grpc_status(&parsed);
-                let passing = parsed.fields.iter().enumerate().filter_map(|(index, header)| {
-                    (!parsed.forbidden.contains(index)).then_some((header.name, header.value))
-                });
-                grpc_web::push_response_end(*encoding, passing, &mut frame);
-            }
-        }
-        Ok(frame)
-    }
-
-    /// Appends the piece, and the end with its frame. Says how many bytes of it count.
-    fn put(&self, sink: Sink, end: Option<&[u8]>, out: &mut Vec<u8>) -> u64 {
-        let piece_bytes = match self.turn {
-            Turn::Request(_) => self.piece.len(),
-            Turn::Response(encoding) => grpc_web::response_data_bytes(encoding, self.piece.len()),
-        };
-        let frame = end.unwrap_or_default();
-        // One chunk for both; an empty one would end the body.
-        let chunk_bytes = piece_bytes + frame.len();
-        let chunked = sink == Sink::Chunked && chunk_bytes > 0;
-        if chunked {
-            encode_chunk_size(chunk_bytes as u64, out);
-        }
-        match self.turn {
-            Turn::Request(_) => out.extend_from_slice(&self.piece),
-            Turn::Response(encoding) => grpc_web::push_response_data(encoding, &self.piece, out),
-        }
-        out.extend_from_slice(frame);
-        if chunked {
-            out.extend_from_slice(b"\r\n");
-        }
-        if sink == Sink::Chunked && end.is_some() {
-            out.extend_from_slice(LAST_CHUNK);
-        }
-        match self.turn {
-            Turn::Request(_) => 0,
-            Turn::Response(_) => chunk_bytes as u64,
-        }
-    }
-}
-
 fn grpc_status(trailers: &Trailers<'_>) -> Option<GrpcStatus> {
     trailers.fields.values("grpc-status").next().and_then(GrpcStatus::parse)
 }
@@ -436,10 +421,25 @@ fn grpc_status(trailers: &Trailers<'_>) -> Option<GrpcStatus> {
 mod tests {
     use std::io::IoSlice;
 
-    use super::{Batch, Flow, FlowError, GrpcStatus, PIECES_MAX};
+    use super::super::transform::PIECE_BYTES;
+    use super::super::transform::tests::Grow;
+    use super::{Batch, Counts, Flow, FlowError, GrpcStatus, PIECES_MAX, Transform};
     use crate::http::framing::BodyLength;
     use crate::http::grpc_web::Encoding::{self, Binary, Text};
-    use crate::http::grpc_web::{Malformed, RequestBody};
+    use crate::http::grpc_web::{Malformed, RequestBody, ResponseBody};
+
+    fn from_grpc_web(from: BodyLength, encoding: Encoding) -> Flow {
+        Flow::through(
+            from,
+            BodyLength::Chunked,
+            Counts::AsItComes,
+            vec![Box::new(RequestBody::new(encoding))],
+        )
+    }
+
+    fn to_grpc_web(from: BodyLength, to: BodyLength, encoding: Encoding) -> Flow {
+        Flow::through(from, to, Counts::AsItGoes, vec![Box::new(ResponseBody::new(encoding))])
+    }
 
     /// Sent, left over, content bytes.
     type Ran = (Vec<u8>, Vec<u8>, u64);
@@ -465,10 +465,13 @@ mod tests {
             flow.step(&held, &mut batch)?;
             send(&batch, &held);
             held.drain(..batch.consumed);
-            if batch.consumed == 0 && !flow.is_ended() {
+            if batch.consumed == 0 && !batch.more && !flow.is_ended() {
                 let Some(more) = chunks.next() else {
                     flow.finish(&mut batch)?;
                     send(&batch, &held);
+                    if batch.more {
+                        continue;
+                    }
                     break;
                 };
                 held.extend_from_slice(more);
@@ -490,7 +493,7 @@ mod tests {
         ];
         for (end, expected) in ends {
             let input = format!("2\r\nhi\r\n{end}");
-            for mut flow in [Flow::new(Chunked, Chunked), Flow::to_grpc_web(Chunked, Chunked, Text)] {
+            for mut flow in [Flow::new(Chunked, Chunked), to_grpc_web(Chunked, Chunked, Text)] {
                 let (mut batch, mut rest) = (Batch::default(), input.as_bytes());
                 assert_eq!(flow.grpc_status(), None);
                 while !flow.is_ended() {
@@ -563,7 +566,7 @@ mod tests {
         ];
         for (from, encoding, input, expected, left) in table {
             for cut in 1..=input.len() {
-                let flow = Flow::from_grpc_web(*from, *encoding);
+                let flow = from_grpc_web(*from, *encoding);
                 assert_eq!(flow.movable(), 0);
                 let got = run_flow(flow, input.as_bytes(), cut).unwrap();
                 assert_eq!(
@@ -576,16 +579,16 @@ mod tests {
             }
         }
         for (input, expected) in [
-            ("YWJ!", FlowError::GrpcWeb(Malformed::Base64)),
-            ("YWJjZ", FlowError::GrpcWeb(Malformed::Truncated)),
-            ("YW", FlowError::GrpcWeb(Malformed::Truncated)),
+            ("YWJ!", FlowError::Content(Malformed::Base64.reason())),
+            ("YWJjZ", FlowError::Content(Malformed::Truncated.reason())),
+            ("YW", FlowError::Content(Malformed::Truncated.reason())),
         ] {
             for cut in 1..=input.len() {
-                let flow = Flow::from_grpc_web(Length(input.len() as u64), Text);
+                let flow = from_grpc_web(Length(input.len() as u64), Text);
                 assert_eq!(run_flow(flow, input.as_bytes(), cut).unwrap_err(), expected, "{input} cut {cut}");
             }
         }
-        let cut_short = run_flow(Flow::from_grpc_web(Length(9), Text), b"YWJj", 2);
+        let cut_short = run_flow(from_grpc_web(Length(9), Text), b"YWJj", 2);
         assert_eq!(cut_short.unwrap_err(), FlowError::Truncated);
     }
 
@@ -606,7 +609,7 @@ mod tests {
                 [(Chunked, Binary), (Chunked, Text), (UntilClose, Binary), (UntilClose, Text)]
             {
                 for cut in 1..=input.len() {
-                    let got = run_flow(Flow::to_grpc_web(from, to, encoding), input, cut).unwrap();
+                    let got = run_flow(to_grpc_web(from, to, encoding), input, cut).unwrap();
                     let sent = if to == Chunked { content(&got.0) } else { got.0 };
                     assert_eq!((got.1.len(), got.2), (left, sent.len() as u64), "{from:?} {to:?} cut {cut}");
                     let mut read = Vec::new();
@@ -616,8 +619,40 @@ mod tests {
                 }
             }
         }
-        let cut = run_flow(Flow::to_grpc_web(Chunked, Chunked, Binary), b"6\r\nabc", 3);
+        let cut = run_flow(to_grpc_web(Chunked, Chunked, Binary), b"6\r\nabc", 3);
         assert_eq!(cut.unwrap_err(), FlowError::Truncated);
+    }
+
+    #[test]
+    fn what_grows_goes_in_bounded_pieces_and_keeps_its_trailers() {
+        use BodyLength::{Chunked, Length, UntilClose};
+        let bodies: [(BodyLength, &[u8], &[u8]); 3] = [
+            (Length(3), b"abcnext", b""),
+            (Chunked, b"1\r\na\r\n2\r\nbc\r\n0\r\nX-Sum: 1\r\nHost: x\r\n\r\nnext", b"X-Sum: 1\r\n"),
+            (UntilClose, b"abc", b""),
+        ];
+        for (from, input, trailers) in bodies {
+            for (to, cut) in [(Chunked, 1), (Chunked, 100), (UntilClose, 100)] {
+                let grow = || Box::new(Grow { by: 70_000, left: 0 }) as Box<dyn Transform>;
+                let flow = Flow::through(from, to, Counts::AsItGoes, vec![grow()]);
+                let (sent, left, counted) = run_flow(flow, input, cut).unwrap();
+                assert_eq!((counted, left.len()), (210_001, if from == UntilClose { 0 } else { 4 }));
+                if to == UntilClose {
+                    assert_eq!(sent.len(), 210_001);
+                    continue;
+                }
+                let end = [b"0\r\n", trailers, b"\r\n"].concat();
+                assert!(sent.ends_with(&end), "{from:?} {:?}", sent.last_chunk::<40>());
+                let mut rest = &sent[..sent.len() - end.len()];
+                while !rest.is_empty() {
+                    let line = rest.windows(2).position(|pair| pair == b"\r\n").unwrap();
+                    let size =
+                        usize::from_str_radix(std::str::from_utf8(&rest[..line]).unwrap(), 16).unwrap();
+                    assert!(size <= PIECE_BYTES + 1, "{size}");
+                    rest = &rest[line + 2 + size + 2..];
+                }
+            }
+        }
     }
 
     #[test]

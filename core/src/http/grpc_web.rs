@@ -2,7 +2,7 @@
 //!
 //! Messages pass as they are; what differs is the Content-Type, the trailers, which become the body's last frame, and
 //! the text form, which is all of it in base64. Nothing is held but 3 characters, so no cut and no size matters.
-//! Sans-IO; called between the body's decoder and its encoder.
+//! Sans-IO: both bodies are [`Transform`]s.
 
 use std::fmt;
 
@@ -10,8 +10,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::base::reason::ReasonCode;
+use crate::http::chunked::{TrailerIndex, parse_trailers};
+use crate::http::content::FlowError;
 use crate::http::grammar::{is_field_value, is_token, list_members};
 use crate::http::grpc::subtype;
+use crate::http::transform::Transform;
 
 /// How a body is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,6 +154,53 @@ impl RequestBody {
     /// The body has ended.
     pub fn finish(&self) -> Result<(), Malformed> {
         if self.held_bytes == 0 { Ok(()) } else { Err(Malformed::Truncated) }
+    }
+}
+
+impl Transform for RequestBody {
+    fn data(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, FlowError> {
+        self.step(input, out).map_err(|malformed| FlowError::Content(malformed.reason()))?;
+        Ok(input.len())
+    }
+
+    /// A request of gRPC has no trailers.
+    fn end(&mut self, trailers: &mut Vec<u8>, _: &mut Vec<u8>) -> Result<bool, FlowError> {
+        trailers.clear();
+        self.finish().map_err(|malformed| FlowError::Content(malformed.reason()))?;
+        Ok(true)
+    }
+}
+
+/// A response's body on its way from gRPC.
+#[derive(Debug, Clone, Copy)]
+pub struct ResponseBody {
+    encoding: Encoding,
+}
+
+impl ResponseBody {
+    pub fn new(encoding: Encoding) -> Self {
+        Self { encoding }
+    }
+}
+
+impl Transform for ResponseBody {
+    fn data(&mut self, input: &[u8], out: &mut Vec<u8>) -> Result<usize, FlowError> {
+        push_response_data(self.encoding, input, out);
+        Ok(input.len())
+    }
+
+    /// The trailers become the last frame of the content.
+    fn end(&mut self, trailers: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<bool, FlowError> {
+        let section = std::mem::take(trailers);
+        if !section.is_empty() {
+            let mut slots = TrailerIndex::default();
+            let parsed = parse_trailers(&section, &mut slots).map_err(FlowError::Chunk)?;
+            let passing = parsed.fields.iter().enumerate().filter_map(|(index, header)| {
+                (!parsed.forbidden.contains(index)).then_some((header.name, header.value))
+            });
+            push_response_end(self.encoding, passing, out);
+        }
+        Ok(true)
     }
 }
 

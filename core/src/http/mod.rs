@@ -14,4 +14,5 @@ pub mod http2;
 pub mod message;
 pub mod proxy_protocol;
 pub mod rewrite;
+pub mod transform;
 pub mod upgrade;

@@ -9,11 +9,10 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::again::Retrying;
 use super::attempt::open;
-use super::pump::Pumping;
+use super::exchange::Exchange;
 use super::record::Record;
-use super::request::Exchange;
+use super::retry::Retrying;
 use super::shape::encode_for;
 use super::upstream::{Endpoint, Lease, Want};
 use super::watch::{GONE, gone};
@@ -29,25 +28,24 @@ use crate::policy::outlier::Outcome;
 use crate::policy::retry::{self, Attempt, Body, Hedge, Response};
 use crate::telemetry::metrics::Counter;
 
-/// Waits for the answer to an attempt that is out, hedges it if that takes too long, and gives the attempt whose answer
-/// has begun to come. `request` is the whole request as it came.
+/// Waits for the answer to an attempt that is out, hedges it if that takes too long, and gives the other attempt if that is
+/// the one whose answer has begun to come. `request` is the whole request as it came.
 pub(super) async fn first<P: Platform>(
-    exchange: Exchange<'_, P>,
-    lease: Lease<P::Stream>,
+    exchange: &Exchange<'_, P>,
+    lease: &Lease<P::Stream>,
     hedge: &Hedge,
-    pumping: &Pumping<'_, P>,
     request: &[u8],
     record: &mut Record,
-) -> Result<Lease<P::Stream>, Fault> {
+) -> Result<Option<Lease<P::Stream>>, Fault> {
     let conn = exchange.conn;
     let core = &conn.core;
     conn.deadline.arm(core.tick_ns() / 1_000_000, Duration::from_millis(hedge.after_ms.get()));
     let waited = conn.deadline.bound(lease.stream().readable()).await;
     if waited.is_ok() || conn.deadline.expired() != Expired::Phase || core.stopping.is_raised() {
-        return Ok(lease);
+        return Ok(None);
     }
-    let Some((endpoint, place)) = second(exchange, hedge, &lease.endpoint, record) else { return Ok(lease) };
-    let Ok(pass) = exchange.admit(record) else { return Ok(lease) };
+    let Some((endpoint, place)) = second(exchange, hedge, &lease.endpoint, record) else { return Ok(None) };
+    let Ok(admitted) = exchange.admit(record) else { return Ok(None) };
     core.metrics.count(Counter::Hedges);
     record.attempts += 1;
     let mut bytes = core.take_head();
@@ -55,10 +53,10 @@ pub(super) async fn first<P: Platform>(
     let opened = {
         let sent = pin!(async {
             encoded?;
-            let other = open(exchange, pass, &endpoint).await?;
-            let wrote = pumping.write_all(other.stream(), &mut [IoSlice::new(&bytes)], &mut 0).await;
-            wrote.map_err(|error| super::attempt::not_sent(exchange, &other, error, 0))?;
-            exchange.sent(&other);
+            let other = open(exchange, admitted, &endpoint).await?;
+            let wrote = exchange.pump().write_all(other.stream(), &mut [IoSlice::new(&bytes)], &mut 0).await;
+            wrote.map_err(|error| exchange.not_sent(&other, error, 0))?;
+            exchange.waits_for(&other);
             Ok::<_, Fault>(other)
         });
         // The first may answer while the second is still being sent.
@@ -66,33 +64,26 @@ pub(super) async fn first<P: Platform>(
     };
     core.give_head(bytes);
     let other = match opened {
-        First::Left(_) | First::Right(Err(_)) => return Ok(lease),
+        First::Left(_) | First::Right(Err(_)) => return Ok(None),
         First::Right(Ok(other)) => other,
     };
-    let response_head = exchange.response_head();
-    conn.deadline.arm(core.tick_ns() / 1_000_000, response_head);
+    conn.deadline.arm(core.tick_ns() / 1_000_000, exchange.response_head());
     let winner = {
-        let either = pin!(race_readable(&lease, &other));
+        let either = pin!(race_readable(lease, &other));
         match conn.deadline.bound(race(either, pin!(gone(conn)))).await {
             Ok(First::Left(winner)) => winner,
             Ok(First::Right(())) => return Err(GONE),
             Err(_) => {
-                let too_slow = |lease| {
-                    exchange.timed_out(
-                        lease,
-                        &conn.deadline,
-                        Outcome::Timeout,
-                        ReasonCode::UpstreamResponseTimeout,
-                    )
-                };
-                too_slow(&lease);
+                let reason = ReasonCode::UpstreamResponseTimeout;
+                let too_slow = |lease| exchange.timed_out(lease, &conn.deadline, Outcome::Timeout, reason);
+                too_slow(lease);
                 return Err(too_slow(&other));
             }
         }
     };
     drop(place);
     if winner == Winner::First {
-        return Ok(lease);
+        return Ok(None);
     }
     // It would have taken longer still: that much is known of it, and nothing else. Least of all that it is well.
     lease.outrun(core.tick_ns());
@@ -100,7 +91,7 @@ pub(super) async fn first<P: Platform>(
     if record.draft.is_some() {
         record.endpoint = Some(endpoint.address.clone());
     }
-    Ok(other)
+    Ok(Some(other))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,16 +122,16 @@ type Second<S> = (Rc<Endpoint<S>>, Retrying<S>);
 
 /// Another endpoint and a place in the budget, if both are to be had.
 fn second<P: Platform>(
-    exchange: Exchange<'_, P>,
+    exchange: &Exchange<'_, P>,
     hedge: &Hedge,
     first: &Rc<Endpoint<P::Stream>>,
     record: &mut Record,
 ) -> Option<Second<P::Stream>> {
-    let Exchange { conn, plan, .. } = exchange;
+    let &Exchange { conn, plan, upstream, .. } = exchange;
     let now_ms = conn.core.now_ms();
     let avoid = std::slice::from_ref(first);
     let want = Want { group: plan.group, key: plan.key, sticky: None, private: None, avoid };
-    let chosen = exchange.upstream().choose(&want, now_ms, || conn.core.platform.random()).ok()?;
+    let chosen = upstream.choose(&want, now_ms, || conn.core.platform.random()).ok()?;
     if Rc::ptr_eq(&chosen, first) {
         return None;
     }
@@ -154,8 +145,8 @@ fn second<P: Platform>(
         deadline_ms: plan.hop.deadline.and_then(Deadline::at_ms),
         retry_after_ms: None,
     };
-    match retry::hedge(hedge, &mut exchange.upstream().budget(), &attempt, now_ms) {
-        Ok(()) => Some((chosen, Retrying::new(exchange.upstream()))),
+    match retry::hedge(hedge, &mut upstream.budget(), &attempt, now_ms) {
+        Ok(()) => Some((chosen, Retrying::new(upstream))),
         Err(refusal) => {
             conn.core.metrics.retry_refused(refusal.label());
             None
@@ -165,7 +156,7 @@ fn second<P: Platform>(
 
 /// The whole request, for another endpoint.
 fn encode<P: Platform>(
-    exchange: Exchange<'_, P>,
+    exchange: &Exchange<'_, P>,
     request: &[u8],
     endpoint: &Endpoint<P::Stream>,
     record: &Record,

@@ -6,8 +6,8 @@ use std::cell::Cell;
 use std::io::Write as _;
 use std::net::IpAddr;
 
-use super::connection::Downstream;
 use super::core::Bound;
+use super::downstream::Downstream;
 use super::limits::Limiting;
 use super::record::Record;
 use crate::base::fault::Fault;

@@ -9,9 +9,8 @@ use std::future::{Future, pending};
 use std::pin::pin;
 use std::time::Duration;
 
-use super::attempt::elapsed;
-use super::connection::Downstream;
-use super::watch::{GONE, gone};
+use super::downstream::Downstream;
+use super::watch::{GONE, elapsed, gone};
 use crate::base::deadline::Expired;
 use crate::base::fault::Fault;
 use crate::base::limits::WATCH_CLIENT_AFTER_MS;

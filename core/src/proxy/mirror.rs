@@ -1,29 +1,27 @@
 //! Mirrors: copies of requests for upstreams whose answers nobody sees.
 //!
-//! The client never waits for one. A copy's head is encoded when the request's own is; its body is gathered as it passes
-//! ([`Gather`]), up to a bound; when the whole request has been read, the copy is handed to a task of its own. That has a
+//! The client never waits for one. A copy's head is encoded when the request's own is; its body is kept as it passes
+//! ([`Tee`](super::body::Tee)), up to a bound; when the whole request has been read, the copy is handed to a task of its own. That has a
 //! time-out, and there are only so many of them: what a slow mirror costs is bounded, and what is not copied is counted
 //! with its reason. Copies are not tried again. The mirror's own guards and health apply to them.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::attempt::{on_behalf, reuse};
+use super::body::{End, Pump, PumpError, Watch};
+use super::connect::{self, NotConnected, on_behalf, reuse};
 use super::core::Core;
-use super::pump::{End, PumpError, Pumping, Watch};
 use super::shape;
 use super::upstream::{Endpoint, Lease, Need, Upstream, Want};
 use crate::base::buffer::{Buffer, Purpose};
-use crate::base::deadline::Deadline;
-use crate::base::kept::{Kept, KeptAccount};
 use crate::base::reason::ReasonCode;
 use crate::config::snapshot::Mirror;
 use crate::http::flow::{Batch, Flow};
 use crate::http::framing::BodyLength;
 use crate::http::http1::parse::{HeadLimits, Parsed, parse_response};
 use crate::http::message::{HeadIndex, Method};
-use crate::net::platform::{Connected, Platform};
+use crate::net::platform::Platform;
 use crate::net::proxied::OnBehalf;
 use crate::policy::outlier::Outcome;
 use crate::telemetry::metrics::Counter;
@@ -36,9 +34,6 @@ const MIRROR_TIMEOUT: ReasonCode = ReasonCode::MirrorTimeout;
 
 /// The body is larger than the mirror takes.
 const MIRROR_BODY_TOO_LARGE: ReasonCode = ReasonCode::MirrorBodyTooLarge;
-
-/// The bodies that this worker keeps leave no room for it.
-const MIRROR_NO_MEMORY: ReasonCode = ReasonCode::MirrorNoMemory;
 
 /// Of an answer that nobody reads. Beyond it the connection is closed.
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
@@ -154,48 +149,11 @@ pub(super) fn copies<P: Platform>(request: &shape::Request<'_, P>) -> Option<Box
 }
 
 impl<S> Copies<S> {
-    /// What gathers the body as it passes, for copies that are still to be sent.
-    pub(super) fn gather(&self, account: &Rc<KeptAccount>) -> Option<Gather> {
-        let waiting = !self.heads.borrow().is_empty();
-        waiting.then(|| Gather {
-            bytes: RefCell::new(Some(Kept::new(account))),
-            bytes_max: self.body_bytes_max,
-            missed: Cell::new(MIRROR_BODY_TOO_LARGE),
-        })
+    /// How much of the body copies want that are still to be sent; `None`: there are none.
+    pub(super) fn wanted_bytes(&self) -> Option<usize> {
+        (!self.heads.borrow().is_empty()).then_some(self.body_bytes_max)
     }
 }
-
-/// A request's body as its client framed it, gathered up to a bound.
-#[derive(Debug)]
-pub(super) struct Gather {
-    /// `None` once it was too much.
-    bytes: RefCell<Option<Kept>>,
-    bytes_max: usize,
-    /// Why there is no copy, if there is none.
-    missed: Cell<ReasonCode>,
-}
-
-impl Gather {
-    /// Bytes of the body leave the buffer. Beyond the bound all is forgotten; and where the worker has no room.
-    pub(super) fn push(&self, body: &[u8]) {
-        let mut bytes = self.bytes.borrow_mut();
-        let Some(kept) = &mut *bytes else { return };
-        if kept.as_slice().len() + body.len() > self.bytes_max + FRAMING_BYTES {
-            *bytes = None;
-        } else if kept.extend(body).is_err() {
-            self.missed.set(MIRROR_NO_MEMORY);
-            *bytes = None;
-        }
-    }
-
-    /// It wants to see every byte.
-    pub(super) fn is_gathering(&self) -> bool {
-        self.bytes.borrow().is_some()
-    }
-}
-
-/// What chunked framing may add to a body of the largest size.
-const FRAMING_BYTES: usize = 4 * 1024;
 
 /// Sends the copies of a request whose body is at hand whole. Of another nothing is done yet.
 pub(super) fn send_whole<P: Platform>(core: &Rc<Core<P>>, copies: &Copies<P::Stream>, at_hand: &[u8]) {
@@ -211,14 +169,12 @@ pub(super) fn send_whole<P: Platform>(core: &Rc<Core<P>>, copies: &Copies<P::Str
     }
 }
 
-/// The whole request has passed: sends the copies that are left.
-pub(super) fn send_gathered<P: Platform>(core: &Rc<Core<P>>, copies: &Copies<P::Stream>, gather: &Gather) {
-    let bytes = gather.bytes.take();
-    send(core, copies, bytes.as_ref().map(Kept::as_slice).ok_or(gather.missed.get()));
-}
-
-/// `body` is in the client's framing; else why it is not at hand.
-fn send<P: Platform>(core: &Rc<Core<P>>, copies: &Copies<P::Stream>, body: Result<&[u8], ReasonCode>) {
+/// Sends the copies that are left. `body` is in the client's framing; else it says why it is not at hand.
+pub(super) fn send<P: Platform>(
+    core: &Rc<Core<P>>,
+    copies: &Copies<P::Stream>,
+    body: Result<&[u8], ReasonCode>,
+) {
     for mut copy in copies.heads.take() {
         let content = body.map(|body| frame(copies.body, body, &mut copy.head));
         match content {
@@ -266,102 +222,75 @@ async fn deliver<P: Platform>(
     let deadline = core.deadlines.deadline();
     let now_ns = core.tick_ns();
     deadline.cap(now_ns / 1_000_000, copy.mirror.timeout);
-    let pass = copy.upstream.admit(now_ns, now_ns).map_err(|_| ReasonCode::MirrorUnavailable)?;
-    let (mut lease, found) = reuse(core, pass, &copy.endpoint, Need::Any, None);
+    let admitted = copy.upstream.admit(now_ns, now_ns).map_err(|_| ReasonCode::MirrorUnavailable)?;
+    let (mut lease, found) = reuse(core, admitted, &copy.endpoint, Need::Any, None);
     if !found {
-        connect(core, &deadline, &copy, &mut lease).await?;
+        deadline.arm(core.now_ms(), copy.connect_timeout);
+        if let Err(error) = connect::open(core, &mut lease, &copy.client, &deadline).await {
+            if let NotConnected::Short(shortage) = error {
+                return Err(shortage.reason());
+            }
+            learn(core, &lease, Outcome::ConnectFailure, None);
+            return Err(MIRROR_FAILED);
+        }
     }
     if copy.authenticates_connection {
         // Nobody's next copy may be taken for this client's.
         lease.bind_to_client();
     }
-    let spliced = Cell::new(0);
-    let pumping = Pumping {
+    let pump = Pump {
         platform: &core.platform,
         pipes: &core.pipes,
         deadline: &deadline,
         moved_ms: None,
         idle: copy.mirror.timeout,
         content_max: u64::MAX,
-        spliced: &spliced,
+        metrics: &core.metrics,
         watch: Watch::Nobody,
     };
-    let wrote = pumping.write_all(lease.stream(), &mut [std::io::IoSlice::new(&copy.head)], &mut 0).await;
+    let wrote = pump.write_all(lease.stream(), &mut [std::io::IoSlice::new(&copy.head)], &mut 0).await;
     lease.sent(core.tick_ns());
     let status = match wrote {
-        Ok(()) => answer(core, &pumping, &lease, method).await,
+        Ok(()) => answer(core, &pump, &lease, method).await,
         Err(error) => Err(error),
     };
-    let now_ns = core.tick_ns();
-    let learn = |outcome, status| {
-        if let Some(applied) = lease.learn(outcome, status, now_ns, || core.platform.random()) {
-            core.health_changed(applied);
-        }
-    };
+    core.tick_ns();
     match status {
         Ok((status, clean)) => {
-            learn(Outcome::of_status(status), Some(status));
+            learn(core, &lease, Outcome::of_status(status), Some(status));
             if clean {
-                lease.give_back(now_ns / 1_000_000, None);
+                lease.give_back(core.now_ms(), None);
             }
             Ok(())
         }
         Err(PumpError::Elapsed(_)) => {
-            learn(Outcome::Timeout, None);
+            learn(core, &lease, Outcome::Timeout, None);
             Err(MIRROR_TIMEOUT)
         }
         Err(_) => {
-            learn(Outcome::Reset, None);
+            learn(core, &lease, Outcome::Reset, None);
             Err(MIRROR_FAILED)
         }
     }
 }
 
-async fn connect<P: Platform>(
-    core: &Core<P>,
-    deadline: &Deadline,
-    copy: &Copy<P::Stream>,
-    lease: &mut Lease<P::Stream>,
-) -> Result<(), ReasonCode> {
-    core.metrics.count(Counter::UpstreamConnects);
-    deadline.arm(core.now_ms(), copy.connect_timeout);
-    let endpoint = &copy.endpoint;
-    let connected = deadline.bound(core.platform.connect(&endpoint.address, &lease.dial, &copy.client)).await;
-    let now_ns = core.tick_ns();
-    let failed = match connected {
-        Ok(Ok(connected)) => {
-            if matches!(connected, Connected::Session(_)) {
-                core.metrics.count(Counter::UpstreamHttp2Connects);
-            }
-            if lease.connected(connected, now_ns / 1_000_000) {
-                return Ok(());
-            }
-            None
-        }
-        Ok(Err(error)) => Some(error),
-        Err(_) => None,
-    };
-    if let Some(shortage) = failed.and_then(|error| error.shortage()) {
-        core.short_of(shortage, "a connection to a mirror");
-        return Err(shortage.reason());
-    }
-    core.metrics.count(Counter::UpstreamConnectErrors);
-    if let Some(applied) = lease.learn(Outcome::ConnectFailure, None, now_ns, || core.platform.random()) {
+fn learn<P: Platform>(core: &Core<P>, lease: &Lease<P::Stream>, outcome: Outcome, status: Option<u16>) {
+    if let Some(applied) = lease.learn(outcome, status, core.now_ms() * 1_000_000, || core.platform.random())
+    {
         core.health_changed(applied);
     }
-    Err(MIRROR_FAILED)
 }
 
 /// Reads the answer away. Its status, and whether the connection may carry another request.
 async fn answer<P: Platform>(
     core: &Core<P>,
-    pumping: &Pumping<'_, P>,
+    pump: &Pump<'_, P>,
     lease: &Lease<P::Stream>,
     method: Method,
 ) -> Result<(u16, bool), PumpError> {
     let stream = lease.stream();
     // Taken when the first byte is there: a mirror that never answers costs no buffer.
-    pumping.wait_readable(stream).await?;
+    pump.wait_readable(stream).await?;
     let mut buffer = Buffer::nothing(&core.buffers.share(None), Purpose::Response);
     let (status, length, keep_alive) = loop {
         let mut slots = HeadIndex::default();
@@ -382,7 +311,7 @@ async fn answer<P: Platform>(
                 if buffer.is_full() {
                     return Err(PumpError::TooLarge);
                 }
-                if pumping.read(stream, &mut buffer).await? == 0 {
+                if pump.read(stream, &mut buffer).await? == 0 {
                     return Err(PumpError::Broken(End::Source));
                 }
             }
@@ -394,7 +323,7 @@ async fn answer<P: Platform>(
     while !flow.is_ended() {
         flow.step(buffer.filled(), &mut batch).map_err(PumpError::Malformed)?;
         buffer.consume(batch.consumed);
-        pumping.spend(&mut turn, batch.consumed).await;
+        pump.spend(&mut turn, batch.consumed).await;
         if flow.content_bytes() > ANSWER_BYTES_MAX {
             return Ok((status, false));
         }
@@ -402,7 +331,7 @@ async fn answer<P: Platform>(
             continue;
         }
         buffer.compact();
-        if pumping.read(stream, &mut buffer).await? == 0 {
+        if pump.read(stream, &mut buffer).await? == 0 {
             return Ok((status, false));
         }
     }

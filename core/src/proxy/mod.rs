@@ -4,13 +4,18 @@
 //! one try at one endpoint, `exchange` moves bodies with `pump`, `grpc_web` shapes the heads of a translated call, `respond` makes the answers that are our own.
 //! All of it is generic over [`Platform`](crate::net::platform::Platform), so it runs over a simulated world as well.
 
-mod again;
 mod attempt;
+mod body;
 mod caller;
+mod choose;
+mod connect;
 pub mod connection;
 pub mod core;
+mod downstream;
 mod exchange;
 pub mod explain;
+mod finish;
+mod forward;
 mod grpc_web;
 pub mod handshake;
 mod hedge;
@@ -22,13 +27,14 @@ pub mod limits;
 pub mod log;
 mod lookup;
 mod mirror;
-mod multiplex;
+mod phases;
 mod plan;
-mod pump;
 mod record;
-mod replay;
+mod relay;
 mod request;
 mod respond;
+mod response;
+mod retry;
 mod shape;
 pub mod split;
 pub mod standing;

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use super::caller;
-use super::connection::Downstream;
 use super::core::Bound;
+use super::downstream::Downstream;
 use super::grpc_web::Call;
 use super::hop::Hop;
 use super::inject;

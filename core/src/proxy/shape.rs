@@ -1,8 +1,8 @@
 //! 8 shape the request: the head that goes upstream, or to a mirror. Called by `request` while the client's head is
 //! still borrowed, and again for each further endpoint that must be named.
 
-use super::connection::Downstream;
 use super::core::Bound;
+use super::downstream::Downstream;
 use super::grpc_web;
 use super::plan::Plan;
 use super::upstream::Endpoint;

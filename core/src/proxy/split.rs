@@ -6,8 +6,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::caller::with_hashed;
-use super::connection::Downstream;
 use super::core::Bound;
+use super::downstream::Downstream;
 use super::record::Record;
 use super::watch::GONE;
 use crate::config::snapshot::{Action, Destination, Split};

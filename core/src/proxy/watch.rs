@@ -11,10 +11,11 @@ use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
-use super::connection::Downstream;
+use super::downstream::Downstream;
 use super::in_hand::parking;
 use crate::base::buffer::Buffer;
-use crate::base::fault::Fault;
+use crate::base::deadline::{Deadline, Expired};
+use crate::base::fault::{Fault, Retry};
 use crate::base::limits::{LOOK_AT_CLIENT_MS, WATCH_CLIENT_AFTER_MS};
 use crate::base::reason::ReasonCode;
 use crate::net::platform::Platform;
@@ -93,5 +94,23 @@ async fn watch<P: Platform>(conn: &Downstream<P>, after_ms: u64) {
             }
             Presence::Here => {}
         }
+    }
+}
+
+/// The fault of an expired wait: of its own phase, of the cap on the whole request, or of our own end, at which every
+/// wait is over.
+pub(super) fn elapsed<P: Platform>(
+    conn: &Downstream<P>,
+    deadline: &Deadline,
+    reason: ReasonCode,
+    status: u16,
+) -> Fault {
+    if conn.core.stopping.is_raised() {
+        return Fault::ourselves(ReasonCode::Stopping, 503);
+    }
+    match deadline.expired() {
+        Expired::Phase => Fault::upstream(reason, status, Retry::Never),
+        Expired::Attempt => Fault::upstream(ReasonCode::AttemptTimeout, 504, Retry::Never),
+        Expired::Request => Fault::policy(ReasonCode::RequestTimeout, 504),
     }
 }

@@ -99,7 +99,7 @@ impl Guards {
 }
 
 /// The right to make one attempt. What became of it is to be told by its lease; without that it counts for nothing.
-pub struct Pass<S> {
+pub struct Admitted<S> {
     pub(super) upstream: Rc<Upstream<S>>,
     permit: Cell<Option<Permit>>,
     /// It still counts among those in flight.
@@ -108,9 +108,9 @@ pub struct Pass<S> {
     began_ns: u64,
 }
 
-impl<S> std::fmt::Debug for Pass<S> {
+impl<S> std::fmt::Debug for Admitted<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pass").field("upstream", &self.upstream.name).finish_non_exhaustive()
+        f.debug_struct("Admitted").field("upstream", &self.upstream.name).finish_non_exhaustive()
     }
 }
 
@@ -121,7 +121,7 @@ impl<S> Upstream<S> {
     }
 
     /// May an attempt be made now, for an exchange that began at `began_ns`?
-    pub fn admit(self: &Rc<Self>, now_ns: u64, began_ns: u64) -> Result<Pass<S>, Denied> {
+    pub fn admit(self: &Rc<Self>, now_ns: u64, began_ns: u64) -> Result<Admitted<S>, Denied> {
         let guards = &self.guards;
         let in_flight = guards.in_flight.get();
         if in_flight >= self.settings.borrow().requests_max {
@@ -139,11 +139,16 @@ impl<S> Upstream<S> {
             ),
         };
         guards.in_flight.set(in_flight + 1);
-        Ok(Pass { upstream: Rc::clone(self), permit: Cell::new(permit), counted: Cell::new(true), began_ns })
+        Ok(Admitted {
+            upstream: Rc::clone(self),
+            permit: Cell::new(permit),
+            counted: Cell::new(true),
+            began_ns,
+        })
     }
 }
 
-impl<S> Pass<S> {
+impl<S> Admitted<S> {
     /// When the exchange began.
     pub(super) fn began_ns(&self) -> u64 {
         self.began_ns
@@ -183,7 +188,7 @@ impl<S> Pass<S> {
     }
 }
 
-impl<S> Drop for Pass<S> {
+impl<S> Drop for Admitted<S> {
     fn drop(&mut self) {
         self.stop_counting();
         if let Some(permit) = self.permit.take()

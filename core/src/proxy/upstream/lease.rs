@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use super::endpoint::{Endpoint, Idle, Multiplexed};
-use super::guards::Pass;
+use super::guards::Admitted;
 use super::private::Private;
 use crate::http::message::Wire;
 use crate::net::h2::client::ClientStream;
@@ -50,7 +50,7 @@ pub enum Found<S> {
 /// The right to use one connection to an endpoint. Dropping it closes the connection; [`Lease::give_back`] makes it idle.
 #[derive(Debug)]
 pub struct Lease<S: Transport> {
-    pass: Pass<S>,
+    admitted: Admitted<S>,
     /// Where the connection goes.
     pub endpoint: Rc<Endpoint<S>>,
     /// How its connection is opened, or was.
@@ -100,7 +100,7 @@ impl<S: Transport + From<Box<ClientStream>>> Lease<S> {
     /// to live. Each is looked at before it is used, however short it has been idle: a response that comes late, or that
     /// nobody asked for, must not become the next client's. The look is one recv(2), a microsecond.
     pub fn take(
-        pass: Pass<S>,
+        admitted: Admitted<S>,
         endpoint: &Rc<Endpoint<S>>,
         need: Need,
         private: Option<&Private<S>>,
@@ -108,19 +108,19 @@ impl<S: Transport + From<Box<ClientStream>>> Lease<S> {
         discarded: &mut Discarded,
     ) -> (Self, Found<S>) {
         if endpoint.dial().http2.is_some() {
-            return Self::take_stream(pass, endpoint, now_ms);
+            return Self::take_stream(admitted, endpoint, now_ms);
         }
         if need == Need::Any
             && let Some(stream) = private.and_then(|private| private.take(endpoint))
         {
             if discarded.look(&stream) {
-                let lease = Self::new(pass, endpoint, Share::Own, now_ms);
+                let lease = Self::new(admitted, endpoint, Share::Own, now_ms);
                 lease.private.set(true);
                 return (lease, Found::Idle(stream));
             }
             endpoint.open.set(endpoint.open.get() - 1);
         }
-        let connections_max = pass.upstream.settings.borrow().connections_max;
+        let connections_max = admitted.upstream.settings.borrow().connections_max;
         let found = loop {
             if need == Need::New && endpoint.open.get() < connections_max {
                 break None;
@@ -149,19 +149,19 @@ impl<S: Transport + From<Box<ClientStream>>> Lease<S> {
             let lent = if need == Need::New || !endpoint.may_lend() { None } else { endpoint.loans.borrow() };
             lent.map_or(Found::Nothing, Found::Lent)
         };
-        (Self::new(pass, endpoint, Share::Own, now_ms), found)
+        (Self::new(admitted, endpoint, Share::Own, now_ms), found)
     }
 
-    fn take_stream(pass: Pass<S>, endpoint: &Rc<Endpoint<S>>, now_ms: u64) -> (Self, Found<S>) {
+    fn take_stream(admitted: Admitted<S>, endpoint: &Rc<Endpoint<S>>, now_ms: u64) -> (Self, Found<S>) {
         if let Some(stream) = endpoint.open_stream(now_ms) {
             return (
-                Self::new(pass, endpoint, Share::Stream, now_ms),
+                Self::new(admitted, endpoint, Share::Stream, now_ms),
                 Found::Idle(S::from(Box::new(stream))),
             );
         }
         endpoint.open.set(endpoint.open.get() + 1);
         endpoint.dialling.set(true);
-        (Self::new(pass, endpoint, Share::Dialling, now_ms), Found::Nothing)
+        (Self::new(admitted, endpoint, Share::Dialling, now_ms), Found::Nothing)
     }
 
     /// Gives the lease the connection that was opened for it. False if it is of no use: its origin allows no streams.
@@ -185,11 +185,11 @@ impl<S: Transport + From<Box<ClientStream>>> Lease<S> {
 }
 
 impl<S: Transport> Lease<S> {
-    fn new(pass: Pass<S>, endpoint: &Rc<Endpoint<S>>, place: Share, now_ms: u64) -> Self {
+    fn new(admitted: Admitted<S>, endpoint: &Rc<Endpoint<S>>, place: Share, now_ms: u64) -> Self {
         endpoint.active.set(endpoint.active.get() + 1);
         endpoint.requests.set(endpoint.requests.get() + 1);
         Self {
-            pass,
+            admitted,
             ticket: Cell::new(Some(endpoint.observer.begin())),
             dial: endpoint.dial(),
             endpoint: Rc::clone(endpoint),
@@ -205,7 +205,7 @@ impl<S: Transport> Lease<S> {
         if std::mem::replace(&mut self.place, next) == Share::Dialling {
             self.endpoint.dialling.set(false);
             // All that waited for it: there is room for many, or none, and then one of them must dial.
-            self.pass.upstream.queue.call_all();
+            self.admitted.upstream.queue.call_all();
         }
     }
 
@@ -274,7 +274,7 @@ impl<S: Transport> Lease<S> {
     /// (an upload, a queue, our own delay) is not its fault.
     pub fn took_most(&self, now_ns: u64) -> bool {
         self.latency_ns(now_ns).is_some_and(|latency_ns| {
-            latency_ns >= now_ns.saturating_sub(self.pass.began_ns()).saturating_sub(latency_ns)
+            latency_ns >= now_ns.saturating_sub(self.admitted.began_ns()).saturating_sub(latency_ns)
         })
     }
 
@@ -298,8 +298,8 @@ impl<S: Transport> Lease<S> {
         }
         let ticket = self.ticket.take()?;
         let latency_ns = self.latency_ns(now_ns);
-        self.pass.learn(outcome, status, latency_ns, now_ns);
-        let settings = self.pass.upstream.settings.borrow();
+        self.admitted.learn(outcome, status, latency_ns, now_ns);
+        let settings = self.admitted.upstream.settings.borrow();
         if settings.rule == Rule::PeakEwma {
             let mut latency = self.endpoint.latency.get();
             match (status, latency_ns) {
@@ -329,7 +329,7 @@ impl<S: Transport> Lease<S> {
     /// Another attempt has answered first: this one has taken so long already, which only its latency learns. Whether it
     /// would have been answered at all nobody knows, so health and breaker hear nothing.
     pub fn outrun(&self, now_ns: u64) {
-        let settings = self.pass.upstream.settings.borrow();
+        let settings = self.admitted.upstream.settings.borrow();
         if settings.rule == Rule::PeakEwma
             && let Some(latency_ns) = self.latency_ns(now_ns)
         {
@@ -341,7 +341,7 @@ impl<S: Transport> Lease<S> {
 
     /// The exchange has become a tunnel: no request in flight any more.
     pub fn became_tunnel(&self) {
-        self.pass.stop_counting();
+        self.admitted.stop_counting();
     }
 
     /// The exchange ended cleanly: keeps the connection for the next one, if there is room. One that is bound to its
@@ -356,13 +356,13 @@ impl<S: Transport> Lease<S> {
             if let Some(private) = private
                 && let Some(stream) = self.stream.take()
             {
-                private.put(&self.pass.upstream, &self.endpoint, &self.dial, stream);
+                private.put(&self.admitted.upstream, &self.endpoint, &self.dial, stream);
                 // The drop below must not count it as closed.
                 self.endpoint.open.set(self.endpoint.open.get() + 1);
             }
             return;
         }
-        let idle_max = self.pass.upstream.settings.borrow().idle_max;
+        let idle_max = self.admitted.upstream.settings.borrow().idle_max;
         let mut idle = self.endpoint.idle.borrow_mut();
         if idle.len() >= idle_max as usize {
             return;
@@ -387,6 +387,6 @@ impl<S: Transport> Drop for Lease<S> {
         // The stream's place on its connection is free before somebody is called to it.
         self.stream = None;
         self.endpoint.active.set(self.endpoint.active.get() - 1);
-        self.pass.upstream.queue.call_next();
+        self.admitted.upstream.queue.call_next();
     }
 }

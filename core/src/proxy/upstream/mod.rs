@@ -40,7 +40,7 @@ use crate::proxy::standing::{self, Applied, Comparison, Standing};
 
 pub use endpoint::Endpoint;
 pub use group::Group;
-pub use guards::{Denied, GuardNumbers, Pass};
+pub use guards::{Admitted, Denied, GuardNumbers};
 pub use lease::{Discarded, Found, Lease, Need};
 pub use loans::Loans;
 pub use private::Private;

@@ -9,28 +9,29 @@ use std::os::fd::BorrowedFd;
 use std::pin::pin;
 use std::time::Duration;
 
-use super::connection::Downstream;
-use super::replay::Replay;
-use super::watch::{gone_once, unless_gone};
+use super::super::downstream::Downstream;
+use super::super::watch::{gone_once, unless_gone};
+use super::Body;
 use crate::base::buffer::Buffer;
 use crate::base::deadline::{Deadline, Expired};
-use crate::base::limits::{SPLICE_BYTES_MIN, TURN_BYTES};
+use crate::base::limits::{LINGER_TOTAL_MS, SPLICE_BYTES_MIN, TURN_BYTES};
 use crate::base::race::{First, race};
 use crate::http::flow::{Batch, Flow, FlowError, PIECES_MAX};
 use crate::net::pipe::{Pipe, PipePool};
 use crate::net::platform::Platform;
 use crate::net::stream::Transport;
+use crate::telemetry::metrics::{Counter, Metrics};
 
 /// Which end of a pump something happened at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
+pub(in super::super) enum End {
     Source,
     Sink,
 }
 
 /// Why a pump stopped before the body's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum PumpError {
+pub(in super::super) enum PumpError {
     /// The stream broke, or the sink is gone.
     Broken(End),
     /// The body is malformed or cut short.
@@ -46,25 +47,25 @@ pub(super) enum PumpError {
 }
 
 /// What a pump needs besides its two streams.
-pub(super) struct Pumping<'p, P: Platform> {
-    pub(super) platform: &'p P,
-    pub(super) pipes: &'p PipePool,
-    pub(super) deadline: &'p Deadline,
+pub(in super::super) struct Pump<'p, P: Platform> {
+    pub(in super::super) platform: &'p P,
+    pub(in super::super) pipes: &'p PipePool,
+    pub(in super::super) deadline: &'p Deadline,
     /// While bodies move both ways: when a byte last did, in either direction, since the response's began; before
     /// that 0. A direction that has nothing to say is not idle while the other one moves.
-    pub(super) moved_ms: Option<&'p Cell<u64>>,
+    pub(in super::super) moved_ms: Option<&'p Cell<u64>>,
     /// How long one wait may last; zero: no bound.
-    pub(super) idle: Duration,
+    pub(in super::super) idle: Duration,
     /// Content bytes that may pass.
-    pub(super) content_max: u64,
-    /// Bytes that went by splice, for the metric.
-    pub(super) spliced: &'p Cell<u64>,
+    pub(in super::super) content_max: u64,
+    /// Where bytes that went by splice are counted.
+    pub(in super::super) metrics: &'p Metrics,
     /// The client, while the other end is waited for.
-    pub(super) watch: Watch<'p, P>,
+    pub(in super::super) watch: Watch<'p, P>,
 }
 
 /// Who is watched during which waits. A wait for the client itself ends when it goes.
-pub(super) enum Watch<'p, P: Platform> {
+pub(in super::super) enum Watch<'p, P: Platform> {
     /// Nobody.
     Nobody,
     /// The client, to which a response goes: while the source is awaited, once nobody reads from it any more.
@@ -81,7 +82,21 @@ impl<P: Platform> Clone for Watch<'_, P> {
 
 impl<P: Platform> Copy for Watch<'_, P> {}
 
-impl<P: Platform> Pumping<'_, P> {
+impl<'p, P: Platform> Pump<'p, P> {
+    /// One that waits at most `idle` for either end (zero: no bound), and watches the client while it waits for the other.
+    pub(in super::super) fn new(conn: &'p Downstream<P>, idle: Duration) -> Self {
+        Self {
+            platform: &conn.core.platform,
+            pipes: &conn.core.pipes,
+            deadline: &conn.deadline,
+            moved_ms: None,
+            idle,
+            content_max: u64::MAX,
+            metrics: &conn.core.metrics,
+            watch: Watch::WhileWriting(conn),
+        }
+    }
+
     /// Arms the deadline for a wait that begins now, and tells when that is.
     fn arm(&self) -> u64 {
         let now_ms = self.platform.now_ms();
@@ -96,7 +111,7 @@ impl<P: Platform> Pumping<'_, P> {
 
     /// Counts bytes that were moved in this task's `turn`, and lets others run when that has been long enough: two ends
     /// that are always ready would never make it wait.
-    pub(super) async fn spend(&self, turn: &mut usize, bytes: usize) {
+    pub(in super::super) async fn spend(&self, turn: &mut usize, bytes: usize) {
         *turn += bytes;
         if *turn >= TURN_BYTES {
             *turn = 0;
@@ -105,7 +120,7 @@ impl<P: Platform> Pumping<'_, P> {
     }
 
     /// Waits until the source has something to read.
-    pub(super) async fn wait_readable<S: Transport>(&self, source: &S) -> Result<(), PumpError> {
+    pub(in super::super) async fn wait_readable<S: Transport>(&self, source: &S) -> Result<(), PumpError> {
         let mut since_ms = self.arm();
         loop {
             let ready = self.deadline.bound(source.readable());
@@ -147,7 +162,7 @@ impl<P: Platform> Pumping<'_, P> {
     }
 
     /// Writes all pieces, waiting where the sink is full. `sent` counts bytes the sink took, also if this fails.
-    pub(super) async fn write_all<S: Transport>(
+    pub(in super::super) async fn write_all<S: Transport>(
         &self,
         sink: &S,
         mut pieces: &mut [IoSlice<'_>],
@@ -175,15 +190,15 @@ impl<P: Platform> Pumping<'_, P> {
         Ok(())
     }
 
-    /// Moves the rest of a body, which `replay` keeps as far as it wants it. `buffer` may hold bytes that came with the head, and keeps those after the body's end.
-    pub(super) async fn body<S: Transport, D: Transport>(
+    /// Moves the rest of a body. `buffer` may hold bytes that came with the head, and keeps those after the body's end.
+    pub(in super::super) async fn body<S: Transport, D: Transport>(
         &self,
         source: &S,
         sink: &D,
         buffer: &mut Buffer,
-        flow: &mut Flow,
-        replay: Option<&Replay>,
+        body: &mut Body<'_>,
     ) -> Result<(), PumpError> {
+        let Body { flow, tee } = body;
         let mut batch = Batch::default();
         let mut turn = 0;
         loop {
@@ -192,8 +207,8 @@ impl<P: Platform> Pumping<'_, P> {
                 return Err(PumpError::TooLarge);
             }
             self.send(sink, &batch, buffer.filled()).await?;
-            if let Some(replay) = replay {
-                replay.push(&buffer.filled()[..batch.consumed]);
+            if let Some(tee) = tee {
+                tee.push(&buffer.filled()[..batch.consumed]);
             }
             buffer.consume(batch.consumed);
             if flow.is_ended() {
@@ -202,28 +217,32 @@ impl<P: Platform> Pumping<'_, P> {
                 return Ok(());
             }
             self.spend(&mut turn, batch.consumed).await;
-            if batch.consumed > 0 && !buffer.is_empty() {
+            if batch.more || (batch.consumed > 0 && !buffer.is_empty()) {
                 continue;
             }
-            let watched = replay.is_some_and(Replay::is_watching);
+            let watched = tee.is_some_and(super::Tee::is_watching);
+            let mut ended = false;
             if buffer.is_empty() && !watched && flow.movable() >= SPLICE_BYTES_MIN {
                 buffer.park();
                 let before = flow.content_bytes();
-                if self.splice(source, sink, flow, &mut turn).await? == Spliced::SourceEnded {
-                    flow.finish(&mut batch).map_err(PumpError::Malformed)?;
-                    return self.send(sink, &batch, &[]).await;
-                }
+                ended = self.splice(source, sink, flow, &mut turn).await? == Spliced::SourceEnded;
                 if flow.is_ended() {
                     return Ok(());
                 }
-                if flow.content_bytes() > before {
+                if !ended && flow.content_bytes() > before {
                     continue;
                 }
             }
-            buffer.compact();
-            if self.read(source, buffer).await? == 0 {
+            if !ended {
+                buffer.compact();
+                ended = self.read(source, buffer).await? == 0;
+            }
+            if ended {
                 flow.finish(&mut batch).map_err(PumpError::Malformed)?;
-                return self.send(sink, &batch, &[]).await;
+                self.send(sink, &batch, &[]).await?;
+                if flow.is_ended() {
+                    return Ok(());
+                }
             }
         }
     }
@@ -238,7 +257,7 @@ impl<P: Platform> Pumping<'_, P> {
     }
 
     /// Waits for bytes and reads them behind what the buffer holds; 0 at the end of the stream.
-    pub(super) async fn read<S: Transport>(
+    pub(in super::super) async fn read<S: Transport>(
         &self,
         source: &S,
         buffer: &mut Buffer,
@@ -264,13 +283,13 @@ impl<P: Platform> Pumping<'_, P> {
     }
 
     /// Waits until there is room to read into.
-    pub(super) async fn ready(&self, buffer: &mut Buffer) -> Result<(), PumpError> {
+    pub(in super::super) async fn ready(&self, buffer: &mut Buffer) -> Result<(), PumpError> {
         self.deadline.bound(buffer.ready()).await.map_err(|_| PumpError::NoBuffer)
     }
 
     /// Moves bytes through a pipe for as long as the source has any at hand. Returns how many; its end is left to be
     /// read by the caller.
-    pub(super) async fn splice_while_ready<S: Transport, D: Transport>(
+    pub(in super::super) async fn splice_while_ready<S: Transport, D: Transport>(
         &self,
         source: &S,
         sink: &D,
@@ -290,7 +309,7 @@ impl<P: Platform> Pumping<'_, P> {
             self.spend(&mut turn, filled).await;
         }
         self.pipes.give(pipe);
-        self.spliced.set(self.spliced.get() + bytes);
+        self.metrics.add(Counter::SplicedBytes, bytes);
         Ok(bytes)
     }
 
@@ -332,7 +351,7 @@ impl<P: Platform> Pumping<'_, P> {
                 Ok(0) => return Ok(Spliced::SourceEnded),
                 Ok(n) => {
                     flow.moved(n as u64);
-                    self.spliced.set(self.spliced.get() + n as u64);
+                    self.metrics.add(Counter::SplicedBytes, n as u64);
                     if flow.content_bytes() > self.content_max {
                         return Err(PumpError::TooLarge);
                     }
@@ -355,8 +374,19 @@ impl<P: Platform> Pumping<'_, P> {
     }
 }
 
+impl<P: Platform> Downstream<P> {
+    /// Sends bytes of our own.
+    pub(in super::super) async fn write(&self, bytes: &[u8]) -> Result<(), ()> {
+        let pump = Pump { watch: Watch::Nobody, ..Pump::new(self, Duration::from_millis(LINGER_TOTAL_MS)) };
+        pump.write_all(&self.stream, &mut [IoSlice::new(bytes)], &mut 0).await.map_err(|_| ())
+    }
+}
+
 /// Reads once, without waiting: `None` if nothing is there after all.
-pub(super) fn read_ready<S: Transport>(source: &S, buffer: &mut Buffer) -> Result<Option<usize>, PumpError> {
+pub(in super::super) fn read_ready<S: Transport>(
+    source: &S,
+    buffer: &mut Buffer,
+) -> Result<Option<usize>, PumpError> {
     match source.try_read(buffer.spare()) {
         Ok(n) => {
             buffer.fill(n);
@@ -379,7 +409,7 @@ enum Spliced {
 }
 
 /// True for an error that says "not now".
-pub(super) fn would_block(error: &io::Error) -> bool {
+pub(in super::super) fn would_block(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
 }
 
@@ -394,7 +424,7 @@ mod tests {
     use std::task::{Context, Poll, Waker};
     use std::time::Duration;
 
-    use super::{Pumping, TURN_BYTES, Watch};
+    use super::{Metrics, Pump, TURN_BYTES, Watch};
     use crate::base::buffer::{Buffer, BufferPool, Purpose};
     use crate::base::clock::Monotonic;
     use crate::base::deadline::Deadlines;
@@ -506,26 +536,26 @@ mod tests {
     fn a_body_that_is_always_ready_moves_in_turns() {
         const BYTES: usize = 4 * 1024 * 1024;
         let world = World(Monotonic::start());
-        let (pipes, table, spliced) = (PipePool::default(), Deadlines::new(), Cell::new(0));
+        let (pipes, table, metrics) = (PipePool::default(), Deadlines::new(), Metrics::new());
         let deadline = table.deadline();
-        let pumping = Pumping {
+        let pump = Pump {
             platform: &world,
             pipes: &pipes,
             deadline: &deadline,
             moved_ms: None,
             idle: Duration::ZERO,
             content_max: u64::MAX,
-            spliced: &spliced,
+            metrics: &metrics,
             watch: Watch::Nobody,
         };
         let (source, sink) = (Ready::default(), Ready::default());
         let pool = BufferPool::new(u64::MAX, &KeptAccount::new(u64::MAX));
         let mut buffer = Buffer::nothing(&pool.share(None), Purpose::Response);
         let length = BodyLength::Length(BYTES as u64);
-        let mut flow = Flow::new(length, length);
-        let mut pump = pin!(pumping.body(&source, &sink, &mut buffer, &mut flow, None));
+        let mut body = Flow::new(length, length).into();
+        let mut moving = pin!(pump.body(&source, &sink, &mut buffer, &mut body));
         let (mut turns, mut before) = (0, 0);
-        while pump.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+        while moving.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
             let moved = sink.written.get() - before;
             assert!(moved <= TURN_BYTES + 16 * 1024, "{moved} bytes in one turn");
             before = sink.written.get();

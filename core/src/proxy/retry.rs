@@ -1,33 +1,40 @@
-//! Whether an exchange is tried again: says to `policy::retry` what happened, keeps what it granted, waits as long as it
-//! says, and sends again what was sent. Also where an attempt's outcome reaches the endpoint's health.
+//! Whether an exchange is tried again: says to `policy::retry` what happened, keeps what it granted, and waits as long as it
+//! says.
 
-use std::io::IoSlice;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::attempt::{self, Failed, STALE};
+use super::exchange::Exchange;
 use super::lookup;
-use super::pump::Pumping;
 use super::record::Record;
-use super::replay::Replay;
-use super::request::Exchange;
-use super::upstream::{Lease, Pass, Upstream};
-use crate::base::deadline::{Deadline as Timer, Expired};
+use super::upstream::{Admitted, Upstream};
 use crate::base::fault::{Blame, Fault, Retry};
-use crate::base::kept::Kept;
 use crate::base::reason::ReasonCode;
-use crate::http::flow::{Batch, Flow, PIECES_MAX};
 use crate::http::framing::BodyLength;
 use crate::http::grpc::GrpcStatus;
 use crate::http::message::ResponseHead;
 use crate::net::platform::Platform;
 use crate::policy::deadline::{Deadline, Left};
-use crate::policy::outlier::Outcome;
 use crate::policy::retry::{self, Attempt, Body, Charge, Failure, Place, Response, Verdict};
+
+/// Why an attempt gave no response to relay.
+#[derive(Debug)]
+pub(super) enum Failed<S> {
+    /// It failed.
+    Fault(Fault),
+    /// It was answered with what is tried again.
+    Again(Next<S>),
+}
+
+impl<S> From<Fault> for Failed<S> {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
 
 /// What a further attempt is to be.
 #[derive(Debug)]
-pub(super) struct Again<S> {
+pub(super) struct Next<S> {
     /// Wait so long before it.
     pub(super) after_ms: u64,
     /// To another endpoint, if there is one.
@@ -57,22 +64,22 @@ impl<S> Drop for Retrying<S> {
 
 impl<P: Platform> Exchange<'_, P> {
     /// The right to make another attempt.
-    pub(super) fn admit(self, record: &mut Record) -> Result<Pass<P::Stream>, Fault> {
+    pub(super) fn admit(&self, record: &mut Record) -> Result<Admitted<P::Stream>, Fault> {
         let core = &self.conn.core;
         // The first one begins with the request, unless that has waited: then the clock has been read since.
         let now_ns = match record.attempts {
             1 => record.started_ns.max(core.now_ms() * 1_000_000),
             _ => core.tick_ns(),
         };
-        self.upstream().admit(now_ns, record.started_ns).map_err(|denied| {
+        self.upstream.admit(now_ns, record.started_ns).map_err(|denied| {
             record.retry_after_s = denied.retry_after_s();
             denied.fault()
         })
     }
 
     /// How much of the request's body to keep for another attempt; 0 where none can come once it is on its way.
-    pub(super) fn replay_bytes_max(self) -> usize {
-        let settings = &self.route().retry;
+    pub(super) fn kept_bytes_max(&self) -> usize {
+        let settings = &self.route.retry;
         let fits = match self.plan.body {
             BodyLength::Length(bytes) => bytes <= settings.body_bytes_max,
             BodyLength::None => false,
@@ -87,12 +94,7 @@ impl<P: Platform> Exchange<'_, P> {
     }
 
     /// An attempt has failed: is there to be another? If not, the record says why.
-    pub(super) fn after_fault(
-        self,
-        fault: Fault,
-        record: &mut Record,
-        replay: &Replay,
-    ) -> Option<Again<P::Stream>> {
+    pub(super) fn after_fault(&self, fault: Fault, record: &mut Record) -> Option<Next<P::Stream>> {
         if fault.retry != Retry::Safe {
             record.sent_before += 1;
         }
@@ -102,7 +104,7 @@ impl<P: Platform> Exchange<'_, P> {
         }
         let body = match fault.retry {
             Retry::Safe if failure != Failure::Refused => Body::NothingSent,
-            _ if record.intact || replay.is_recording() => Body::Replayable,
+            _ if record.intact || self.tee.may_resend() => Body::Replayable,
             _ => Body::Consumed,
         };
         self.decide(failure, body, None, record)
@@ -111,13 +113,12 @@ impl<P: Platform> Exchange<'_, P> {
     /// A response has come: is there to be another attempt in its place? If not although it is a failure, the record says
     /// why.
     pub(super) fn after_response(
-        self,
+        &self,
         head: &ResponseHead<'_>,
         record: &mut Record,
-        replay: &Replay,
-    ) -> Option<Again<P::Stream>> {
+    ) -> Option<Next<P::Stream>> {
         let status = head.status.0;
-        let settings = &self.route().retry;
+        let settings = &self.route.retry;
         // The common case, and the only check that it pays for.
         let failure = if status >= 400 {
             if status < 500 && !settings.statuses.contains(status) {
@@ -130,7 +131,7 @@ impl<P: Platform> Exchange<'_, P> {
         } else {
             return None;
         };
-        let body = if record.intact || replay.is_recording() { Body::Replayable } else { Body::Consumed };
+        let body = if record.intact || self.tee.may_resend() { Body::Replayable } else { Body::Consumed };
         let unix_s = || self.conn.core.platform.unix_time().as_secs();
         let retry_after = head.header("retry-after").map(|value| retry::retry_after_ms(value, unix_s()));
         record.sent_before += 1;
@@ -138,7 +139,7 @@ impl<P: Platform> Exchange<'_, P> {
     }
 
     /// A gRPC call has ended behind its head. Its failure comes too late for another attempt, and the record says so.
-    pub(super) fn after_trailers(self, status: GrpcStatus, record: &mut Record) {
+    pub(super) fn after_trailers(&self, status: GrpcStatus, record: &mut Record) {
         record.grpc_status = Some(status);
         if let Some(failure) = grpc_failure(status) {
             let again = self.decide(failure, Body::Consumed, None, record);
@@ -147,12 +148,12 @@ impl<P: Platform> Exchange<'_, P> {
     }
 
     fn decide(
-        self,
+        &self,
         failure: Failure,
         body: Body,
         retry_after_ms: Option<u64>,
         record: &mut Record,
-    ) -> Option<Again<P::Stream>> {
+    ) -> Option<Next<P::Stream>> {
         let core = &self.conn.core;
         let now_ms = core.tick_ns() / 1_000_000;
         let attempt = Attempt {
@@ -165,18 +166,18 @@ impl<P: Platform> Exchange<'_, P> {
             deadline_ms: self.plan.hop.deadline.and_then(Deadline::at_ms),
             retry_after_ms,
         };
-        let settings = &self.route().retry;
+        let settings = &self.route.retry;
         let draw = core.platform.random();
-        let verdict = retry::decide(settings, &mut self.upstream().budget(), failure, &attempt, now_ms, draw);
+        let verdict = retry::decide(settings, &mut self.upstream.budget(), failure, &attempt, now_ms, draw);
         match verdict {
             Verdict::Again { after_ms, place, charge } => {
                 record.free_attempts += u32::from(charge == Charge::Free);
                 let counted = charge == Charge::Budget;
                 record.mended |= counted && speaks_against(failure, record.grpc_status.take());
-                Some(Again {
+                Some(Next {
                     after_ms,
                     elsewhere: place == Place::Elsewhere,
-                    place: counted.then(|| Retrying::new(self.upstream())),
+                    place: counted.then(|| Retrying::new(self.upstream)),
                     clean: false,
                 })
             }
@@ -189,7 +190,7 @@ impl<P: Platform> Exchange<'_, P> {
     }
 
     /// Waits before an attempt.
-    pub(super) async fn pause(self, after_ms: u64) -> Result<(), Fault> {
+    pub(super) async fn pause(&self, after_ms: u64) -> Result<(), Fault> {
         if after_ms == 0 {
             return Ok(());
         }
@@ -202,59 +203,6 @@ impl<P: Platform> Exchange<'_, P> {
         match self.plan.hop.left(conn.core.now_ms()) {
             Left::Nothing => Err(Fault::policy(ReasonCode::RequestTimeout, 504)),
             Left::Ms(_) | Left::Unbounded => Ok(()),
-        }
-    }
-
-    /// An attempt failed for a reason that is its endpoint's.
-    pub(super) fn failed(self, lease: &Lease<P::Stream>, outcome: Outcome) {
-        self.learn(lease, outcome, None);
-    }
-
-    /// A wait for an attempt's endpoint was longer than `deadline` allows.
-    pub(super) fn timed_out(
-        self,
-        lease: &Lease<P::Stream>,
-        deadline: &Timer,
-        outcome: Outcome,
-        reason: ReasonCode,
-    ) -> Fault {
-        let core = &self.conn.core;
-        // The time of the whole request was over. If the client set it, anybody who asks for a millisecond could have
-        // endpoints left out; if we did, it may have been spent before the endpoint was asked.
-        let own = deadline.expired() == Expired::Request
-            && (self.plan.hop.impatient || !lease.took_most(core.tick_ns()));
-        if !own && !core.stopping.is_raised() {
-            self.failed(lease, outcome);
-        }
-        attempt::elapsed(self.conn, deadline, reason, 504)
-    }
-
-    /// The whole request is out: what is waited for from now on is the endpoint.
-    pub(super) fn sent(self, lease: &Lease<P::Stream>) {
-        let core = &self.conn.core;
-        let timed = self.upstream().is_timed() || self.is_trial();
-        lease.sent(if timed { core.tick_ns() } else { core.now_ms() * 1_000_000 });
-    }
-
-    /// Its arm is compared with another.
-    pub(super) fn is_trial(self) -> bool {
-        self.plan.arm.is_some() && self.bound.trials[self.plan.route].is_some()
-    }
-
-    /// A response's head has come.
-    pub(super) fn answered(self, lease: &Lease<P::Stream>, status: u16) {
-        self.learn(lease, Outcome::of_status(status), Some(status));
-    }
-
-    fn learn(self, lease: &Lease<P::Stream>, outcome: Outcome, status: Option<u16>) {
-        let core = &self.conn.core;
-        let now_ns = if self.upstream().is_timed() || outcome != Outcome::Success {
-            core.tick_ns()
-        } else {
-            core.now_ms() * 1_000_000
-        };
-        if let Some(applied) = lease.learn(outcome, status, now_ns, || core.platform.random()) {
-            core.health_changed(applied);
         }
     }
 }
@@ -288,7 +236,9 @@ fn failure(fault: Fault) -> Option<Failure> {
     match (fault.reason, fault.retry) {
         (ReasonCode::UpstreamRefused, _) => Some(Failure::Refused),
         // The second: one of many that shared a connection, which may have ended for another's sake.
-        (STALE, _) | (ReasonCode::UpstreamClosed, Retry::IfIdempotent) => Some(Failure::Stale),
+        (ReasonCode::UpstreamStale, _) | (ReasonCode::UpstreamClosed, Retry::IfIdempotent) => {
+            Some(Failure::Stale)
+        }
         (_, Retry::Safe) => Some(Failure::Connect),
         (ReasonCode::UpstreamReset | ReasonCode::UpstreamClosed | ReasonCode::UpstreamHeadTruncated, _) => {
             Some(Failure::ResetBeforeResponse)
@@ -301,38 +251,6 @@ fn failure(fault: Fault) -> Option<Failure> {
         ) => Some(Failure::PerTryTimeout),
         _ => None,
     }
-}
-
-/// Sends the head and what of the body was sent before.
-pub(super) async fn resend<P: Platform>(
-    exchange: Exchange<'_, P>,
-    lease: &Lease<P::Stream>,
-    pumping: &Pumping<'_, P>,
-    flow: &mut Flow,
-    replay: &Replay,
-    out: &[u8],
-) -> Result<(), Failed<P::Stream>> {
-    let mut sent = 0;
-    let kept = replay.take();
-    let bytes = kept.as_ref().map_or(&b""[..], Kept::as_slice);
-    let outcome = async {
-        pumping.write_all(lease.stream(), &mut [IoSlice::new(out)], &mut sent).await?;
-        let (mut at, mut batch) = (0, Batch::default());
-        while at < bytes.len() && !flow.is_ended() {
-            flow.step(&bytes[at..], &mut batch).map_err(super::pump::PumpError::Malformed)?;
-            let mut slices = [IoSlice::new(b""); PIECES_MAX];
-            let count = batch.slices(&bytes[at..], &mut slices);
-            pumping.write_all(lease.stream(), &mut slices[..count], &mut sent).await?;
-            if batch.consumed == 0 {
-                break;
-            }
-            at += batch.consumed;
-        }
-        Ok(())
-    }
-    .await;
-    replay.give_back(kept);
-    outcome.map_err(|error| Failed::Fault(attempt::not_sent(exchange, lease, error, sent)))
 }
 
 #[cfg(test)]

@@ -5,8 +5,9 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::connection::{Downstream, PeerText, serve_stream};
-use super::core::{Core, ListenerId, http2_settings};
+use super::super::core::{Core, ListenerId, http2_settings};
+use super::super::downstream::{Downstream, PeerText};
+use super::http1::serve_stream;
 use crate::base::deadline::Deadline;
 use crate::base::reason::ReasonCode;
 use crate::http::message::Wire;

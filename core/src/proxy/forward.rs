@@ -1,0 +1,198 @@
+//! 10 to 12: attempts, until a response is relayed or a fault is final.
+//!
+//! What is tried again `policy::retry` decides, by the route's settings. Without any, that is what provably reached no
+//! application: no connection could be had, the endpoint refused the stream, or a reused connection turned out to be closed
+//! before a byte of the response came (RFC 9112 section 9.3.1).
+
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::attempt::{open, request_body, resend, respond, send, upload};
+use super::body::Tee;
+use super::choose::choose;
+use super::downstream::After;
+use super::exchange::{Answer, Exchange};
+use super::hedge;
+use super::in_hand::{InHand, parking};
+use super::mirror;
+use super::retry::Failed;
+use super::shape::encode_for;
+use super::tunnel;
+use super::upstream::{Endpoint, Lease};
+use super::watch::{GONE, waiting};
+use crate::base::buffer::{Buffer, Purpose};
+use crate::base::fault::Fault;
+use crate::base::reason::ReasonCode;
+use crate::net::platform::Platform;
+use crate::telemetry::metrics::Counter;
+
+/// The empty line that ends a head.
+const END_OF_HEAD: &[u8] = b"\r\n";
+
+/// Tries until a response is relayed or a fault is final.
+pub(super) async fn forward<P: Platform>(
+    exchange: &mut Exchange<'_, P>,
+    buffer: &mut Buffer,
+    answer: &mut Answer<'_>,
+) -> Result<After, Fault> {
+    let &mut Exchange { conn, plan, upstream, .. } = exchange;
+    let core = &conn.core;
+    let mut mirror_bytes_max = None;
+    if let Some(copies) = &exchange.copies {
+        mirror::send_whole(core, copies, &buffer.filled()[plan.head_bytes..]);
+        mirror_bytes_max = copies.wanted_bytes();
+    }
+    exchange.tee = Tee::new(exchange.kept_bytes_max(), mirror_bytes_max);
+    let exchange = &*exchange;
+    let per_try = exchange.per_try();
+    let mut avoid: Vec<Rc<Endpoint<P::Stream>>> = Vec::new();
+    let mut encoded_for = None;
+    // All of the head but what differs from attempt to attempt.
+    let mut length = answer.out.len().saturating_sub(END_OF_HEAD.len());
+    upstream.budget().deposit(core.now_ms());
+    let mut retrying = None;
+    loop {
+        answer.record.attempts += 1;
+        answer.record.sent_ns = 0;
+        // Whoever waits for an endpoint that is free waits for no attempt yet.
+        conn.deadline.cap_attempt(0, Duration::ZERO);
+        let admitted = exchange.admit(answer.record)?;
+        let endpoint = waiting(conn, buffer, pin!(choose(exchange, &avoid))).await?;
+        conn.deadline.cap_attempt(core.now_ms(), per_try);
+        if plan.names_endpoint && !encoded_for.as_ref().is_some_and(|e: &Rc<_>| Rc::ptr_eq(e, &endpoint)) {
+            exchange.tee.with_head(|head| {
+                let bytes = head.unwrap_or_else(|| buffer.filled());
+                encode_for(&exchange.request(bytes), &endpoint, answer.out)
+            })?;
+            length = answer.out.len() - END_OF_HEAD.len();
+            encoded_for = Some(Rc::clone(&endpoint));
+        }
+        plan.hop.stamp(answer.out, length, answer.record.sent_before, core.now_ms());
+        if answer.record.draft.is_some() {
+            answer.record.endpoint = Some(endpoint.address.clone());
+        }
+        let opened = waiting(conn, buffer, pin!(open(exchange, admitted, &endpoint))).await;
+        let failed = match opened {
+            Ok(lease) => match once(exchange, lease, buffer, answer).await {
+                Ok(after) => return Ok(after),
+                Err(failed) => failed,
+            },
+            Err(fault) => Failed::Fault(fault),
+        };
+        // Each place among the retries under way is given back when its attempt is over.
+        drop(retrying.take());
+        let next = match failed {
+            Failed::Again(next) => next,
+            Failed::Fault(fault) => {
+                if fault.reason == ReasonCode::UpstreamStale {
+                    core.metrics.count(Counter::UpstreamStale);
+                }
+                exchange.after_fault(fault, answer.record).ok_or(fault)?
+            }
+        };
+        core.metrics.count(Counter::Retries);
+        if next.elsewhere {
+            avoid.push(endpoint);
+        }
+        parking(buffer, pin!(exchange.pause(next.after_ms))).await?;
+        retrying = next.place;
+    }
+}
+
+/// Answers a CONNECT that its route allows: connects to the route's upstream and tunnels.
+pub(super) async fn tunnel<P: Platform>(
+    exchange: &Exchange<'_, P>,
+    buffer: &mut Buffer,
+    answer: &mut Answer<'_>,
+) -> Result<After, Fault> {
+    let conn = exchange.conn;
+    let Answer { record, out } = answer;
+    record.attempts = 1;
+    let admitted = exchange.admit(record)?;
+    let endpoint = choose(exchange, &[]).await?;
+    let lease = open(exchange, admitted, &endpoint).await?;
+    exchange.answered(&lease, 200);
+    lease.became_tunnel();
+    buffer.consume(exchange.plan.head_bytes);
+    record.intact = false;
+    record.status = 200;
+    record.response_started = true;
+    out.clear();
+    out.extend_from_slice(b"HTTP/1.1 200 Connection Established\r\n\r\n");
+    conn.write(out).await.map_err(|()| GONE)?;
+    let nothing = Buffer::nothing(&conn.share, Purpose::Response);
+    tunnel::run(exchange, lease, buffer, nothing, record).await
+}
+
+/// One try on one connection.
+async fn once<P: Platform>(
+    exchange: &Exchange<'_, P>,
+    mut lease: Lease<P::Stream>,
+    buffer: &mut Buffer,
+    answer: &mut Answer<'_>,
+) -> Result<After, Failed<P::Stream>> {
+    let &Exchange { conn, plan, route, .. } = exchange;
+    exchange.begins();
+    let mut body = request_body(exchange);
+    let give_back = |lease: Lease<P::Stream>| lease.give_back(conn.core.now_ms(), Some(&conn.private));
+    if answer.record.intact {
+        let at_hand = &buffer.filled()[plan.head_bytes..];
+        let consumed = send(exchange, &lease, &mut body, at_hand, answer.out).await?;
+        if body.flow.is_ended() {
+            // The whole request is out, and still in the buffer for another attempt.
+            exchange.waits_for(&lease);
+            if exchange.is_trial() {
+                answer.record.sent_ns = lease.sent_ns().unwrap_or(0);
+            }
+            if let Some(settings) = &route.hedge
+                && plan.web.is_none()
+                && plan.offered.is_none()
+                && !lease.is_private()
+            {
+                buffer.park_if_scarce();
+                let request = buffer.filled();
+                let hedged =
+                    Box::pin(hedge::first(exchange, &lease, settings, request, answer.record)).await?;
+                if let Some(other) = hedged {
+                    lease = other;
+                }
+            }
+            let mut request = InHand::new(buffer, plan.head_bytes + consumed);
+            let relayed = respond(exchange, &lease, &mut request, answer).await;
+            if relayed.is_ok() || answer.record.response_started {
+                answer.record.request_bytes = body.flow.content_bytes();
+            }
+            return match relayed {
+                Ok(relayed) => {
+                    if let Some(upstream_bytes) = relayed.switched {
+                        lease.became_tunnel();
+                        let tunnel = tunnel::run(exchange, lease, buffer, upstream_bytes, answer.record);
+                        return Box::pin(tunnel).await.map_err(Failed::Fault);
+                    }
+                    if relayed.reusable {
+                        give_back(lease);
+                    }
+                    Ok(relayed.after)
+                }
+                Err(failed) => {
+                    if matches!(&failed, Failed::Again(next) if next.clean) {
+                        give_back(lease);
+                    }
+                    Err(failed)
+                }
+            };
+        }
+        let (head, rest) = buffer.filled().split_at(plan.head_bytes);
+        exchange.tee.begin(&conn.core.kept, head, &rest[..consumed]);
+        buffer.consume(plan.head_bytes + consumed);
+        answer.record.intact = false;
+    } else {
+        Box::pin(resend(exchange, &lease, &mut body, answer.out)).await?;
+    }
+    let relayed = Box::pin(upload(exchange, &lease, buffer, body, answer)).await?;
+    if relayed.reusable {
+        give_back(lease);
+    }
+    Ok(relayed.after)
+}
