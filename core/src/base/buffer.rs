@@ -213,6 +213,24 @@ impl Share {
             && self.parent().is_none_or(|parent| parent.may_take(purpose))
     }
 
+    /// Takes a place, unless somebody waits already, or it would be more than it may have.
+    fn try_count(&self, purpose: Purpose) -> bool {
+        let half = &self.pool.halves[purpose as usize];
+        let may = half.turns.borrow().is_empty()
+            && half.taken.get() < self.pool.half_max()
+            && self.may_take(purpose);
+        if may {
+            self.count(purpose);
+        }
+        may
+    }
+
+    /// The memory of a buffer that is counted.
+    fn bytes(&self) -> Box<[u8]> {
+        let free = self.pool.free.borrow_mut().pop();
+        free.unwrap_or_else(|| vec![0; BUFFER_BYTES].into_boxed_slice())
+    }
+
     fn count(&self, purpose: Purpose) {
         let p = purpose as usize;
         let add = |taken: &Cell<usize>| taken.set(taken.get() + 1);
@@ -266,10 +284,8 @@ pub struct Take<'s> {
 
 impl Take<'_> {
     fn buffer(&self) -> Buffer {
-        let free = self.share.pool.free.borrow_mut().pop();
-        let bytes = free.unwrap_or_else(|| vec![0; BUFFER_BYTES].into_boxed_slice());
         Buffer {
-            bytes,
+            bytes: self.share.bytes(),
             start: 0,
             end: 0,
             held: Held::Pooled,
@@ -286,11 +302,7 @@ impl Future for Take<'_> {
         let (share, purpose) = (self.share, self.purpose);
         let half = &share.pool.halves[purpose as usize];
         if self.waiter.is_none() {
-            if half.turns.borrow().is_empty()
-                && half.taken.get() < share.pool.half_max()
-                && share.may_take(purpose)
-            {
-                share.count(purpose);
+            if share.try_count(purpose) {
                 return Poll::Ready(self.buffer());
             }
             let (mine, waiter) = (&share.halves[purpose as usize], Rc::<Waiter>::default());
@@ -394,10 +406,39 @@ impl Buffer {
     /// Takes 16 KiB if it has none, so that [`spare`](Self::spare) has room. Waits as [`Share::take`] does; may be
     /// dropped at any time.
     pub async fn ready(&mut self) {
-        if self.held == Held::Pooled {
-            return;
+        if !self.try_ready() {
+            let fresh = self.share.take(self.purpose).await;
+            self.move_to(fresh);
         }
-        let mut fresh = self.share.take(self.purpose).await;
+    }
+
+    /// The same without a wait; false where there would be one.
+    #[inline]
+    pub fn try_ready(&mut self) -> bool {
+        if self.held == Held::Pooled {
+            return true;
+        }
+        if !self.share.try_count(self.purpose) {
+            return false;
+        }
+        let bytes = self.share.bytes();
+        if self.held == Held::Nothing {
+            (self.bytes, self.held) = (bytes, Held::Pooled);
+        } else {
+            let fresh = Self {
+                bytes,
+                start: 0,
+                end: 0,
+                held: Held::Pooled,
+                purpose: self.purpose,
+                share: Rc::clone(&self.share),
+            };
+            self.move_to(fresh);
+        }
+        true
+    }
+
+    fn move_to(&mut self, mut fresh: Self) {
         let filled = self.filled();
         fresh.bytes[..filled.len()].copy_from_slice(filled);
         fresh.end = filled.len();

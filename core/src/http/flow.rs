@@ -242,6 +242,20 @@ impl Flow {
         }
     }
 
+    /// The content of a body that is at hand whole and goes as it is, all at once; `None` for any other, of which nothing
+    /// has happened then.
+    #[inline]
+    pub fn whole<'i>(&mut self, input: &'i [u8]) -> Option<&'i [u8]> {
+        let length = match self.source {
+            Source::Ended => 0,
+            Source::Length { left } if left <= input.len() as u64 => left as usize,
+            _ => return None,
+        };
+        self.content_bytes += length as u64;
+        self.source = Source::Ended;
+        Some(&input[..length])
+    }
+
     /// Looks at the bytes at hand and fills `batch`. Bytes after the body's end are left alone. A step that consumes
     /// nothing needs more input.
     pub fn step(&mut self, input: &[u8], batch: &mut Batch) -> Result<(), FlowError> {
@@ -361,9 +375,10 @@ impl Flow {
         let chunked = self.sink == Sink::Chunked;
         let trailers = std::mem::take(&mut body.chain.trailers);
         let mut slots = TrailerIndex::default();
-        let passing = match ended && chunked && !trailers.is_empty() {
-            true => Some(parse_trailers(&trailers, &mut slots).map_err(FlowError::Chunk)?),
-            false => None,
+        let passing = if ended && chunked && !trailers.is_empty() {
+            Some(parse_trailers(&trailers, &mut slots).map_err(FlowError::Chunk)?)
+        } else {
+            None
         };
         batch.own(|own| {
             // One chunk for a step, and so one frame of HTTP/2; an empty one would end the body.
@@ -673,6 +688,24 @@ mod tests {
             run(BodyLength::Chunked, BodyLength::Chunked, &input, input.len()).unwrap();
         assert_eq!((content, left.len()), (100, 0));
         assert_eq!(sent, b"1\r\nx\r\n".repeat(100).into_iter().chain(*b"0\r\n\r\n").collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_body_at_hand_whole_goes_at_once() {
+        use BodyLength::{Chunked, Length, None as Nothing, UntilClose};
+        for (body, expected) in [
+            (Nothing, Some(&b""[..])),
+            (Length(0), Some(b"")),
+            (Length(3), Some(b"abc")),
+            (Length(4), None),
+            (Chunked, None),
+            (UntilClose, None),
+        ] {
+            let mut flow = Flow::new(body, body);
+            assert_eq!(flow.whole(b"abc"), expected, "{body:?}");
+            assert_eq!(flow.is_ended(), expected.is_some());
+            assert_eq!(flow.content_bytes(), expected.map_or(0, |bytes| bytes.len() as u64));
+        }
     }
 
     #[test]

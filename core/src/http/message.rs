@@ -533,9 +533,9 @@ pub(crate) struct RequestTexts<'a> {
 impl RequestFacts {
     /// Notes where the texts stand in `raw`, the head without the empty lines before it.
     #[inline]
-    pub(crate) fn with_texts(self, texts: &RequestTexts<'_>, raw: &[u8]) -> Self {
+    pub(crate) fn note_texts(&mut self, texts: &RequestTexts<'_>, raw: &[u8]) {
         let at = |text| Span::of(text, raw);
-        let target = match texts.target {
+        self.target_at = match texts.target {
             Target::Origin { path, query } => TargetIndex::Origin { path: at(path), query: query.map(at) },
             Target::Absolute { scheme, authority, path, query } => {
                 let (authority, path, query) = (at(authority), at(path), query.map(at));
@@ -544,14 +544,10 @@ impl RequestFacts {
             Target::Authority { host, port } => TargetIndex::Authority { host: at(host), port },
             Target::Asterisk => TargetIndex::Asterisk,
         };
-        Self {
-            method_at: at(texts.method),
-            target_at: target,
-            target_text_at: at(texts.target_text),
-            host_at: at(texts.host),
-            upgrade_at: texts.upgrade.map(at),
-            ..self
-        }
+        self.method_at = at(texts.method);
+        self.target_text_at = at(texts.target_text);
+        self.host_at = at(texts.host);
+        self.upgrade_at = texts.upgrade.map(at);
     }
 }
 
@@ -592,6 +588,24 @@ impl<'a> RequestHead<'a> {
             }
             TargetIndex::Authority { host, port } => Target::Authority { host: text(host), port },
             TargetIndex::Asterisk => Target::Asterisk,
+        }
+    }
+
+    /// The target's [path](Target::path).
+    #[inline]
+    pub fn path(&self) -> &'a [u8] {
+        match self.facts.target_at {
+            TargetIndex::Origin { path, .. } => path.text(self.fields.raw),
+            _ => self.target().path(),
+        }
+    }
+
+    /// The target's [query](Target::query).
+    #[inline]
+    pub fn query(&self) -> Option<&'a [u8]> {
+        match self.facts.target_at {
+            TargetIndex::Origin { query, .. } => query.map(|span| span.text(self.fields.raw)),
+            _ => self.target().query(),
         }
     }
 

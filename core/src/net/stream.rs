@@ -111,12 +111,13 @@ impl Watched {
         Ok(Self(monoio::net::UnixStream::from_std(fd.into())?))
     }
 
-    pub(super) async fn readable(&self) -> io::Result<()> {
-        self.0.readable(false).await
+    // Not `async`: each layer of that would cost a state of its own at each poll.
+    pub(super) fn readable(&self) -> impl Future<Output = io::Result<()>> {
+        self.0.readable(false)
     }
 
-    pub(super) async fn writable(&self) -> io::Result<()> {
-        self.0.writable(false).await
+    pub(super) fn writable(&self) -> impl Future<Output = io::Result<()>> {
+        self.0.writable(false)
     }
 }
 
@@ -179,12 +180,12 @@ impl Transport for Socket {
         Ok(rustix::net::sendmsg(&self.0, from, &mut SendAncillaryBuffer::default(), flags)?)
     }
 
-    async fn readable(&self) -> io::Result<()> {
-        self.0.readable().await
+    fn readable(&self) -> impl Future<Output = io::Result<()>> {
+        self.0.readable()
     }
 
-    async fn writable(&self) -> io::Result<()> {
-        self.0.writable().await
+    fn writable(&self) -> impl Future<Output = io::Result<()>> {
+        self.0.writable()
     }
 
     fn peek(&self) -> Peek {

@@ -6,12 +6,12 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::body::{Body, End, Pump, PumpError};
+use super::body::{Body, End, Pump, PumpError, write_now};
 use super::connect::{self, NotConnected, on_behalf, reuse};
 use super::exchange::{Answer, Exchange, NO_BUFFER, Outgoing};
 use super::in_hand::InHand;
 use super::mirror;
-use super::relay::{Relay, Relayed, join};
+use super::relay::{Relay, Relayed, behind, join};
 use super::retry::Failed;
 use super::upstream::{Admitted, Endpoint, Lease, Need};
 use super::watch::{GONE, elapsed};
@@ -27,26 +27,32 @@ use crate::http::grpc_web::RequestBody;
 use crate::net::platform::{ConnectError, Platform};
 use crate::policy::outlier::Outcome;
 
-/// A connection to the endpoint: an idle one, one borrowed from another worker, or new.
-pub(super) async fn open<P: Platform>(
+/// A place at the endpoint, and whether there is a connection with it: an idle one, or one borrowed from another worker.
+pub(super) fn take<P: Platform>(
     exchange: &Exchange<'_, P>,
     admitted: Admitted<P::Stream>,
     endpoint: &Rc<Endpoint<P::Stream>>,
-) -> Result<Lease<P::Stream>, Fault> {
+) -> (Lease<P::Stream>, bool) {
     let &Exchange { conn, plan, .. } = exchange;
     let need = if plan.connect { Need::New } else { Need::Any };
-    let (mut lease, found) = reuse(&conn.core, admitted, endpoint, need, Some(&conn.private));
-    if !found {
-        conn.deadline.arm(conn.core.now_ms(), exchange.connect_timeout());
-        let client = on_behalf(conn, &lease.dial);
-        let opened = connect::open(&conn.core, &mut lease, &client, &conn.deadline).await;
-        opened.map_err(|error| not_connected(exchange, &lease, &error))?;
-    }
+    let (lease, found) = reuse(&conn.core, admitted, endpoint, need, Some(&conn.private));
     if plan.authenticates_connection {
         // Credentials for the connection make that the client's own.
         lease.bind_to_client();
     }
-    Ok(lease)
+    (lease, found)
+}
+
+/// Opens a connection for a place that came without.
+pub(super) async fn open<P: Platform>(
+    exchange: &Exchange<'_, P>,
+    lease: &mut Lease<P::Stream>,
+) -> Result<(), Fault> {
+    let conn = exchange.conn;
+    conn.deadline.arm(conn.core.now_ms(), exchange.connect_timeout());
+    let client = on_behalf(conn, &lease.dial);
+    let opened = connect::open(&conn.core, lease, &client, &conn.deadline).await;
+    opened.map_err(|error| not_connected(exchange, lease, &error))
 }
 
 fn not_connected<P: Platform>(
@@ -99,24 +105,38 @@ pub(super) async fn send<P: Platform>(
     at_hand: &[u8],
     out: &mut Vec<u8>,
 ) -> Result<usize, Fault> {
-    let pump = exchange.pump();
-    let mut batch = Batch::default();
-    if !body.flow.is_ended() {
-        let step = body.flow.step(at_hand, &mut batch);
-        step.map_err(|error| Fault::downstream(error.reason(), 400))?;
-        if body.flow.content_bytes() > pump.content_max {
-            return Err(Fault::policy(ReasonCode::BodyTooLarge, 413));
-        }
-    }
     let head_bytes = out.len();
-    let mut slices = [IoSlice::new(b""); PIECES_MAX + 1];
-    let count = join(out, &batch, at_hand, &mut slices);
     let mut sent = 0;
-    let wrote = pump.write_all(lease.stream(), &mut slices[..count], &mut sent).await;
+    let (wrote, consumed) = match body.flow.whole(at_hand) {
+        // The common request ends here.
+        Some(content) if body.flow.content_bytes() <= exchange.route.body_bytes_max => {
+            let mut slices = [IoSlice::new(b""); 2];
+            let pieces = behind(out, content, &mut slices);
+            let wrote = match write_now(lease.stream(), pieces, &mut sent) {
+                Ok(None) => Ok(()),
+                Ok(Some(rest)) => exchange.pump().write_all(lease.stream(), rest, &mut sent).await,
+                Err(error) => Err(error),
+            };
+            (wrote, content.len())
+        }
+        Some(_) => return Err(Fault::policy(ReasonCode::BodyTooLarge, 413)),
+        None => {
+            let mut batch = Batch::default();
+            let step = body.flow.step(at_hand, &mut batch);
+            step.map_err(|error| Fault::downstream(error.reason(), 400))?;
+            if body.flow.content_bytes() > exchange.route.body_bytes_max {
+                return Err(Fault::policy(ReasonCode::BodyTooLarge, 413));
+            }
+            let mut slices = [IoSlice::new(b""); PIECES_MAX + 1];
+            let count = join(out, &batch, at_hand, &mut slices);
+            let wrote = exchange.pump().write_all(lease.stream(), &mut slices[..count], &mut sent).await;
+            (wrote, batch.consumed)
+        }
+    };
     // The head alone stays, should there be another attempt.
     out.truncate(head_bytes);
     wrote.map_err(|error| exchange.not_sent(lease, error, sent))?;
-    Ok(batch.consumed)
+    Ok(consumed)
 }
 
 /// Sends the head and what of the body was sent before.

@@ -103,7 +103,7 @@ pub fn text(world: &World<'_>, question: &Question) -> Result<String, String> {
         host: head.host(),
         path,
         method: head.method_text(),
-        query: head.target().query(),
+        query: head.query(),
         source: Some(asked.source),
         server_name: asked.server_name.as_deref(),
     };
@@ -115,7 +115,7 @@ pub fn text(world: &World<'_>, question: &Question) -> Result<String, String> {
         "request",
         format_args!("{} {}{}", plain(head.method_text()), plain(head.host()), plain(head.target_text())),
     );
-    if path != head.target().path() {
+    if path != head.path() {
         line(&mut out, "path", format_args!("normalised to {}", plain(path)));
     }
     line(&mut out, "client", format_args!("{}", asked.source));
@@ -333,7 +333,7 @@ impl Told<'_> {
 
     fn fault(&self, out: &mut String) {
         if let Some(fault) = &self.route.fault {
-            let agrees = fault.matches.agrees(self.head.target().query(), self.head);
+            let agrees = fault.matches.agrees(self.head.query(), self.head);
             fault::explain::explain(fault, agrees, out);
         }
     }

@@ -8,9 +8,9 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::attempt::{open, request_body, resend, respond, send, upload};
+use super::attempt::{open, request_body, resend, respond, send, take, upload};
 use super::body::Tee;
-use super::choose::choose;
+use super::choose::{self, choose};
 use super::downstream::After;
 use super::exchange::{Answer, Exchange};
 use super::hedge;
@@ -58,7 +58,10 @@ pub(super) async fn forward<P: Platform>(
         // Whoever waits for an endpoint that is free waits for no attempt yet.
         conn.deadline.cap_attempt(0, Duration::ZERO);
         let admitted = exchange.admit(answer.record)?;
-        let endpoint = waiting(conn, buffer, pin!(choose(exchange, &avoid))).await?;
+        let endpoint = match choose(exchange, &avoid)? {
+            Some(endpoint) => endpoint,
+            None => waiting(conn, buffer, Box::pin(choose::wait(exchange, &avoid)).as_mut()).await?,
+        };
         conn.deadline.cap_attempt(core.now_ms(), per_try);
         if plan.names_endpoint && !encoded_for.as_ref().is_some_and(|e: &Rc<_>| Rc::ptr_eq(e, &endpoint)) {
             exchange.tee.with_head(|head| {
@@ -72,9 +75,14 @@ pub(super) async fn forward<P: Platform>(
         if answer.record.draft.is_some() {
             answer.record.endpoint = Some(endpoint.address.clone());
         }
-        let opened = waiting(conn, buffer, pin!(open(exchange, admitted, &endpoint))).await;
+        let (mut lease, found) = take(exchange, admitted, &endpoint);
+        let opened = if found {
+            Ok(())
+        } else {
+            waiting(conn, buffer, Box::pin(open(exchange, &mut lease)).as_mut()).await
+        };
         let failed = match opened {
-            Ok(lease) => match once(exchange, lease, buffer, answer).await {
+            Ok(()) => match once(exchange, lease, buffer, answer).await {
                 Ok(after) => return Ok(after),
                 Err(failed) => failed,
             },
@@ -110,8 +118,12 @@ pub(super) async fn tunnel<P: Platform>(
     let Answer { record, out } = answer;
     record.attempts = 1;
     let admitted = exchange.admit(record)?;
-    let endpoint = choose(exchange, &[]).await?;
-    let lease = open(exchange, admitted, &endpoint).await?;
+    let endpoint = match choose(exchange, &[])? {
+        Some(endpoint) => endpoint,
+        None => choose::wait(exchange, &[]).await?,
+    };
+    let (mut lease, _) = take(exchange, admitted, &endpoint);
+    open(exchange, &mut lease).await?;
     exchange.answered(&lease, 200);
     lease.became_tunnel();
     buffer.consume(exchange.plan.head_bytes);

@@ -9,7 +9,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::attempt::open;
+use super::attempt::{open, take};
 use super::exchange::Exchange;
 use super::record::Record;
 use super::retry::Retrying;
@@ -53,7 +53,10 @@ pub(super) async fn first<P: Platform>(
     let opened = {
         let sent = pin!(async {
             encoded?;
-            let other = open(exchange, admitted, &endpoint).await?;
+            let (mut other, found) = take(exchange, admitted, &endpoint);
+            if !found {
+                open(exchange, &mut other).await?;
+            }
             let wrote = exchange.pump().write_all(other.stream(), &mut [IoSlice::new(&bytes)], &mut 0).await;
             wrote.map_err(|error| exchange.not_sent(&other, error, 0))?;
             exchange.waits_for(&other);

@@ -19,7 +19,7 @@ pub(super) fn faults(
     head: &RequestHead<'_>,
     mut draw: impl FnMut() -> u64,
 ) -> Verdict {
-    if !fault.matches.agrees(head.target().query(), head) {
+    if !fault.matches.agrees(head.query(), head) {
         return Verdict { delay_ms: 0, abort: None };
     }
     let delay = fault.delay.filter(|(_, chance)| chance.hits(draw()));

@@ -249,7 +249,7 @@ pub(super) fn key<T>(
                 super::caller::cookie(head.fields.values("cookie"), name.as_bytes()).unwrap_or_default()
             }
             KeyPart::Query(name) => {
-                let query = head.target().query().unwrap_or_default();
+                let query = head.query().unwrap_or_default();
                 *spelt = spelling::parameter(query, name.as_bytes()).unwrap_or_default();
                 spelt
             }

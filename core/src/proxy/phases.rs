@@ -144,7 +144,7 @@ impl Plan {
             host: head.host(),
             path: self.path(&head),
             method: head.method_text(),
-            query: head.target().query(),
+            query: head.query(),
             source: self.client,
             server_name: conn.stream.tls().and_then(|tls| tls.server_name.as_deref()),
         };

@@ -104,6 +104,6 @@ impl Plan {
 
     /// The path that was routed on, which is the one that is sent.
     pub(super) fn path<'p>(&'p self, head: &RequestHead<'p>) -> &'p [u8] {
-        if self.rewritten.is_empty() { head.target().path() } else { &self.rewritten }
+        if self.rewritten.is_empty() { head.path() } else { &self.rewritten }
     }
 }

@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::body::{Body, End, Pump, PumpError, Watch, would_block};
+use super::body::{Body, End, Pump, PumpError, Watch, would_block, write_now};
 use super::downstream::After;
 use super::exchange::{Answer, Exchange, NO_BUFFER, Outgoing};
 use super::in_hand::InHand;
@@ -191,26 +191,33 @@ impl<P: Platform> Relay<'_, P> {
             }
         };
         record.response_started = true;
-        let consumed = {
+        let body = &buffer.filled()[shaped.head_bytes..];
+        let (wrote, consumed) = if let Some(content) = flow.whole(body) {
+            // The common exchange ends here: one write of head and body together.
+            let mut slices = [IoSlice::new(b""); 2];
+            let pieces = behind(out, content, &mut slices);
+            let mut sent = 0;
+            let wrote = match write_now(&conn.stream, pieces, &mut sent) {
+                Ok(None) => Ok(()),
+                Ok(Some(rest)) => request.parking(pin!(pump.write_all(&conn.stream, rest, &mut sent))).await,
+                Err(error) => Err(error),
+            };
+            (wrote, content.len())
+        } else {
             let mut batch = Batch::default();
-            let body = &buffer.filled()[shaped.head_bytes..];
-            if !flow.is_ended() {
-                flow.step(body, &mut batch).map_err(|error| self.fault(PumpError::Malformed(error)))?;
-            }
+            flow.step(body, &mut batch).map_err(|error| self.fault(PumpError::Malformed(error)))?;
             let mut slices = [IoSlice::new(b""); PIECES_MAX + 1];
             let count = join(out, &batch, body, &mut slices);
-            // The common exchange ends here: one write of head and body together.
             let mut sent = 0;
-            let wrote =
-                request.parking(pin!(pump.write_all(&conn.stream, &mut slices[..count], &mut sent))).await;
-            if let (Err(_), Some(malformed)) = (&wrote, conn.stream.unfit()) {
-                // The client has seen nothing of it, and can be told.
-                record.response_started = false;
-                return Err(exchange.broken(lease, malformed.reason()));
-            }
-            wrote.map_err(|error| self.fault(error))?;
-            batch.consumed
+            let writing = pin!(pump.write_all(&conn.stream, &mut slices[..count], &mut sent));
+            (request.parking(writing).await, batch.consumed)
         };
+        if let (Err(_), Some(malformed)) = (&wrote, conn.stream.unfit()) {
+            // The client has seen nothing of it, and can be told.
+            record.response_started = false;
+            return Err(exchange.broken(lease, malformed.reason()));
+        }
+        wrote.map_err(|error| self.fault(error))?;
         buffer.consume(shaped.head_bytes + consumed);
         request.done();
         if shaped.switching {
@@ -263,6 +270,20 @@ impl<P: Platform> Relay<'_, P> {
             PumpError::Broken(End::Sink) | PumpError::ClientGone | PumpError::TooLarge => GONE,
         }
     }
+}
+
+/// A head and its whole body, as pieces of one write.
+pub(super) fn behind<'a, 's>(
+    head: &'a mut Vec<u8>,
+    content: &'a [u8],
+    slices: &'s mut [IoSlice<'a>; 2],
+) -> &'s mut [IoSlice<'a>] {
+    let copied = content.len() <= COPIED_BODY_BYTES_MAX;
+    if copied {
+        head.extend_from_slice(content);
+    }
+    *slices = [IoSlice::new(head), IoSlice::new(content)];
+    if copied { &mut slices[..1] } else { slices }
 }
 
 /// A head and what of its body is at hand, as pieces of one write. A small body is copied behind the head: that is

@@ -37,7 +37,7 @@ pub(super) fn arm(
     draw: impl FnOnce() -> u64,
 ) -> Option<(usize, By)> {
     let agrees = |arm: &crate::config::snapshot::Arm| {
-        arm.matches.as_ref().is_some_and(|rule| rule.agrees(head.target().query(), head))
+        arm.matches.as_ref().is_some_and(|rule| rule.agrees(head.query(), head))
     };
     if let Some(arm) = split.arms.iter().position(agrees) {
         return Some((arm, By::Match));

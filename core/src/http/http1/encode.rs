@@ -127,7 +127,7 @@ fn push_request_line(head: &RequestHead<'_>, target: TargetRewrite<'_>, out: &mu
             out.push(b'*');
         }
         (TargetRewrite::Unchanged, Target::Absolute { query, .. }) => {
-            push_path(head.target().path(), query, out);
+            push_path(head.path(), query, out);
         }
         (TargetRewrite::Unchanged, Target::Origin { .. })
         | (_, Target::Authority { .. } | Target::Asterisk) => {

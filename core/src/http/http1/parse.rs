@@ -180,8 +180,8 @@ fn request(buf: &[u8], index: &mut RequestIndex, limits: &HeadLimits) -> Result<
         expect_fields: facts.expect_fields,
         authenticates_connection: facts.authenticates_connection,
         ..RequestFacts::default()
-    }
-    .with_texts(&texts, raw);
+    };
+    index.facts.note_texts(&texts, raw);
     Ok(Parsed::Complete(()))
 }
 

@@ -132,7 +132,9 @@ impl<V: RequestView, O: Observer> Search<'_, '_, V, O> {
             {
                 return true;
             }
-            for (at, _) in host.iter().enumerate().filter(|(at, byte)| **byte == b'.' && *at > 0) {
+            // Most configurations have no wildcard, and each host has a dot.
+            let labels = if self.index.wildcard_bytes == [0; 4] { &[] } else { host };
+            for (at, _) in labels.iter().enumerate().filter(|(at, byte)| **byte == b'.' && *at > 0) {
                 let suffix = &host[at..];
                 if self.index.wildcard_bytes[suffix.len() / 64] >> (suffix.len() % 64) & 1 == 0 {
                     continue;

@@ -8,7 +8,7 @@ mod tee;
 
 use crate::http::flow::Flow;
 
-pub(super) use self::pump::{End, Pump, PumpError, Watch, read_ready, would_block};
+pub(super) use self::pump::{End, Pump, PumpError, Watch, read_ready, would_block, write_now};
 pub(super) use self::tee::Tee;
 
 /// One body on its way.

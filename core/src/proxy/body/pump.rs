@@ -168,23 +168,8 @@ impl<'p, P: Platform> Pump<'p, P> {
         mut pieces: &mut [IoSlice<'_>],
         sent: &mut usize,
     ) -> Result<(), PumpError> {
-        while !pieces.is_empty() {
-            // One piece: send(2), which is cheaper than sendmsg(2).
-            let wrote = match &*pieces {
-                [one] => sink.try_write(one),
-                many => sink.try_write_vectored(many),
-            };
-            match wrote {
-                Ok(n) => {
-                    *sent += n;
-                    IoSlice::advance_slices(&mut pieces, n);
-                }
-                Err(error) if would_block(&error) => self.writable(sink).await?,
-                Err(_) => return Err(PumpError::Broken(End::Sink)),
-            }
-        }
-        // What a TLS stream took is written only when its records are out.
-        while sink.has_unsent() {
+        while let Some(rest) = write_now(sink, pieces, sent)? {
+            pieces = rest;
             self.writable(sink).await?;
         }
         Ok(())
@@ -284,6 +269,9 @@ impl<'p, P: Platform> Pump<'p, P> {
 
     /// Waits until there is room to read into.
     pub(in super::super) async fn ready(&self, buffer: &mut Buffer) -> Result<(), PumpError> {
+        if buffer.try_ready() {
+            return Ok(());
+        }
         self.deadline.bound(buffer.ready()).await.map_err(|_| PumpError::NoBuffer)
     }
 
@@ -380,6 +368,32 @@ impl<P: Platform> Downstream<P> {
         let pump = Pump { watch: Watch::Nobody, ..Pump::new(self, Duration::from_millis(LINGER_TOTAL_MS)) };
         pump.write_all(&self.stream, &mut [IoSlice::new(bytes)], &mut 0).await.map_err(|_| ())
     }
+}
+
+/// Writes what the sink takes without waiting, and gives what is left to write once it can go on; `None` when all is out.
+#[inline]
+pub(in super::super) fn write_now<'s, 'i, S: Transport>(
+    sink: &S,
+    mut pieces: &'s mut [IoSlice<'i>],
+    sent: &mut usize,
+) -> Result<Option<&'s mut [IoSlice<'i>]>, PumpError> {
+    while !pieces.is_empty() {
+        // One piece: send(2), which is cheaper than sendmsg(2).
+        let wrote = match &*pieces {
+            [one] => sink.try_write(one),
+            many => sink.try_write_vectored(many),
+        };
+        match wrote {
+            Ok(n) => {
+                *sent += n;
+                IoSlice::advance_slices(&mut pieces, n);
+            }
+            Err(error) if would_block(&error) => return Ok(Some(pieces)),
+            Err(_) => return Err(PumpError::Broken(End::Sink)),
+        }
+    }
+    // What a TLS stream took is written only when its records are out.
+    Ok(sink.has_unsent().then_some(pieces))
 }
 
 /// Reads once, without waiting: `None` if nothing is there after all.

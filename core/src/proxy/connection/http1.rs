@@ -68,7 +68,7 @@ impl<P: Platform> Downstream<P> {
         let mut searched = 0;
         let mut armed = self.requests() == 0;
         loop {
-            if self.deadline.bound(buffer.ready()).await.is_err() {
+            if !buffer.try_ready() && self.deadline.bound(buffer.ready()).await.is_err() {
                 self.core.metrics.refused(ReasonCode::OutOfBuffers);
                 return Next::End(After::Close);
             }

@@ -51,6 +51,8 @@ pub(super) struct Balancer {
     planned: Option<u32>,
     /// Endpoints that wait for the request that decides whether they are back.
     trials: Vec<u32>,
+    /// The one endpoint that there is, if nothing speaks against it.
+    sole: Option<u32>,
     slow: Ongoing,
     state: State,
 }
@@ -63,6 +65,7 @@ impl Balancer {
             tiers: Tiers::single(0),
             planned: None,
             trials: Vec::new(),
+            sole: None,
             slow: Ongoing::default(),
             state: State::starting_at(draw),
         }
@@ -85,6 +88,10 @@ impl Balancer {
         self.tiers = Tiers::plan(&self.group.layout, |i| word(i).is_usable(), panic);
         let numbers = self.group.numbers.iter();
         self.trials = numbers.copied().filter(|&i| word(i as usize).may_probe()).collect();
+        self.sole = match *self.group.numbers {
+            [only] if word(only as usize).is_usable() && self.trials.is_empty() => Some(only),
+            _ => None,
+        };
         self.slow = Ongoing::default();
         if let Some(curve) = &settings.slow_start {
             for since in self.group.numbers.iter().filter_map(|&i| word(i as usize).healthy_since_ms()) {
@@ -121,6 +128,11 @@ impl Balancer {
         self.plan(endpoints, settings, changes);
         let avoided = |i: usize| want.avoid.iter().any(|avoid| Rc::ptr_eq(avoid, &endpoints[i]));
         let takes = |i: usize| endpoints[i].has_room(settings) && !avoided(i);
+        if let Some(only) = self.sole.map(|only| only as usize)
+            && takes(only)
+        {
+            return Ok(only);
+        }
         if let Some(i) = want.sticky
             && self.group.has(i)
             && takes(i)
