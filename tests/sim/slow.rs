@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use ringway_tests::sim::client::{Ask, Body};
+use ringway_tests::payload::Payload;
+use ringway_tests::sim::client::{Ask, Body, Caller};
 use ringway_tests::sim::network::Weather;
-use ringway_tests::sim::origin::{Answer, ReadBody};
+use ringway_tests::sim::origin::{After, Answer, ReadBody};
 use ringway_tests::sim::{Sim, each_seed};
 
 use crate::Config;
@@ -109,6 +110,33 @@ fn origins_that_answer_early() {
                 }
             });
         }
+        sim.finish();
+    });
+}
+
+/// An answer is seen while the request is still being written, even if the origin takes hardly any of it.
+#[test]
+fn origins_that_answer_and_do_not_read() {
+    each_seed("slow::origins_that_answer_and_do_not_read", SEEDS, |start| {
+        let sim = Sim::new(start, 1, Weather::fair(), &Config::to(&[1]).text());
+        sim.origin(1, |_| {
+            let answer = Answer::status(413).reading(ReadBody::Never);
+            answer.after(After::CloseIn(Duration::from_secs(60)))
+        });
+        let client = sim.client();
+        let network = std::rc::Rc::clone(&sim.network);
+        sim.act(async move {
+            let mut caller = client.connect().await.unwrap();
+            // From here on, windows are small.
+            network.set_weather(Weather { window: 1_000..1_001, ..Weather::fair() });
+            let begun = caller.enter(&Ask::post("/a", Body::Length(12_000)));
+            let mut request = Caller::head(&Ask::post("/a", Body::Length(12_000)), begun.tag).into_bytes();
+            request.extend_from_slice(&Payload::new(begun.tag.request_seed(), 12_000).to_vec());
+            caller.talk.send(&request).await.unwrap();
+            let reply = caller.answer(&begun).await.unwrap();
+            assert_eq!(reply.status, 413, "{reply:?}");
+            assert!(reply.took < Duration::from_secs(1), "{reply:?}");
+        });
         sim.finish();
     });
 }

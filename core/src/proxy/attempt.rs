@@ -97,14 +97,14 @@ pub(super) fn request_body<'e, P: Platform>(exchange: &'e Exchange<'_, P>) -> Bo
 }
 
 /// Sends the head, which `out` holds, and what of the body came with it, in one write. Returns how many bytes of the body
-/// that were.
+/// that were, and what the endpoint does not take for now: it may have answered already, and want no more.
 pub(super) async fn send<P: Platform>(
     exchange: &Exchange<'_, P>,
     lease: &Lease<P::Stream>,
     body: &mut Body<'_>,
     at_hand: &[u8],
     out: &mut Vec<u8>,
-) -> Result<usize, Fault> {
+) -> Result<(usize, Option<Kept>), Fault> {
     let head_bytes = out.len();
     let mut sent = 0;
     let (wrote, consumed) = match body.flow.whole(at_hand) {
@@ -113,8 +113,8 @@ pub(super) async fn send<P: Platform>(
             let mut slices = [IoSlice::new(b""); 2];
             let pieces = behind(out, content, &mut slices);
             let wrote = match write_now(lease.stream(), pieces, &mut sent) {
-                Ok(None) => Ok(()),
-                Ok(Some(rest)) => exchange.pump().write_all(lease.stream(), rest, &mut sent).await,
+                Ok(None) => Ok(None),
+                Ok(Some(rest)) => keep_or_write(exchange, lease, rest, &mut sent).await,
                 Err(error) => Err(error),
             };
             (wrote, content.len())
@@ -129,14 +129,34 @@ pub(super) async fn send<P: Platform>(
             }
             let mut slices = [IoSlice::new(b""); PIECES_MAX + 1];
             let count = join(out, &batch, at_hand, &mut slices);
-            let wrote = exchange.pump().write_all(lease.stream(), &mut slices[..count], &mut sent).await;
+            let wrote = match write_now(lease.stream(), &mut slices[..count], &mut sent) {
+                Ok(None) => Ok(None),
+                Ok(Some(rest)) => keep_or_write(exchange, lease, rest, &mut sent).await,
+                Err(error) => Err(error),
+            };
             (wrote, batch.consumed)
         }
     };
     // The head alone stays, should there be another attempt.
     out.truncate(head_bytes);
-    wrote.map_err(|error| exchange.not_sent(lease, error, sent))?;
-    Ok(consumed)
+    let rest = wrote.map_err(|error| exchange.not_sent(lease, error, sent))?;
+    Ok((consumed, rest))
+}
+
+/// Keeps what is left to write, so that the response can be awaited meanwhile. Where the worker has no room for it, waits
+/// until it is written.
+#[cold]
+async fn keep_or_write<P: Platform>(
+    exchange: &Exchange<'_, P>,
+    lease: &Lease<P::Stream>,
+    rest: &mut [IoSlice<'_>],
+    sent: &mut usize,
+) -> Result<Option<Kept>, PumpError> {
+    let mut kept = Kept::new(&exchange.conn.core.kept);
+    if rest.iter().all(|piece| kept.extend(piece).is_ok()) {
+        return Ok(Some(kept));
+    }
+    exchange.pump().write_all(lease.stream(), rest, sent).await.map(|()| None)
 }
 
 /// Sends the head and what of the body was sent before.
@@ -182,12 +202,39 @@ pub(super) async fn respond<P: Platform>(
     relay.run(request, answer).await
 }
 
-/// The request's body is still coming: sends it on while the response is awaited and relayed.
+/// What of a request is still to be sent.
+pub(super) struct Upload<'u> {
+    /// What the endpoint has not taken yet.
+    pub(super) first: Option<Kept>,
+    /// What comes behind that from the client, through this buffer; `None`: nothing.
+    pub(super) buffer: Option<&'u mut Buffer>,
+    pub(super) body: Body<'u>,
+}
+
+impl Upload<'_> {
+    async fn run<P: Platform>(
+        &mut self,
+        exchange: &Exchange<'_, P>,
+        lease: &Lease<P::Stream>,
+        pump: &Pump<'_, P>,
+    ) -> Result<(), PumpError> {
+        if let Some(first) = self.first.take() {
+            pump.write_all(lease.stream(), &mut [IoSlice::new(first.as_slice())], &mut 0).await?;
+        }
+        match &mut self.buffer {
+            Some(buffer) => pump.body(&exchange.conn.stream, lease.stream(), buffer, &mut self.body).await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// A part of the request is still to be sent: sends it while the response is awaited and relayed. `request` is what of it is
+/// still in hand.
 pub(super) async fn upload<P: Platform>(
     exchange: &Exchange<'_, P>,
     lease: &Lease<P::Stream>,
-    buffer: &mut Buffer,
-    mut body: Body<'_>,
+    mut upload: Upload<'_>,
+    request: &mut InHand<'_>,
     answer: &mut Answer<'_>,
 ) -> Result<Relayed, Failed<P::Stream>> {
     let conn = exchange.conn;
@@ -199,10 +246,9 @@ pub(super) async fn upload<P: Platform>(
     let requests = Pump { moved_ms: Some(&exchange.moved_ms), ..exchange.pump() };
     let relay = Relay { exchange, lease, pump: Pump { deadline: &deadline, ..requests } };
     let outcome = {
-        let mut no_request = InHand::nothing();
-        let mut request = pin!(requests.body(&conn.stream, lease.stream(), buffer, &mut body));
-        let mut response = pin!(relay.run(&mut no_request, answer));
-        match race(request.as_mut(), response.as_mut()).await {
+        let mut sending = pin!(upload.run(exchange, lease, &requests));
+        let mut response = pin!(relay.run(request, answer));
+        match race(sending.as_mut(), response.as_mut()).await {
             First::Right(relayed) => Ok(relayed),
             First::Left(Ok(())) => {
                 if let Some(copies) = &exchange.copies {
@@ -221,7 +267,7 @@ pub(super) async fn upload<P: Platform>(
         }
     };
     let record = &mut *answer.record;
-    record.request_bytes = body.flow.content_bytes();
+    record.request_bytes = upload.body.flow.content_bytes();
     if exchange.is_trial() && record.answered_ns == 0 {
         record.sent_ns = lease.sent_ns().unwrap_or(0);
     }

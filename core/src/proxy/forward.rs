@@ -8,7 +8,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::attempt::{open, request_body, resend, respond, send, take, upload};
+use super::attempt::{Upload, open, request_body, resend, respond, send, take, upload};
 use super::body::Tee;
 use super::choose::{self, choose};
 use super::downstream::After;
@@ -16,6 +16,8 @@ use super::exchange::{Answer, Exchange};
 use super::hedge;
 use super::in_hand::{InHand, parking};
 use super::mirror;
+use super::record::Record;
+use super::relay::Relayed;
 use super::retry::Failed;
 use super::shape::encode_for;
 use super::tunnel;
@@ -144,67 +146,83 @@ async fn once<P: Platform>(
     buffer: &mut Buffer,
     answer: &mut Answer<'_>,
 ) -> Result<After, Failed<P::Stream>> {
-    let &Exchange { conn, plan, route, .. } = exchange;
+    let &Exchange { conn, plan, .. } = exchange;
     exchange.begins();
     let mut body = request_body(exchange);
-    let give_back = |lease: Lease<P::Stream>| lease.give_back(conn.core.now_ms(), Some(&conn.private));
+    let mut first = None;
     if answer.record.intact {
         let at_hand = &buffer.filled()[plan.head_bytes..];
-        let consumed = send(exchange, &lease, &mut body, at_hand, answer.out).await?;
+        let (consumed, rest) = send(exchange, &lease, &mut body, at_hand, answer.out).await?;
         if body.flow.is_ended() {
-            // The whole request is out, and still in the buffer for another attempt.
-            exchange.waits_for(&lease);
-            if exchange.is_trial() {
-                answer.record.sent_ns = lease.sent_ns().unwrap_or(0);
-            }
-            if let Some(settings) = &route.hedge
-                && plan.web.is_none()
-                && plan.offered.is_none()
-                && !lease.is_private()
-            {
-                buffer.park_if_scarce();
-                let request = buffer.filled();
-                let hedged =
-                    Box::pin(hedge::first(exchange, &lease, settings, request, answer.record)).await?;
-                if let Some(other) = hedged {
+            // The whole request is out, or about to be, and still in the buffer for another attempt.
+            let content_bytes = body.flow.content_bytes();
+            let relayed = if rest.is_none() {
+                exchange.waits_for(&lease);
+                if exchange.is_trial() {
+                    answer.record.sent_ns = lease.sent_ns().unwrap_or(0);
+                }
+                if let Some(other) = hedge(exchange, &lease, buffer, answer.record).await? {
                     lease = other;
                 }
-            }
-            let mut request = InHand::new(buffer, plan.head_bytes + consumed);
-            let relayed = respond(exchange, &lease, &mut request, answer).await;
-            if relayed.is_ok() || answer.record.response_started {
-                answer.record.request_bytes = body.flow.content_bytes();
-            }
+                let mut request = InHand::new(buffer, plan.head_bytes + consumed);
+                respond(exchange, &lease, &mut request, answer).await
+            } else {
+                let mut request = InHand::new(buffer, plan.head_bytes + consumed);
+                let rest = Upload { first: rest, buffer: None, body };
+                Box::pin(upload(exchange, &lease, rest, &mut request, answer)).await
+            };
+            let counts = relayed.is_ok() || answer.record.response_started;
+            answer.record.request_bytes = if counts { content_bytes } else { 0 };
             return match relayed {
-                Ok(relayed) => {
-                    if let Some(upstream_bytes) = relayed.switched {
-                        lease.became_tunnel();
-                        let tunnel = tunnel::run(exchange, lease, buffer, upstream_bytes, answer.record);
-                        return Box::pin(tunnel).await.map_err(Failed::Fault);
-                    }
-                    if relayed.reusable {
-                        give_back(lease);
-                    }
-                    Ok(relayed.after)
+                Ok(Relayed { switched: Some(upstream_bytes), .. }) => {
+                    lease.became_tunnel();
+                    let tunnel = tunnel::run(exchange, lease, buffer, upstream_bytes, answer.record);
+                    Box::pin(tunnel).await.map_err(Failed::Fault)
                 }
-                Err(failed) => {
-                    if matches!(&failed, Failed::Again(next) if next.clean) {
-                        give_back(lease);
-                    }
-                    Err(failed)
-                }
+                relayed => after(exchange, lease, relayed),
             };
         }
-        let (head, rest) = buffer.filled().split_at(plan.head_bytes);
-        exchange.tee.begin(&conn.core.kept, head, &rest[..consumed]);
+        let (head, behind) = buffer.filled().split_at(plan.head_bytes);
+        exchange.tee.begin(&conn.core.kept, head, &behind[..consumed]);
         buffer.consume(plan.head_bytes + consumed);
         answer.record.intact = false;
+        first = rest;
     } else {
         Box::pin(resend(exchange, &lease, &mut body, answer.out)).await?;
     }
-    let relayed = Box::pin(upload(exchange, &lease, buffer, body, answer)).await?;
-    if relayed.reusable {
-        give_back(lease);
+    let rest = Upload { first, buffer: Some(buffer), body };
+    let relayed = Box::pin(upload(exchange, &lease, rest, &mut InHand::nothing(), answer)).await;
+    after(exchange, lease, relayed)
+}
+
+/// The attempt whose answer has begun to come, if that is another one.
+async fn hedge<P: Platform>(
+    exchange: &Exchange<'_, P>,
+    lease: &Lease<P::Stream>,
+    buffer: &mut Buffer,
+    record: &mut Record,
+) -> Result<Option<Lease<P::Stream>>, Fault> {
+    let Some(settings) = &exchange.route.hedge else { return Ok(None) };
+    if exchange.plan.web.is_some() || exchange.plan.offered.is_some() || lease.is_private() {
+        return Ok(None);
     }
-    Ok(relayed.after)
+    buffer.park_if_scarce();
+    Box::pin(hedge::first(exchange, lease, settings, buffer.filled(), record)).await
+}
+
+/// What an attempt leaves: its connection, for others, where that is clean.
+fn after<P: Platform>(
+    exchange: &Exchange<'_, P>,
+    lease: Lease<P::Stream>,
+    relayed: Result<Relayed, Failed<P::Stream>>,
+) -> Result<After, Failed<P::Stream>> {
+    let clean = match &relayed {
+        Ok(relayed) => relayed.reusable,
+        Err(Failed::Again(next)) => next.clean && exchange.is_sent(),
+        Err(Failed::Fault(_)) => false,
+    };
+    if clean {
+        lease.give_back(exchange.conn.core.now_ms(), Some(&exchange.conn.private));
+    }
+    relayed.map(|relayed| relayed.after)
 }
