@@ -18,6 +18,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
+use ringway::base::backlog::BacklogAccount;
 use ringway::base::reason::ReasonCode;
 use ringway::base::clock::Monotonic;
 use ringway::config::raw::{Duration as RawDuration, Io, Retry, RetryMethods, RetryOn, Size, Workers};
@@ -145,6 +146,7 @@ struct World {
     piece: usize,
     /// What each upstream connection was sent.
     upstream: Rc<RefCell<Vec<Rc<Pipe>>>>,
+    backlog: Rc<BacklogAccount>,
 }
 
 impl Platform for World {
@@ -167,6 +169,10 @@ impl Platform for World {
         let draw = self.draws.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
         self.draws.set(draw);
         (draw ^ (draw >> 31)).wrapping_mul(0xbf58_476d_1ce4_e5b9)
+    }
+
+    fn backlog(&self) -> &Rc<BacklogAccount> {
+        &self.backlog
     }
 
     async fn connect(&self, _: &Address, _: &Dial, _: &OnBehalf) -> Result<Connected<Memory>, ConnectError> {
@@ -312,6 +318,7 @@ fuzz_target!(|data: &[u8]| {
         origin: parts(origin),
         piece,
         upstream: Rc::clone(&upstream),
+        backlog: BacklogAccount::new(1 << 20),
     };
     let (log, _lines) = crossbeam_channel::bounded(1);
     let core = INSTALL.with(|install| Core::new(0, world, Node::new(1, 7), install, LogBuffer::new(log)));

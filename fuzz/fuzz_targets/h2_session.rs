@@ -13,6 +13,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 
 use libfuzzer_sys::fuzz_target;
+use ringway::base::backlog::{Backlog, BacklogAccount};
 use ringway::base::clock::Monotonic;
 use ringway::http::flow::{Batch, Flow};
 use ringway::http::http1::parse::{HeadLimits, Parsed, parse_request};
@@ -207,9 +208,9 @@ async fn answer(stream: Box<ServerStream>) {
 }
 
 async fn serve(stream: Memory) {
-    let Some(connection) = ServerConnection::new(stream, b"", &SETTINGS, Monotonic::start()).await else {
-        return;
-    };
+    let backlog = Backlog::new(&BacklogAccount::new(1 << 20), None);
+    let connection = ServerConnection::new(stream, b"", &SETTINGS, Monotonic::start(), backlog).await;
+    let Some(connection) = connection else { return };
     let mut connection = Some(connection);
     let mut streams: Vec<Pin<Box<dyn Future<Output = ()>>>> = Vec::new();
     std::future::poll_fn(|cx| {

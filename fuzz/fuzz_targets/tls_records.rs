@@ -17,11 +17,13 @@ use std::future::Future;
 use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;
 use std::pin::pin;
+use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
+use ringway::base::backlog::BacklogAccount;
 use ringway::net::driver::{Executor, IoMode, yield_now};
 use ringway::net::stream::{Socket, Transport};
 use ringway::net::tls::certificate::Certificate;
@@ -113,6 +115,11 @@ fn ends() -> [Ends; 4] {
 /// What one side sends.
 fn sent(seed: u8, bytes: usize) -> Vec<u8> {
     (0..bytes).map(|index| (index as u8).wrapping_mul(31) ^ (index >> 8) as u8 ^ seed).collect()
+}
+
+/// An account that never runs short.
+fn unbounded() -> Rc<BacklogAccount> {
+    BacklogAccount::new(u64::MAX)
 }
 
 fn pair() -> (Socket, Socket) {
@@ -331,9 +338,9 @@ async fn hostile(ends: &Ends, ours_serves: bool, closes: bool, mut orders: std::
     let (stream, forger) = (Cell::new(None), Cell::new(None));
     let ours = async {
         stream.set(if ours_serves {
-            server::accept(near, &ends.server).await.ok()
+            server::accept(near, &ends.server, &unbounded()).await.ok()
         } else {
-            client::connect(near, &connector, &name).await.ok()
+            client::connect(near, &connector, &name, &unbounded()).await.ok()
         });
     };
     let theirs = async { forger.set(shake(peer, &far).await) };
@@ -369,13 +376,13 @@ fuzz_target!(|data: &[u8]| {
         let connector = client.connector();
         let name = "localhost".try_into().expect("a name");
         let asking = async {
-            if let Ok(stream) = client::connect(near, &connector, &name).await {
+            if let Ok(stream) = client::connect(near, &connector, &name, &unbounded()).await {
                 talk(stream, &from_client, &from_server).await;
             }
             finished.set(finished.get() + 1);
         };
         let answering = async {
-            if let Ok(stream) = server::accept(far, server).await {
+            if let Ok(stream) = server::accept(far, server, &unbounded()).await {
                 talk(stream, &from_server, &from_client).await;
             }
             finished.set(finished.get() + 1);

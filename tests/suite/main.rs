@@ -19,6 +19,7 @@ mod grpc_retries;
 mod grpc_tonic;
 mod grpc_web;
 mod h2_abuse;
+mod h2_backlog;
 mod h2_front;
 mod h2_pairs;
 mod h2_pool;

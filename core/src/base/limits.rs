@@ -320,6 +320,12 @@ pub const ROUTE_SOURCES_MAX: usize = 64;
 /// of 64 KiB by default, and no more than what an operator expects to be "besides".
 pub const KEPT_MEMORY_DIVISOR: u64 = 4;
 
+// What connections hold because somebody does not read (base/backlog).
+
+/// That is at most a worker's memory for buffers by this. By default 128 MiB: 512 uploads whose upstream does not read, with a
+/// full window of 256 KiB each, before the heaviest are reset.
+pub const BACKLOG_MEMORY_DIVISOR: u64 = 2;
+
 // Memory of tables that workers share (net/memory).
 
 /// Bytes from which on such a table is in huge pages of 2 MiB: some 460,000 keys of rate limits. That of the default 100,000

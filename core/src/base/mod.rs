@@ -1,5 +1,6 @@
 //! What every layer may lean on: bounds, time, deadlines and the words for failure. Imports nothing of ours.
 
+pub mod backlog;
 pub mod bucket;
 pub mod buffer;
 pub mod clock;

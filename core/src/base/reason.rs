@@ -163,6 +163,7 @@ reasons! {
         H2ResetFlood, "h2_reset_flood", "", "More cancelled requests than a client may have; see docs/configuration.md for the three bounds. `ENHANCE_YOUR_CALM`.";
         H2ControlFlood, "h2_control_flood", "", "More PING, SETTINGS, PRIORITY or empty DATA frames than a client may send. `ENHANCE_YOUR_CALM`.";
         H2WindowFlood, "h2_window_flood", "", "More WINDOW_UPDATE frames than a client may send. `ENHANCE_YOUR_CALM`.";
+        H2Backlog, "h2_backlog", "", "A stream, or a connection, that held most of what HTTP/2 and TLS connections may hold because somebody does not read: half of `limits.memory_per_worker`, of which one client's address has half. `ENHANCE_YOUR_CALM`.";
         H2EnhanceYourCalm, "h2_enhance_your_calm", "", "Another bound: heads in too many CONTINUATION frames, requests cancelled before they were looked at, many small DATA frames.";
         H2FlowControl, "h2_flow_control", "", "More DATA than the windows allow (RFC 9113 section 5.2).";
         H2Compression, "h2_compression", "", "A head that is no HPACK (RFC 7541).";
@@ -252,6 +253,7 @@ reasons! {
         TlsCertificateUnknownCa, "tls_certificate_unknown_ca", "", "Nobody that is trusted vouches for the peer's certificate; or it says that of ours.";
         TlsCertificateRefused, "tls_certificate_refused", "", "The peer's certificate is refused for another cause: revoked, not yet valid, not for this purpose; or it refuses ours.";
         TlsRefusedByPeer, "tls_refused_by_peer", "", "The peer sent another alert.";
+        TlsBacklog, "tls_backlog", "", "Part of a handshake message had come, and it was among what held most of what HTTP/2 and TLS connections may hold (see `h2_backlog`).";
         TlsMalformed, "tls_malformed", "", "What came is not TLS, or breaks its rules.";
     }
 

@@ -346,7 +346,7 @@ pub struct ListenerHttp2 {
     pub streams_max: u32,
     /// How much of one request's body a client may send ahead of the upstream; 16KiB to 16MiB.
     pub stream_window: Size,
-    /// The same for all bodies of one connection together, and so what they may take of this proxy's memory; 64KiB to 64MiB, not less than `stream_window`.
+    /// The same for all bodies of one connection together, beside what is stalled; 64KiB to 64MiB, not less than `stream_window`. It grows by what its streams hold that no upstream takes, while there is room.
     pub connection_window: Size,
 }
 

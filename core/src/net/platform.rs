@@ -19,6 +19,7 @@ use super::stream::{Socket, Stream, Transport};
 use super::tls::client::{Connector, ServerName};
 use super::tls::server::TlsServer;
 use super::tls::{HandshakeError, Protocol, client, server};
+use crate::base::backlog::{Backlog, BacklogAccount};
 use crate::base::clock::{Clock, Monotonic};
 use crate::base::reason::ReasonCode;
 use crate::http::message::Scheme;
@@ -46,6 +47,8 @@ pub trait Platform: 'static {
     fn unix_time(&self) -> Duration;
     /// A random number, not for secrets.
     fn random(&self) -> u64;
+    /// The account of what connections hold because somebody does not read.
+    fn backlog(&self) -> &Rc<BacklogAccount>;
     /// Opens a connection; the caller bounds the wait.
     async fn connect(
         &self,
@@ -141,12 +144,13 @@ pub enum AcceptError<S> {
 pub struct Linux {
     clock: Monotonic,
     random: Cell<u64>,
+    backlog: Rc<BacklogAccount>,
 }
 
 impl Linux {
-    /// `seed` decides the random numbers.
+    /// `seed` decides the random numbers. Its account has no bound until it is given one.
     pub fn new(clock: Monotonic, seed: u64) -> Self {
-        Self { clock, random: Cell::new(seed) }
+        Self { clock, random: Cell::new(seed), backlog: BacklogAccount::new(u64::MAX) }
     }
 }
 
@@ -174,6 +178,10 @@ impl Platform for Linux {
         z ^ (z >> 31)
     }
 
+    fn backlog(&self) -> &Rc<BacklogAccount> {
+        &self.backlog
+    }
+
     async fn connect(
         &self,
         address: &Address,
@@ -188,7 +196,7 @@ impl Platform for Linux {
             None => (Stream::Socket(socket), Scheme::Http),
             Some((connector, name)) => {
                 // Boxed: a handshake's state is large, and the common connection has none.
-                let opened = Box::pin(client::connect(socket, connector, name)).await;
+                let opened = Box::pin(client::connect(socket, connector, name, &self.backlog)).await;
                 let stream = opened.map_err(ConnectError::Tls)?;
                 if how.http2.is_some() && stream.agreed().protocol != Protocol::H2 {
                     return Err(ConnectError::NoHttp2);
@@ -197,7 +205,8 @@ impl Platform for Linux {
             }
         };
         let Some(settings) = &how.http2 else { return Ok(Connected::Stream(stream)) };
-        let session = Box::pin(Session::new(stream, scheme, settings, self.clock)).await;
+        let backlog = Backlog::new(&self.backlog, None);
+        let session = Box::pin(Session::new(stream, scheme, settings, self.clock, backlog)).await;
         session.map(Connected::Session).map_err(ConnectError::Io)
     }
 
@@ -212,7 +221,7 @@ impl Platform for Linux {
         let Stream::Socket(socket) = stream else {
             return Err(AcceptError::Failed(ReasonCode::TlsMalformed));
         };
-        match server::accept(socket, server).await {
+        match server::accept(socket, server, &self.backlog).await {
             Ok(stream) => Ok(Stream::Tls(Box::new(stream))),
             Err(HandshakeError::PlainHttp(socket)) => Err(AcceptError::PlainHttp(Stream::Socket(socket))),
             Err(error) => Err(AcceptError::Failed(error.reason())),

@@ -153,6 +153,11 @@ impl Socket {
         Ok(n)
     }
 
+    /// The other end's address, if it has one.
+    pub(super) fn peer_address(&self) -> Option<SocketAddr> {
+        SocketAddr::try_from(rustix::net::getpeername(&self.0).ok()??).ok()
+    }
+
     /// How a connect that was in progress ended.
     pub(super) fn connect_outcome(&self) -> io::Result<()> {
         Ok(rustix::net::sockopt::socket_error(&self.0)??)

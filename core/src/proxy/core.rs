@@ -548,6 +548,7 @@ impl<P: Platform> Core<P> {
             install.listeners.iter().map(|index| index.map(|i| bind_listener(install, i))).collect();
         self.buffers.resize(snapshot.limits.memory_bytes_max);
         self.kept.resize(snapshot.limits.memory_bytes_max);
+        self.platform.backlog().resize(snapshot.limits.memory_bytes_max);
         *self.bound.borrow_mut() = Rc::new(Bound {
             snapshot: Arc::clone(snapshot),
             configured: Arc::clone(&install.upstreams),
@@ -937,6 +938,8 @@ impl<P: Platform> Core<P> {
             buffers_waiting: self.buffers.waiting() as u64,
             kept_bytes: self.kept.bytes() as u64,
             kept_refusals: self.kept.refusals(),
+            backlog_bytes: self.platform.backlog().bytes() as u64,
+            backlog_asked: self.platform.backlog().asked_count(),
             panics: panics::caught(),
         };
         for upstream in self.upstreams.borrow().values() {

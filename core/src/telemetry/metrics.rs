@@ -229,6 +229,10 @@ pub struct Gauges {
     pub kept_bytes: u64,
     /// How often there was no room for them.
     pub kept_refusals: u64,
+    /// Bytes that HTTP/2 and TLS connections hold because somebody does not read.
+    pub backlog_bytes: u64,
+    /// How often a connection had to let go of what it held.
+    pub backlog_asked: u64,
     /// Panics that were caught.
     pub panics: u64,
 }
@@ -490,7 +494,7 @@ fn seconds(us: u64) -> f64 {
 
 fn gauges(out: &mut String, samples: &[Sample]) {
     type Row = (&'static str, &'static str, fn(&Gauges) -> u64);
-    const ROWS: [Row; 8] = [
+    const ROWS: [Row; 10] = [
         ("ringway_downstream_connections", "Downstream connections open.", |g| g.downstream_connections),
         ("ringway_requests_active", "Requests being worked on.", |g| g.requests_active),
         ("ringway_buffers_taken", "I/O buffers of 16 KiB in use.", |g| g.buffers_taken),
@@ -500,6 +504,16 @@ fn gauges(out: &mut String, samples: &[Sample]) {
         ("ringway_buffers_free", "I/O buffers of 16 KiB kept for reuse.", |g| g.buffers_free),
         ("ringway_kept_bytes", "Bytes of bodies kept for retries and mirrors.", |g| g.kept_bytes),
         ("ringway_kept_refused_total", "Bodies not kept for lack of room.", |g| g.kept_refusals),
+        (
+            "ringway_backlog_bytes",
+            "Bytes that HTTP/2 and TLS connections hold because somebody does not read.",
+            |g| g.backlog_bytes,
+        ),
+        (
+            "ringway_backlog_shed_total",
+            "Connections that had to let go of such bytes for lack of room.",
+            |g| g.backlog_asked,
+        ),
         ("ringway_panics_total", "Panics: each ended a connection, a stream or a worker's life.", |g| {
             g.panics
         }),

@@ -11,10 +11,10 @@ use ::http::{HeaderMap, Method, Request, Response as Head, Uri, Version};
 use bytes::Bytes;
 use std::fmt;
 use std::future::poll_fn;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
-use tokio::net::TcpStream;
+use tokio::net::TcpSocket;
 
 /// Whether more of a message follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +60,17 @@ impl Client {
     }
 
     pub fn try_with(address: SocketAddr, settings: Settings) -> Result<Client, Failure> {
+        Client::try_from(Ipv4Addr::UNSPECIFIED, address, settings)
+    }
+
+    /// From an address of its own: to a proxy, another client.
+    #[track_caller]
+    pub fn from(own: Ipv4Addr, address: SocketAddr) -> Client {
+        Client::try_from(own, address, Settings::default())
+            .unwrap_or_else(|failure| panic!("HTTP/2 from {own} to {address}: {failure}"))
+    }
+
+    fn try_from(own: Ipv4Addr, address: SocketAddr, settings: Settings) -> Result<Client, Failure> {
         let mut builder = Builder::new();
         builder.enable_push(false);
         if let Some(bytes) = settings.stream_window {
@@ -70,7 +81,11 @@ impl Client {
         }
         let (requests, mut connection) = block(async {
             let broken = |error: std::io::Error| Failure::Broken(error.to_string());
-            let stream = TcpStream::connect(address).await.map_err(broken)?;
+            let socket = TcpSocket::new_v4().map_err(broken)?;
+            if !own.is_unspecified() {
+                socket.bind(SocketAddr::from((own, 0))).map_err(broken)?;
+            }
+            let stream = socket.connect(address).await.map_err(broken)?;
             stream.set_nodelay(true).map_err(broken)?;
             builder.handshake::<_, Bytes>(stream).await.map_err(Failure::from)
         })?;

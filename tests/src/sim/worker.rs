@@ -12,6 +12,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
+use ringway::base::backlog::BacklogAccount;
 use ringway::base::clock::Monotonic;
 use ringway::base::race::race;
 use ringway::base::reason::ReasonCode;
@@ -53,6 +54,7 @@ pub struct World {
     lane: Lane,
     address: SocketAddr,
     crossing: Rc<Crossing>,
+    backlog: Rc<BacklogAccount>,
 }
 
 impl Platform for World {
@@ -72,6 +74,10 @@ impl Platform for World {
 
     fn random(&self) -> u64 {
         self.random.draw()
+    }
+
+    fn backlog(&self) -> &Rc<BacklogAccount> {
+        &self.backlog
     }
 
     async fn connect(
@@ -203,6 +209,7 @@ impl Worker {
             random: setup.random,
             lane,
             crossing: setup.crossing,
+            backlog: BacklogAccount::new(u64::MAX),
         };
         let core = Core::new(index, world, setup.node, install, LogBuffer::new(setup.log));
         core.platform.spawn(sweep(Rc::clone(&core)));

@@ -5,18 +5,19 @@ use std::future::Future;
 use std::io::{self, ErrorKind, IoSlice};
 use std::os::fd::BorrowedFd;
 use std::pin::{Pin, pin};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 
-use bytes::Bytes;
 use h2::client::{Builder, ResponseFuture, SendRequest};
 use h2::{Ping, PingPong, Reason, SendStream};
 
 use super::guard::Guard;
 use super::half::{Inbound, Opening, Outbound, gather};
+use super::ledger::{Ledger, Payload, REASON, Sheds};
 use super::server::write_pieces;
 use super::wire::{Shared, Wire, drive};
-use super::{SEND_BUFFER_BYTES, Settings, broken};
+use super::{Settings, broken};
+use crate::base::backlog::Backlog;
 use crate::base::clock::Monotonic;
 use crate::base::panics;
 use crate::base::race::race;
@@ -30,8 +31,9 @@ use crate::net::stream::{Peek, Transport};
 
 /// A connection to an origin. Its task ends when this and all its streams are gone.
 pub struct Session {
-    requests: RefCell<SendRequest<Bytes>>,
+    requests: RefCell<SendRequest<Payload>>,
     state: Rc<State>,
+    ledger: Rc<Ledger>,
     scheme: Scheme,
     streams_max: u32,
 }
@@ -119,16 +121,19 @@ impl Session {
         scheme: Scheme,
         settings: &Settings,
         clock: Monotonic,
+        backlog: Rc<Backlog>,
     ) -> io::Result<Rc<Self>> {
-        let shared = Shared::new(stream, Guard::of_server(clock), &[]);
+        let shared = Shared::new(stream, Guard::of_server(clock), &[], backlog);
+        let ledger = Rc::clone(&shared.ledger);
+        let window = ledger.connection_window(settings.connection_window);
         let builder = {
             let mut builder = Builder::new();
             builder
                 .enable_push(false)
-                .initial_window_size(settings.stream_window)
-                .initial_connection_window_size(settings.connection_window)
+                .initial_window_size(ledger.stream_window(settings.stream_window))
+                .initial_connection_window_size(window)
                 .max_header_list_size(settings.header_list_bytes)
-                .max_send_buffer_size(SEND_BUFFER_BYTES);
+                .max_send_buffer_size(ledger.send_bytes());
             builder
         };
         let handshake = builder.handshake(Wire::new(&shared));
@@ -163,7 +168,13 @@ impl Session {
         let of_task = OverWhenDropped(Rc::clone(&state));
         spawn(async move {
             let dead = of_task.0.dead.raised();
+            let mut target = window;
             let frames = drive(&shared, |cx| {
+                let wanted = shared.ledger.window(window);
+                if wanted != target {
+                    target = wanted;
+                    connection.set_target_window_size(wanted);
+                }
                 if shared.guard.borrow().tripped().is_some() {
                     return Poll::Ready(());
                 }
@@ -174,6 +185,7 @@ impl Session {
         Ok(Rc::new(Self {
             requests: RefCell::new(requests),
             state,
+            ledger,
             scheme,
             streams_max: settings.streams_max,
         }))
@@ -186,16 +198,20 @@ impl Session {
         }
         let requests = self.ask(None, |requests| Some(requests.clone()))?;
         self.state.streams.set(self.state.streams.get() + 1);
-        let inner = Inner {
-            inbound: Inbound::awaiting(),
-            outbound: Outbound::opening(Absorber::request(self.scheme)),
-            request: Request { requests, response: None, asked: None },
-            refused: false,
-            reset: false,
-            malformed: None,
-            aborted: false,
-        };
-        Some(ClientStream { inner: RefCell::new(inner), state: Rc::clone(&self.state) })
+        let ledger = &self.ledger;
+        let inner = Rc::new_cyclic(|me: &Weak<RefCell<Inner>>| {
+            let (ledger_of_request, me) = (Rc::clone(ledger), Weak::clone(me));
+            RefCell::new(Inner {
+                inbound: Inbound::awaiting(ledger),
+                outbound: Outbound::opening(ledger, Absorber::request(self.scheme)),
+                request: Request { requests, response: None, asked: None, ledger: ledger_of_request, me },
+                refused: false,
+                reset: false,
+                malformed: None,
+                aborted: false,
+            })
+        });
+        Some(ClientStream { inner, state: Rc::clone(&self.state) })
     }
 
     /// A stream could be opened now: the connection lives, and neither bound is reached (RFC 9113 section 5.1.2).
@@ -220,7 +236,7 @@ impl Session {
 
     /// Asks the h2 crate, whose state one task may have left locked by a panic: then it panics for everybody who asks,
     /// and the connection is over. Callers are the pool and the worker itself, which must not fail with it.
-    fn ask<T>(&self, otherwise: T, what: impl FnOnce(&mut SendRequest<Bytes>) -> T) -> T {
+    fn ask<T>(&self, otherwise: T, what: impl FnOnce(&mut SendRequest<Payload>) -> T) -> T {
         panics::catch(|| what(&mut self.requests.borrow_mut())).unwrap_or_else(|_| {
             self.state.over.set(true);
             self.state.dead.raise();
@@ -263,7 +279,7 @@ impl Session {
 
 /// One request and its response, as a stream of bytes in HTTP/1.1 form.
 pub struct ClientStream {
-    inner: RefCell<Inner>,
+    inner: Rc<RefCell<Inner>>,
     state: Rc<State>,
 }
 
@@ -282,13 +298,16 @@ struct Inner {
 
 /// Sends the head, then awaits the response's.
 struct Request {
-    requests: SendRequest<Bytes>,
+    requests: SendRequest<Payload>,
     response: Option<ResponseFuture>,
     asked: Option<Asked>,
+    ledger: Rc<Ledger>,
+    /// The stream whose request it is, for the ledger.
+    me: Weak<RefCell<Inner>>,
 }
 
 impl Opening for Request {
-    fn open(&mut self, event: Event<'_>) -> io::Result<Option<(SendStream<Bytes>, bool)>> {
+    fn open(&mut self, event: Event<'_>) -> io::Result<Option<(SendStream<Payload>, bool)>> {
         let Event::Request { mut head, end, protocol, websocket_key } = event else {
             return Err(ErrorKind::InvalidData.into());
         };
@@ -301,6 +320,8 @@ impl Opening for Request {
             head.extensions_mut().insert(h2::ext::Protocol::from_static(protocol));
         }
         let (response, stream) = self.requests.send_request(head, end).map_err(broken)?;
+        let me: Weak<RefCell<Inner>> = Weak::clone(&self.me);
+        self.ledger.enter(stream.stream_id().as_u32(), me, 0);
         self.response = Some(response);
         self.asked = Some(Asked { method, websocket_key });
         Ok(Some((stream, end)))
@@ -354,6 +375,17 @@ impl Inner {
             }
         }
         self.inbound.poll_fetch(cx)
+    }
+}
+
+impl Sheds for RefCell<Inner> {
+    fn shed(&self) {
+        let inner = &mut *self.borrow_mut();
+        if let Some(stream) = inner.outbound.stream() {
+            stream.send_reset(Reason::CANCEL);
+        }
+        inner.inbound.shed();
+        inner.malformed = Some(REASON);
     }
 }
 
@@ -447,7 +479,10 @@ impl Transport for ClientStream {
 
 impl Drop for ClientStream {
     fn drop(&mut self) {
-        let inner = self.inner.get_mut();
+        let inner = &mut *self.inner.borrow_mut();
+        if let Some(stream) = inner.outbound.stream() {
+            inner.request.ledger.leave(stream.stream_id().as_u32());
+        }
         let whole = inner.outbound.is_ended() && inner.inbound.is_ended() && !inner.aborted;
         // While unwinding, dropping the stream resets it as well; the call would panic if the h2 crate's state is locked.
         if let Some(stream) = inner.outbound.stream().filter(|_| !whole && !std::thread::panicking()) {

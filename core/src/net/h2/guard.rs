@@ -32,6 +32,7 @@ const WINDOW: Rate = Rate { per_second: 500, burst: 5_000 };
 const WINDOW_EARNED_BYTES: usize = 512;
 
 const FRAME_HEADER_BYTES: usize = 9;
+/// Of a client, before its first frame.
 const PREFACE_BYTES: u32 = 24;
 
 /// Reads along what a peer sends, frame by frame, and what it is sent.
@@ -61,7 +62,7 @@ enum Role {
 
 /// Finds the frames in one direction's bytes, however they are cut.
 #[derive(Debug, Default)]
-struct Frames {
+pub(super) struct Frames {
     /// Of the frame being read; the client's preface counts as one.
     payload_left: u32,
     header: [u8; FRAME_HEADER_BYTES],
@@ -70,20 +71,21 @@ struct Frames {
 
 /// The header of a frame, whose payload follows.
 #[derive(Debug, Clone, Copy)]
-struct Frame {
-    kind: u8,
+pub(super) struct Frame {
+    pub(super) kind: u8,
     flags: u8,
-    stream: u32,
-    payload_bytes: u32,
+    pub(super) stream: u32,
+    pub(super) payload_bytes: u32,
 }
 
 impl Frames {
-    fn after(payload_left: u32) -> Self {
+    /// What comes before the first frame is `payload_left` bytes.
+    pub(super) fn after(payload_left: u32) -> Self {
         Self { payload_left, ..Self::default() }
     }
 
     /// Takes bytes up to the end of the next header. `None`: all were taken, and no header ended.
-    fn next(&mut self, bytes: &mut &[u8]) -> Option<Frame> {
+    pub(super) fn next(&mut self, bytes: &mut &[u8]) -> Option<Frame> {
         while !bytes.is_empty() {
             if self.payload_left > 0 {
                 let n = bytes.len().min(self.payload_left as usize);
@@ -105,6 +107,11 @@ impl Frames {
         }
         None
     }
+
+    /// The payload of the frame whose header came last has come, too.
+    pub(super) fn is_complete(&self) -> bool {
+        self.payload_left == 0
+    }
 }
 
 impl Frame {
@@ -121,6 +128,8 @@ enum Flood {
     Reset,
     Control,
     Window,
+    /// What it does not take weighs too much.
+    Backlog,
 }
 
 impl Flood {
@@ -130,13 +139,14 @@ impl Flood {
             Flood::Reset => ReasonCode::H2ResetFlood,
             Flood::Control => ReasonCode::H2ControlFlood,
             Flood::Window => ReasonCode::H2WindowFlood,
+            Flood::Backlog => ReasonCode::H2Backlog,
         }
     }
 }
 
 /// Frame types of RFC 9113 section 6.
-mod kind {
-    pub(super) const DATA: u8 = 0;
+pub(super) mod kind {
+    pub(in crate::net::h2) const DATA: u8 = 0;
     pub(super) const HEADERS: u8 = 1;
     pub(super) const RST_STREAM: u8 = 3;
     pub(super) const SETTINGS: u8 = 4;
@@ -181,14 +191,24 @@ impl Guard {
         }
     }
 
+    /// Bytes that the peer sends before its first frame.
+    pub(super) fn preface_bytes(&self) -> u32 {
+        if self.role == Role::Client { PREFACE_BYTES } else { 0 }
+    }
+
     /// What the peer does too much of, once it does.
     pub fn tripped(&self) -> Option<ReasonCode> {
         self.tripped.map(Flood::reason)
     }
 
+    /// The connection holds too much of what the peer does not take.
+    pub(super) fn trip_for_backlog(&mut self) {
+        self.tripped.get_or_insert(Flood::Backlog);
+    }
+
     /// The first frame has come whole. It can only be SETTINGS (RFC 9113 section 3.4).
     pub fn greeted(&self) -> bool {
-        self.greeted && self.theirs.payload_left == 0
+        self.greeted && self.theirs.is_complete()
     }
 
     /// Bytes that came.

@@ -1,12 +1,14 @@
 //! The two directions of one HTTP/2 stream, each as a byte stream in HTTP/1.1 form.
 
 use std::io::{self, ErrorKind};
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 
 use super::broken;
+use super::ledger::{Ledger, Payload, REASON};
 use crate::base::reason::ReasonCode;
 use crate::http::http2::Malformed;
 use crate::http::http2::absorb::{Absorber, Event};
@@ -21,6 +23,7 @@ pub(super) struct Inbound {
     /// The line end that a chunk's data is due.
     chunk_open: bool,
     body: Option<RecvStream>,
+    ledger: Rc<Ledger>,
     framing: Framing,
     ended: bool,
     /// What it broke on, told each time that it is asked.
@@ -45,13 +48,14 @@ pub(super) fn gather(
 
 impl Inbound {
     /// Nothing yet: a client awaits its response's head.
-    pub(super) fn awaiting() -> Self {
+    pub(super) fn awaiting(ledger: &Rc<Ledger>) -> Self {
         Self {
             text: Vec::new(),
             read: 0,
             data: Bytes::new(),
             chunk_open: false,
             body: None,
+            ledger: Rc::clone(ledger),
             framing: Framing::None,
             ended: false,
             failed: None,
@@ -59,8 +63,8 @@ impl Inbound {
     }
 
     /// A message whose head is `text`.
-    pub(super) fn message(text: Vec<u8>, framing: Framing, body: RecvStream) -> Self {
-        let mut inbound = Self { text, ..Self::awaiting() };
+    pub(super) fn message(ledger: &Rc<Ledger>, text: Vec<u8>, framing: Framing, body: RecvStream) -> Self {
+        let mut inbound = Self { text, ..Self::awaiting(ledger) };
         inbound.begin(framing, body);
         inbound
     }
@@ -75,6 +79,13 @@ impl Inbound {
         self.ended = framing == Framing::None;
         self.framing = framing;
         self.body = Some(body);
+    }
+
+    /// Drops what has come. Whoever reads on is told why.
+    pub(super) fn shed(&mut self) {
+        (self.body, self.data, self.text, self.read) = (None, Bytes::new(), Vec::new(), 0);
+        self.failed = Some((ErrorKind::InvalidData, REASON));
+        self.ended = false;
     }
 
     pub(super) fn has_begun(&self) -> bool {
@@ -147,6 +158,7 @@ impl Inbound {
         if let Some(body) = &mut self.body {
             // The peer may send as much again. It fails only for more than was received.
             let _ = body.flow_control().release_capacity(m);
+            self.ledger.took(body.stream_id().as_u32(), m);
         }
         if self.data.is_empty() {
             self.data = Bytes::new();
@@ -163,7 +175,8 @@ impl Inbound {
 /// What we send.
 pub(super) struct Outbound {
     absorber: Absorber,
-    stream: Option<SendStream<Bytes>>,
+    stream: Option<SendStream<Payload>>,
+    ledger: Rc<Ledger>,
     ended: bool,
     /// Bytes that may still be queued without room in the peer's window.
     ahead: usize,
@@ -180,21 +193,21 @@ const AHEAD_BYTES_MAX: usize = 16 * 1024;
 pub(super) trait Opening {
     /// Sends what is not body. A final head gives the stream that the body goes to. `Unsupported`: it asks for what the
     /// peer has not said that it can do.
-    fn open(&mut self, event: Event<'_>) -> io::Result<Option<(SendStream<Bytes>, bool)>>;
+    fn open(&mut self, event: Event<'_>) -> io::Result<Option<(SendStream<Payload>, bool)>>;
 }
 
 impl Outbound {
     /// For a stream whose peer has seen its head, or is about to.
-    pub(super) fn new(absorber: Absorber) -> Self {
-        Self { absorber, stream: None, ended: false, ahead: 0, unfit: None }
+    pub(super) fn new(ledger: &Rc<Ledger>, absorber: Absorber) -> Self {
+        Self { absorber, stream: None, ledger: Rc::clone(ledger), ended: false, ahead: 0, unfit: None }
     }
 
     /// For a stream that this end opens.
-    pub(super) fn opening(absorber: Absorber) -> Self {
-        Self { ahead: AHEAD_BYTES_MAX, ..Self::new(absorber) }
+    pub(super) fn opening(ledger: &Rc<Ledger>, absorber: Absorber) -> Self {
+        Self { ahead: AHEAD_BYTES_MAX, ..Self::new(ledger, absorber) }
     }
 
-    pub(super) fn stream(&mut self) -> Option<&mut SendStream<Bytes>> {
+    pub(super) fn stream(&mut self) -> Option<&mut SendStream<Payload>> {
         self.stream.as_mut()
     }
 
@@ -216,12 +229,14 @@ impl Outbound {
                     let Some(stream) = &mut self.stream else { return Err(ErrorKind::InvalidData.into()) };
                     stream.reserve_capacity(data.len());
                     let room = stream.capacity().max(self.ahead).min(data.len());
+                    let room = if self.ledger.may_write() { room } else { 0 };
                     self.ahead = self.ahead.saturating_sub(data.len());
                     if room == 0 && !data.is_empty() {
                         return if taken > 0 { Ok(taken) } else { Err(ErrorKind::WouldBlock.into()) };
                     }
                     let whole = end && room == data.len();
-                    stream.send_data(Bytes::copy_from_slice(&data[..room]), whole).map_err(broken)?;
+                    let payload = self.ledger.payload(stream.stream_id().as_u32(), &data[..room]);
+                    stream.send_data(payload, whole).map_err(broken)?;
                     self.absorber.took(room);
                     taken += room;
                     self.ended |= whole;
@@ -264,7 +279,8 @@ impl Outbound {
     fn end(&mut self) -> io::Result<()> {
         if let Some(stream) = self.stream.as_mut().filter(|_| !self.ended) {
             self.ended = true;
-            stream.send_data(Bytes::new(), true).map_err(broken)?;
+            let nothing = self.ledger.payload(stream.stream_id().as_u32(), &[]);
+            stream.send_data(nothing, true).map_err(broken)?;
         }
         Ok(())
     }
@@ -276,16 +292,21 @@ impl Outbound {
         }
     }
 
-    /// Ready when the peer's window has room again, or the stream is over.
+    /// Ready when the peer's window and the connection have room again, or the stream is over.
     pub(super) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
-            Some(stream) if !self.ended => match stream.poll_capacity(cx) {
-                Poll::Pending => Poll::Pending,
-                Poll::Ready(Some(Ok(_))) => Poll::Ready(Ok(())),
-                Poll::Ready(Some(Err(error))) => Poll::Ready(Err(broken(error))),
-                Poll::Ready(None) => Poll::Ready(Err(ErrorKind::BrokenPipe.into())),
-            },
-            _ => Poll::Ready(Ok(())),
+        let Some(stream) = self.stream.as_mut().filter(|_| !self.ended) else { return Poll::Ready(Ok(())) };
+        if self.ledger.poll_may_write(cx).is_pending() {
+            return stream.poll_reset(cx).map(|_| Ok(()));
+        }
+        // The h2 crate tells of room once, which may have been while the connection had none.
+        if stream.capacity() > 0 {
+            return Poll::Ready(Ok(()));
+        }
+        match stream.poll_capacity(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Some(Ok(_))) => Poll::Ready(Ok(())),
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Err(broken(error))),
+            Poll::Ready(None) => Poll::Ready(Err(ErrorKind::BrokenPipe.into())),
         }
     }
 }

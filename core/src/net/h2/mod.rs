@@ -3,11 +3,12 @@
 //! To the request path an HTTP/2 stream is one more [`Transport`](super::stream::Transport): bytes in HTTP/1.1 form.
 //! [`http::http2`](crate::http::http2) translates, this folder moves: `wire` gives the h2 crate its reads and writes,
 //! `half` the two directions of a stream, `server` and `client` the two ends of a connection. Nothing here decides
-//! about requests, and what a peer may do to us is bounded by `guard`.
+//! about requests, and what a peer may do to us is bounded by `guard`, what it makes us hold by `ledger`.
 
 pub mod client;
 pub mod guard;
 mod half;
+mod ledger;
 pub mod server;
 mod wire;
 
@@ -25,9 +26,6 @@ pub struct Settings {
     /// Bytes of a decoded head, as RFC 9113 section 6.5.2 counts them.
     pub header_list_bytes: u32,
 }
-
-/// Bytes of one stream's body that may wait for the peer's window or the socket.
-const SEND_BUFFER_BYTES: usize = 64 * 1024;
 
 /// What the h2 crate says, in the words of [`Transport`](super::stream::Transport).
 fn broken(error: h2::Error) -> io::Error {

@@ -5,17 +5,18 @@ use std::future::Future;
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 
-use bytes::Bytes;
 use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream, SendStream};
 
 use super::guard::Guard;
 use super::half::{Inbound, Opening, Outbound, gather};
+use super::ledger::{Ledger, Payload, REASON, Sheds};
 use super::wire::{Shared, Wire, drive};
-use super::{SEND_BUFFER_BYTES, Settings, broken};
+use super::{Settings, broken};
+use crate::base::backlog::Backlog;
 use crate::base::clock::Monotonic;
 use crate::base::reason::ReasonCode;
 use crate::http::http2::absorb::{Absorber, Event};
@@ -26,12 +27,16 @@ use crate::net::tls::Agreed;
 
 /// A client's connection.
 pub struct ServerConnection<S: Transport> {
-    h2: Connection<Wire<S>, Bytes>,
+    h2: Connection<Wire<S>, Payload>,
     shared: Rc<Shared<S>>,
     /// Of the TLS that carries it.
     agreed: Option<Rc<Agreed>>,
     local: Option<SocketAddr>,
     calmed: bool,
+    /// Of the whole connection, if nothing of it is unread.
+    window: u32,
+    /// As it was asked for last.
+    target: u32,
 }
 
 impl<S: Transport> std::fmt::Debug for ServerConnection<S> {
@@ -57,20 +62,28 @@ pub enum Incoming {
 }
 
 impl<S: Transport> ServerConnection<S> {
-    /// Greets a client. `early` was read from the stream already. `None`: it did not speak HTTP/2, or went away.
-    pub async fn new(stream: S, early: &[u8], settings: &Settings, clock: Monotonic) -> Option<Self> {
+    /// Greets a client. `early` was read from the stream already; what the connection holds is on `backlog`. `None`: it did
+    /// not speak HTTP/2, or went away.
+    pub async fn new(
+        stream: S,
+        early: &[u8],
+        settings: &Settings,
+        clock: Monotonic,
+        backlog: Rc<Backlog>,
+    ) -> Option<Self> {
         let agreed = stream.tls().cloned().map(Rc::new);
         let local = stream.local_address();
-        let shared = Shared::new(stream, Guard::of_client(clock), early);
+        let shared = Shared::new(stream, Guard::of_client(clock), early, backlog);
+        let window = shared.ledger.connection_window(settings.connection_window);
         let mut handshake = Builder::new()
             .max_concurrent_streams(settings.streams_max)
             // A client that leaves may cancel all that it has just opened; beyond that the guard counts.
             .max_pending_accept_reset_streams(settings.streams_max as usize)
             .max_local_error_reset_streams(Some(LOCAL_RESETS_MAX))
-            .initial_window_size(settings.stream_window)
-            .initial_connection_window_size(settings.connection_window)
+            .initial_window_size(shared.ledger.stream_window(settings.stream_window))
+            .initial_connection_window_size(window)
             .max_header_list_size(settings.header_list_bytes)
-            .max_send_buffer_size(SEND_BUFFER_BYTES)
+            .max_send_buffer_size(shared.ledger.send_bytes())
             .enable_connect_protocol()
             .handshake(Wire::new(&shared));
         let greeted = drive(&shared, |cx| std::pin::Pin::new(&mut handshake).poll(cx)).await;
@@ -82,14 +95,24 @@ impl<S: Transport> ServerConnection<S> {
             let whole = guard.greeted() && guard.tripped().is_none();
             if over || guard.greeted() { Poll::Ready(whole) } else { Poll::Pending }
         });
-        whole.await.then_some(Self { h2, shared, agreed, local, calmed: false })
+        whole.await.then_some(Self { h2, shared, agreed, local, calmed: false, window, target: window })
     }
 
     /// Awaits the next request, moving everything that is under way meanwhile. May be dropped at any time.
     pub async fn next(&mut self, key: impl Fn() -> [u8; 16]) -> Incoming {
         let (h2, shared, calmed) = (&mut self.h2, &self.shared, &mut self.calmed);
+        let (window, target) = (self.window, &mut self.target);
         let carrier = (self.agreed.as_ref(), self.local);
+        let ledger = &shared.ledger;
         drive(shared, |cx| {
+            let wanted = shared.ledger.window(window);
+            if wanted != *target {
+                *target = wanted;
+                h2.set_target_window_size(wanted);
+            }
+            if shared.ledger.take_shed() {
+                return Poll::Ready(Incoming::Refused(REASON));
+            }
             let next = h2.poll_accept(cx);
             if !*calmed && shared.guard.borrow().tripped().is_some() {
                 *calmed = true;
@@ -105,7 +128,7 @@ impl<S: Transport> ServerConnection<S> {
                         // Over before it began: nobody else shall hear of it, least of all an origin that counts resets.
                         Incoming::Refused(ReasonCode::H2ResetEarly)
                     } else {
-                        ServerStream::accept(request, respond, carrier, key())
+                        ServerStream::accept(request, respond, ledger, carrier, key())
                     })
                 }
                 Poll::Ready(None) => Poll::Ready(Incoming::Over(None)),
@@ -146,7 +169,10 @@ fn reason(error: &h2::Error) -> Option<ReasonCode> {
 
 /// One request and its response, as a stream of bytes in HTTP/1.1 form.
 pub struct ServerStream {
-    inner: RefCell<Inner>,
+    inner: Rc<RefCell<Inner>>,
+    /// What is held for it.
+    ledger: Rc<Ledger>,
+    number: u32,
     agreed: Option<Rc<Agreed>>,
     local: Option<SocketAddr>,
 }
@@ -161,10 +187,10 @@ struct Inner {
 }
 
 /// Sends heads.
-struct Respond(SendResponse<Bytes>);
+struct Respond(SendResponse<Payload>);
 
 impl Opening for Respond {
-    fn open(&mut self, event: Event<'_>) -> io::Result<Option<(SendStream<Bytes>, bool)>> {
+    fn open(&mut self, event: Event<'_>) -> io::Result<Option<(SendStream<Payload>, bool)>> {
         match event {
             Event::Interim(head) => {
                 self.0.send_informational(head).map_err(broken)?;
@@ -187,11 +213,12 @@ impl std::fmt::Debug for ServerStream {
 impl ServerStream {
     fn accept(
         request: http::Request<RecvStream>,
-        mut respond: SendResponse<Bytes>,
+        mut respond: SendResponse<Payload>,
+        ledger: &Rc<Ledger>,
         (agreed, local): (Option<&Rc<Agreed>>, Option<SocketAddr>),
         key: [u8; 16],
     ) -> Incoming {
-        let (parts, body) = request.into_parts();
+        let (parts, mut body) = request.into_parts();
         let mut text = Vec::with_capacity(512);
         let protocol = parts.extensions.get::<h2::ext::Protocol>().map(h2::ext::Protocol::as_str);
         match render::request(&parts, protocol, body.is_end_stream(), key, &mut text) {
@@ -203,15 +230,21 @@ impl ServerStream {
                         websocket_key: None,
                     },
                 };
+                let (number, unread) = (body.stream_id().as_u32(), body.flow_control().used_capacity());
                 let inner = Inner {
-                    inbound: Inbound::message(text, framing, body),
-                    outbound: Outbound::new(Absorber::response(asked)),
+                    inbound: Inbound::message(ledger, text, framing, body),
+                    outbound: Outbound::new(ledger, Absorber::response(asked)),
                     respond: Respond(respond),
                     aborted: false,
                     malformed: false,
                 };
+                let inner = Rc::new(RefCell::new(inner));
+                let weak: Weak<RefCell<Inner>> = Rc::downgrade(&inner);
+                ledger.enter(number, weak, unread);
                 Incoming::Stream(Box::new(Self {
-                    inner: RefCell::new(inner),
+                    inner,
+                    ledger: Rc::clone(ledger),
+                    number,
                     agreed: agreed.map(Rc::clone),
                     local,
                 }))
@@ -235,6 +268,21 @@ impl Inner {
             Some(stream) => stream.poll_reset(cx).map(drop),
             None => self.respond.0.poll_reset(cx).map(drop),
         }
+    }
+
+    fn reset(&mut self, reason: Reason) {
+        match self.outbound.stream() {
+            Some(stream) => stream.send_reset(reason),
+            None => self.respond.0.send_reset(reason),
+        }
+    }
+}
+
+impl Sheds for RefCell<Inner> {
+    fn shed(&self) {
+        let inner = &mut *self.borrow_mut();
+        inner.reset(Reason::ENHANCE_YOUR_CALM);
+        inner.inbound.shed();
     }
 }
 
@@ -325,7 +373,8 @@ impl Transport for ServerStream {
 
 impl Drop for ServerStream {
     fn drop(&mut self) {
-        let inner = self.inner.get_mut();
+        self.ledger.leave(self.number);
+        let inner = &mut *self.inner.borrow_mut();
         if inner.outbound.is_ended() && !inner.aborted {
             // If the request is not over the h2 crate says NO_ERROR: the client need not send the rest.
             return;
@@ -335,10 +384,7 @@ impl Drop for ServerStream {
             return;
         }
         let reason = if inner.malformed { Reason::PROTOCOL_ERROR } else { Reason::INTERNAL_ERROR };
-        match inner.outbound.stream() {
-            Some(stream) => stream.send_reset(reason),
-            None => inner.respond.0.send_reset(reason),
-        }
+        inner.reset(reason);
     }
 }
 

@@ -17,6 +17,8 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::guard::Guard;
+use super::ledger::{Ledger, Settled};
+use crate::base::backlog::Backlog;
 use crate::base::limits::TURN_BYTES;
 use crate::net::driver::{spawn, yield_now};
 use crate::net::stream::Transport;
@@ -44,6 +46,8 @@ pub(super) struct Shared<S> {
     pub(super) reads: Rc<Cell<u64>>,
     /// Frames received, and what is too many.
     pub(super) guard: RefCell<Guard>,
+    /// What is held for the connection and its streams.
+    pub(super) ledger: Rc<Ledger>,
 }
 
 /// Bytes on their way. A connection holds memory for them only while there are any.
@@ -93,7 +97,7 @@ thread_local! {
 
 impl<S: Transport> Shared<S> {
     /// `early` was read from the stream already.
-    pub(super) fn new(stream: S, guard: Guard, early: &[u8]) -> Rc<Self> {
+    pub(super) fn new(stream: S, guard: Guard, early: &[u8], backlog: Rc<Backlog>) -> Rc<Self> {
         let shared = Self {
             stream,
             wants_read: Cell::new(false),
@@ -103,6 +107,7 @@ impl<S: Transport> Shared<S> {
             corked: RefCell::default(),
             failed: Cell::new(None),
             reads: Rc::default(),
+            ledger: Ledger::new(backlog, guard.preface_bytes()),
             guard: RefCell::new(guard),
         };
         shared.guard.borrow_mut().see(early);
@@ -144,6 +149,19 @@ impl<S: Transport> Shared<S> {
         !self.corked.borrow().rest().is_empty()
     }
 
+    /// Says what is held after a turn, and lets go of what was asked for. True: there is something to tell the peer.
+    fn settle(&self) -> bool {
+        self.ledger.spooled(self.ahead.borrow().bytes.capacity() + self.corked.borrow().bytes.capacity());
+        match self.ledger.settle() {
+            Settled::Within => false,
+            Settled::Shed => true,
+            Settled::MustEnd => {
+                self.guard.borrow_mut().trip_for_backlog();
+                true
+            }
+        }
+    }
+
     fn check(&self) -> io::Result<()> {
         self.failed.get().map_or(Ok(()), |kind| Err(kind.into()))
     }
@@ -165,6 +183,7 @@ impl<S: Transport> AsyncRead for Wire<S> {
         let n = ahead.rest().len().min(into.remaining());
         if n > 0 {
             into.put_slice(&ahead.rest()[..n]);
+            shared.ledger.arrived(&ahead.rest()[..n]);
             ahead.consume(n);
             return Poll::Ready(Ok(()));
         }
@@ -187,6 +206,7 @@ impl<S: Transport> AsyncRead for Wire<S> {
                         shared.guard.borrow_mut().see(&landing[..n]);
                         let now = n.min(into.remaining());
                         into.put_slice(&landing[..now]);
+                        shared.ledger.arrived(&landing[..now]);
                         if now < n {
                             ahead.push(&landing[now..n]);
                         }
@@ -281,6 +301,10 @@ pub(super) async fn drive<S: Transport, T>(
             }
             // The h2 crate hears of it when it is polled.
             let mut again = could && shared.failed.get().is_some();
+            again |= shared.settle();
+            if shared.ledger.poll_asked(cx).is_ready() {
+                again = true;
+            }
             if shared.wants_read.get() && reading.is_none() {
                 reading.set(Some(shared.stream.readable()));
             }
@@ -329,7 +353,8 @@ mod tests {
 
     use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-    use super::{CORK_BYTES, Guard, Shared, Wire, drive};
+    use super::{Backlog, CORK_BYTES, Guard, Shared, Wire, drive};
+    use crate::base::backlog::BacklogAccount;
     use crate::base::clock::Monotonic;
     use crate::net::stream::{Peek, Transport};
 
@@ -392,7 +417,8 @@ mod tests {
     }
 
     fn shared(early: &[u8]) -> std::rc::Rc<Shared<Lazy>> {
-        Shared::new(Lazy::default(), Guard::of_client(Monotonic::start()), early)
+        let backlog = Backlog::new(&BacklogAccount::new(u64::MAX), None);
+        Shared::new(Lazy::default(), Guard::of_client(Monotonic::start()), early, backlog)
     }
 
     /// A connection that awaits its peer and has written meanwhile: what the stream holds back must not stay there.

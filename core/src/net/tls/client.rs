@@ -4,6 +4,7 @@
 //! its own to take up again: the store that holds them has a lock, which nobody then contends for.
 
 use std::fmt;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -17,6 +18,7 @@ use super::certificate::Certificate;
 use super::session::Session;
 use super::stream::{Expect, HandshakeError, Protocol, TlsStream};
 use super::{Versions, provider};
+use crate::base::backlog::BacklogAccount;
 use crate::base::limits::TLS_CLIENT_SESSIONS_MAX;
 use crate::net::stream::Socket;
 
@@ -137,14 +139,15 @@ impl Connector {
     }
 }
 
-/// Opens TLS on a connected socket. The caller bounds the wait; dropping it closes the socket.
+/// Opens TLS on a connected socket. What the connection keeps is on the account. The caller bounds the wait; dropping it closes the socket.
 pub async fn connect(
     socket: Socket,
     connector: &Connector,
     name: &ServerName<'static>,
+    account: &Rc<BacklogAccount>,
 ) -> Result<TlsStream, HandshakeError> {
     let session = connector.session(name.clone()).map_err(HandshakeError::Tls)?;
-    TlsStream::handshake(socket, session, Expect::ServerHello).await
+    TlsStream::handshake(socket, session, Expect::ServerHello, account).await
 }
 
 /// Takes any certificate, but only from who holds its key.

@@ -16,6 +16,7 @@ use super::client::{self, Authorities, ClientSettings, TlsClient, Trust};
 use super::forge::Forger;
 use super::server::{self, ClientPolicy, ServerSettings, TlsServer};
 use super::{Protocol, TlsStream, Version, Versions};
+use crate::base::backlog::BacklogAccount;
 use crate::net::driver::{Executor, IoMode};
 use crate::net::stream::{Socket, Transport as _};
 
@@ -101,9 +102,10 @@ impl World {
             Ours::Client => ServerConnection::new(Arc::clone(&self.their_server)).unwrap().into(),
         };
         let peer = std::thread::spawn(|| shake(peer, far));
+        let account = BacklogAccount::new(u64::MAX);
         let stream = match ours {
-            Ours::Server => server::accept(near, &self.our_server).await,
-            Ours::Client => client::connect(near, &self.our_client.connector(), &name).await,
+            Ours::Server => server::accept(near, &self.our_server, &account).await,
+            Ours::Client => client::connect(near, &self.our_client.connector(), &name, &account).await,
         };
         let (far, forger) = peer.join().unwrap();
         (stream.unwrap(), far, forger)

@@ -11,6 +11,7 @@ mod forge;
 #[cfg(test)]
 mod hostile_tests;
 pub mod identity;
+mod kept;
 mod scratch;
 pub mod server;
 mod session;

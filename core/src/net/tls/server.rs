@@ -5,6 +5,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use super::session::Session;
 use super::stream::{Expect, HandshakeError, Protocol, TlsStream};
 use super::tickets::{TicketKeys, Ticketer};
 use super::{SERVED, Versions, provider};
+use crate::base::backlog::BacklogAccount;
 use crate::net::stream::Socket;
 
 /// What rustls says when no certificate can be shown.
@@ -132,10 +134,14 @@ impl TlsServer {
     }
 }
 
-/// Answers a client's handshake. The caller bounds the wait; dropping it closes the socket.
-pub async fn accept(socket: Socket, server: &TlsServer) -> Result<TlsStream, HandshakeError> {
+/// Answers a client's handshake. What the connection keeps is on the account. The caller bounds the wait; dropping it closes the socket.
+pub async fn accept(
+    socket: Socket,
+    server: &TlsServer,
+    account: &Rc<BacklogAccount>,
+) -> Result<TlsStream, HandshakeError> {
     let session = server.session().map_err(HandshakeError::Tls)?;
-    TlsStream::handshake(socket, session, Expect::ClientHello).await
+    TlsStream::handshake(socket, session, Expect::ClientHello, account).await
 }
 
 thread_local! {

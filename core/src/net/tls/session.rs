@@ -119,6 +119,16 @@ impl Session {
         &self.held
     }
 
+    /// Bytes of memory for them.
+    pub(super) fn held_capacity(&self) -> usize {
+        self.held.capacity()
+    }
+
+    /// Ends the connection without a word.
+    pub(super) fn give_up(&mut self) {
+        self.fail(rustls::Error::General("no room for what is left over".into()));
+    }
+
     /// How many bytes to receive for a caller with room for `plaintext` bytes: as much as it can take, but never less
     /// than what completes the record that is held.
     pub(super) fn receive_bytes(&self, plaintext: usize) -> usize {

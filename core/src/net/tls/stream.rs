@@ -17,9 +17,11 @@ use rustls::{
 };
 
 use super::identity::ClientIdentity;
+use super::kept::{Kept, Of};
 use super::scratch::{self, Outgoing, Scratch};
 use super::server;
 use super::session::{Plaintext, Session};
+use crate::base::backlog::BacklogAccount;
 use crate::base::limits::{TLS_SEND_BYTES, TURN_RECEIVES};
 use crate::base::race::{First, race};
 use crate::base::reason::ReasonCode;
@@ -94,6 +96,8 @@ pub enum HandshakeError {
     PlainHttp(Socket),
     /// What one side said was not acceptable to the other.
     Tls(rustls::Error),
+    /// It kept part of a message while that was more than the worker has room for.
+    NoRoom,
 }
 
 impl HandshakeError {
@@ -103,6 +107,7 @@ impl HandshakeError {
             Self::Io(_) | Self::Closed => ReasonCode::TlsPeerGone,
             Self::PlainHttp(_) => ReasonCode::PlainHttpOnTlsPort,
             Self::Tls(error) => reason(error),
+            Self::NoRoom => ReasonCode::TlsBacklog,
         }
     }
 }
@@ -114,6 +119,7 @@ impl std::fmt::Display for HandshakeError {
             Self::Closed => f.write_str("the peer closed the connection"),
             Self::PlainHttp(_) => f.write_str("the peer speaks HTTP without TLS"),
             Self::Tls(error) => error.fmt(f),
+            Self::NoRoom => f.write_str("no room for the part of a message that came"),
         }
     }
 }
@@ -214,6 +220,7 @@ pub struct TlsStream {
     socket: Socket,
     inner: RefCell<Inner>,
     agreed: Agreed,
+    kept: Kept,
     /// The close is to be a reset: nothing more is sent.
     aborted: Cell<bool>,
 }
@@ -286,6 +293,19 @@ impl Inner {
 
     fn has_unsent(&self) -> bool {
         self.unsent_at < self.unsent.len()
+    }
+
+    /// Bytes of memory for what was left over.
+    fn kept_bytes(&self) -> usize {
+        self.session.held_capacity() + self.plain.capacity() + self.unsent.capacity()
+    }
+
+    /// Ends the connection, and all that was left over with it.
+    fn give_up(&mut self) {
+        self.session.give_up();
+        (self.plain, self.plain_at) = (Vec::new(), 0);
+        (self.unsent, self.unsent_at) = (Vec::new(), 0);
+        self.end = Some(End::Broken(ErrorKind::OutOfMemory));
     }
 
     fn has_plain(&self) -> bool {
@@ -453,12 +473,15 @@ impl Inner {
 }
 
 impl TlsStream {
-    /// Leads a session through its handshake. The caller bounds the wait; dropping it closes the socket.
+    /// Leads a session through its handshake; what it keeps meanwhile and later is on the account. The caller bounds the wait;
+    /// dropping it closes the socket.
     pub(super) async fn handshake(
         socket: Socket,
         session: Session,
         expect: Expect,
+        account: &Rc<BacklogAccount>,
     ) -> Result<Self, HandshakeError> {
+        let kept = Kept::new(account, if expect == Expect::ClientHello { Of::Client } else { Of::Origin });
         let mut inner = Inner::new(session);
         inner.expect = expect;
         let mut server_name = None;
@@ -470,11 +493,16 @@ impl TlsStream {
         let mut wait = expect == Expect::ServerHello;
         while inner.session.is_handshaking() || inner.has_unsent() {
             if std::mem::replace(&mut wait, true) {
+                kept.count(inner.kept_bytes(), &socket);
                 if inner.has_unsent() {
-                    race(pin!(socket.readable()), pin!(socket.writable())).await;
+                    let moved = async { race(pin!(socket.readable()), pin!(socket.writable())).await };
+                    race(pin!(moved), pin!(kept.asked())).await;
                     inner.flush(&socket).map_err(HandshakeError::Io)?;
-                } else {
-                    socket.readable().await.map_err(HandshakeError::Io)?;
+                } else if let First::Left(ready) = race(pin!(socket.readable()), pin!(kept.asked())).await {
+                    ready.map_err(HandshakeError::Io)?;
+                }
+                if kept.is_asked() {
+                    return Err(HandshakeError::NoRoom);
                 }
             }
             while inner.session.is_handshaking() {
@@ -502,7 +530,8 @@ impl TlsStream {
         // What fails is reported above.
         let common = inner.session.common().ok_or(HandshakeError::Closed)?;
         let agreed = agreed(common, server_name, expect);
-        Ok(Self { socket, inner: RefCell::new(inner), agreed, aborted: Cell::new(false) })
+        kept.count(inner.kept_bytes(), &socket);
+        Ok(Self { socket, inner: RefCell::new(inner), agreed, kept, aborted: Cell::new(false) })
     }
 
     /// What the handshake settled.
@@ -510,9 +539,25 @@ impl TlsStream {
         &self.agreed
     }
 
+    /// What is left over is counted as that is let go of.
+    fn use_inner<T>(&self, work: impl FnOnce(&mut Inner) -> T) -> T {
+        let inner = &mut *self.inner.borrow_mut();
+        if self.kept.is_asked() {
+            inner.give_up();
+            self.kept.let_go();
+            self.abort_on_close();
+        }
+        let done = work(inner);
+        self.kept.count(inner.kept_bytes(), &self.socket);
+        done
+    }
+
     /// Receives for nobody in particular: what comes is kept.
     fn look(&self) -> Looked {
-        let mut inner = self.inner.borrow_mut();
+        self.use_inner(|inner| self.look_into(inner))
+    }
+
+    fn look_into(&self, inner: &mut Inner) -> Looked {
         for _ in 0..TURN_RECEIVES {
             if inner.has_news() {
                 return Looked::Enough;
@@ -525,20 +570,22 @@ impl TlsStream {
         }
         Looked::ForLong
     }
-}
 
-/// How a look at what has come ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Looked {
-    /// With news, or with nothing more to receive.
-    Enough,
-    /// With its turn: there may be more.
-    ForLong,
-}
+    /// Waits, with something left over, until the socket is readable or what is unsent can go on, or it is to be let go of.
+    async fn moved_or_asked(&self, unsent: bool) -> io::Result<Moved> {
+        let writable = async {
+            // What is left over goes out although nobody writes: the peer may wait for it before it answers.
+            if unsent { self.socket.writable().await } else { std::future::pending().await }
+        };
+        let otherwise = async { race(pin!(writable), pin!(self.kept.asked())).await };
+        match race(pin!(self.socket.readable()), pin!(otherwise)).await {
+            First::Left(ready) => ready.map(|()| Moved::Readable),
+            First::Right(_) => Ok(Moved::ElseThanReadable),
+        }
+    }
 
-impl Transport for TlsStream {
-    fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
-        let mut inner = self.inner.borrow_mut();
+    /// See [`try_read`](Transport::try_read).
+    fn read_into(&self, inner: &mut Inner, into: &mut [u8]) -> io::Result<usize> {
         if inner.has_unsent()
             && let Err(error) = inner.flush(&self.socket)
         {
@@ -563,48 +610,73 @@ impl Transport for TlsStream {
         // A peer may send records without plaintext for as long as it likes; it is looked at again in the next turn.
         Err(ErrorKind::WouldBlock.into())
     }
+}
+
+/// What a wait with something left over has brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Moved {
+    Readable,
+    ElseThanReadable,
+}
+
+/// How a look at what has come ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Looked {
+    /// With news, or with nothing more to receive.
+    Enough,
+    /// With its turn: there may be more.
+    ForLong,
+}
+
+impl Transport for TlsStream {
+    fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
+        self.use_inner(|inner| self.read_into(inner, into))
+    }
 
     fn try_write(&self, from: &[u8]) -> io::Result<usize> {
         let from = &from[..from.len().min(TLS_SEND_BYTES)];
-        let mut inner = self.inner.borrow_mut();
-        inner.may_write(&self.socket)?;
-        scratch::with(|scratch| inner.write(&self.socket, from, &mut scratch.outbound))?;
-        Ok(from.len())
+        self.use_inner(|inner| {
+            inner.may_write(&self.socket)?;
+            scratch::with(|scratch| inner.write(&self.socket, from, &mut scratch.outbound))?;
+            Ok(from.len())
+        })
     }
 
     fn try_write_vectored(&self, from: &[IoSlice<'_>]) -> io::Result<usize> {
-        let mut inner = self.inner.borrow_mut();
-        inner.may_write(&self.socket)?;
-        scratch::with(|Scratch { outbound, gathered, .. }| {
-            // One record for all pieces: copying them together costs less than another record for each.
-            gathered.clear();
-            for piece in from {
-                let room = TLS_SEND_BYTES - gathered.len();
-                gathered.extend_from_slice(&piece[..piece.len().min(room)]);
-            }
-            inner.write(&self.socket, gathered, outbound)?;
-            Ok(gathered.len())
+        self.use_inner(|inner| {
+            inner.may_write(&self.socket)?;
+            scratch::with(|Scratch { outbound, gathered, .. }| {
+                // One record for all pieces: copying them together costs less than another record for each.
+                gathered.clear();
+                for piece in from {
+                    let room = TLS_SEND_BYTES - gathered.len();
+                    gathered.extend_from_slice(&piece[..piece.len().min(room)]);
+                }
+                inner.write(&self.socket, gathered, outbound)?;
+                Ok(gathered.len())
+            })
         })
     }
 
     async fn readable(&self) -> io::Result<()> {
         loop {
             let (in_part, unsent) = {
-                let mut inner = self.inner.borrow_mut();
-                if inner.has_news() {
-                    return Ok(());
-                }
-                if let Err(error) = inner.flush(&self.socket) {
-                    inner.end = Some(End::Broken(error.kind()));
-                    return Ok(());
-                }
-                (!inner.session.held().is_empty(), inner.has_unsent())
+                let wait = self.use_inner(|inner| {
+                    if inner.has_news() {
+                        return None;
+                    }
+                    if let Err(error) = inner.flush(&self.socket) {
+                        inner.end = Some(End::Broken(error.kind()));
+                        return None;
+                    }
+                    Some((!inner.session.held().is_empty(), inner.has_unsent()))
+                });
+                let Some(wait) = wait else { return Ok(()) };
+                wait
             };
-            if unsent {
-                // What is left over goes out although nobody writes: the peer may wait for it before it answers.
-                if let First::Right(_) =
-                    race(pin!(self.socket.readable()), pin!(self.socket.writable())).await
-                {
+            if unsent || in_part {
+                // On the heap: connections that wait like this are few, and the others hold no room for it.
+                if Box::pin(self.moved_or_asked(unsent)).await? == Moved::ElseThanReadable {
                     continue;
                 }
             } else {
@@ -621,8 +693,10 @@ impl Transport for TlsStream {
     }
 
     async fn writable(&self) -> io::Result<()> {
-        while !self.inner.borrow_mut().flush(&self.socket)? {
-            self.socket.writable().await?;
+        while !self.use_inner(|inner| inner.flush(&self.socket))? {
+            if let First::Left(ready) = race(pin!(self.socket.writable()), pin!(self.kept.asked())).await {
+                ready?;
+            }
         }
         Ok(())
     }
@@ -659,8 +733,7 @@ impl Transport for TlsStream {
     }
 
     fn shutdown_write(&self) {
-        let mut inner = self.inner.borrow_mut();
-        scratch::with(|scratch| inner.close(&self.socket, &mut scratch.outbound));
+        self.use_inner(|inner| scratch::with(|scratch| inner.close(&self.socket, &mut scratch.outbound)));
     }
 
     fn abort_on_close(&self) {

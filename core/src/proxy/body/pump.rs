@@ -435,10 +435,12 @@ mod tests {
     use std::net::SocketAddr;
     use std::os::fd::{BorrowedFd, OwnedFd};
     use std::pin::pin;
+    use std::rc::Rc;
     use std::task::{Context, Poll, Waker};
     use std::time::Duration;
 
     use super::{Metrics, Pump, TURN_BYTES, Watch};
+    use crate::base::backlog::BacklogAccount;
     use crate::base::buffer::{Buffer, BufferPool, Purpose};
     use crate::base::clock::Monotonic;
     use crate::base::deadline::Deadlines;
@@ -516,6 +518,9 @@ mod tests {
         }
         fn random(&self) -> u64 {
             0
+        }
+        fn backlog(&self) -> &Rc<BacklogAccount> {
+            unreachable!("only connections and whole workers have one")
         }
         async fn connect(
             &self,

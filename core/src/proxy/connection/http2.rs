@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::super::core::{Core, ListenerId, http2_settings};
 use super::super::downstream::{Downstream, PeerText};
 use super::http1::serve_stream;
+use crate::base::backlog::Backlog;
 use crate::base::deadline::Deadline;
 use crate::base::reason::ReasonCode;
 use crate::http::message::Wire;
@@ -58,7 +59,8 @@ pub(super) async fn serve<P: Platform>(
     deadline.arm_idle(born_ms, limits.preface);
     // Boxed, so that an idle connection does not go on holding the room for it.
     let clock = core.platform.clock();
-    let greeting = Box::pin(ServerConnection::new(stream, &early, &limits.settings, clock));
+    let backlog = Backlog::new(core.platform.backlog(), peer.ip());
+    let greeting = Box::pin(ServerConnection::new(stream, &early, &limits.settings, clock, backlog));
     let Ok(Some(mut connection)) = deadline.bound(greeting).await else {
         core.metrics.refused(ReasonCode::H2Preface);
         return;

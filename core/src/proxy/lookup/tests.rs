@@ -13,6 +13,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::{Found, Question};
+use crate::base::backlog::BacklogAccount;
 use crate::base::clock::Monotonic;
 use crate::base::fault::Fault;
 use crate::base::reason::ReasonCode;
@@ -135,6 +136,7 @@ impl Transport for Memory {
 struct World {
     now_ms: Cell<u64>,
     connects: Cell<u32>,
+    backlog: Rc<BacklogAccount>,
 }
 
 impl Platform for World {
@@ -154,6 +156,10 @@ impl Platform for World {
 
     fn random(&self) -> u64 {
         7
+    }
+
+    fn backlog(&self) -> &Rc<BacklogAccount> {
+        &self.backlog
     }
 
     /// Every origin has answered already.
@@ -209,7 +215,8 @@ impl Asking {
         let snapshot = Arc::new(config::load(CONFIG.as_bytes(), "test", 1).expect("valid"));
         let mut installer = Installer::default();
         let install = installer.install(&snapshot, 0, 1).expect("no TLS");
-        let world = World { now_ms: Cell::new(1_000), connects: Cell::new(0) };
+        let backlog = BacklogAccount::new(u64::MAX);
+        let world = World { now_ms: Cell::new(1_000), connects: Cell::new(0), backlog };
         let (log, _lines) = crossbeam_channel::bounded(1);
         let core = Core::new(0, world, Node::new(1, 7), &install, LogBuffer::new(log));
         let incoming = RefCell::new(b"GET /a HTTP/1.1\r\nHost: a.test\r\n\r\n".to_vec());
