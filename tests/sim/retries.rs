@@ -182,3 +182,103 @@ fn the_budget() {
         sim.finish();
     });
 }
+
+/// A further attempt takes nobody's turn: of two endpoints in rotation each has half of the first attempts, also if one of
+/// them always fails.
+#[test]
+fn a_repeat_moves_no_rotation() {
+    each_seed("retries::a_repeat_moves_no_rotation", 3, |start| {
+        let config =
+            Config::to(&[1, 2]).upstream("balance: round_robin").route("retry: { on: [5xx], attempts: 2 }");
+        let config = config.upstream("retry_budget: { percent: 100, min_per_second: 1000 }");
+        let sim = Sim::new(start, 1, Weather::fair(), &config.text());
+        sim.ledger.repeats.set(Repeats { idempotent: 2, other: 1 });
+        let asked = std::rc::Rc::new(std::cell::Cell::new([0, 0]));
+        for (port, status) in [(1, 503), (2, 200)] {
+            let asked = std::rc::Rc::clone(&asked);
+            sim.origin(port, move |_| {
+                let mut counts = asked.get();
+                counts[usize::from(port) - 1] += 1;
+                asked.set(counts);
+                Answer::status(status)
+            });
+        }
+        let client = sim.client();
+        sim.act(async move {
+            let mut caller = client.connect().await.unwrap();
+            for _ in 0..200 {
+                let reply = caller.ask(&Ask::get("/a")).await.unwrap();
+                assert_eq!(reply.status, 200, "{reply:?}");
+            }
+        });
+        sim.finish();
+        assert_eq!(asked.get(), [100, 200], "first attempts of the one that fails; all of the other");
+    });
+}
+
+/// One endpoint is ejected since it could not be reached, and is back; the other is gone. The first request that reaches
+/// nobody at that goes to the ejected one, and what that answers ends its ejection.
+#[test]
+fn an_ejected_endpoint_is_better_than_none() {
+    each_seed("retries::an_ejected_endpoint_is_better_than_none", SEEDS, |start| {
+        let outliers = "outlier_detection: { consecutive_local_failures: 3, base_ejection_time: 1h, max_ejection_time: 1h }";
+        let config = Config::to(&[1, 2]).upstream(outliers);
+        let sim = Sim::new(start, 1, Weather::fair(), &config.text());
+        sim.origin(2, |_| Answer::bytes(100));
+        let client = sim.client();
+        let network = std::rc::Rc::clone(&sim.network);
+        let first = sim.client();
+        sim.act(async move {
+            for _ in 0..20 {
+                assert_eq!(first.ask(&Ask::get("/a")).await.unwrap().status, 200);
+            }
+        });
+        sim.run();
+        // The first is ejected by now. It comes back, and the second goes.
+        sim.origin(1, |_| Answer::bytes(200));
+        network.listen(ringway_tests::sim::origin_address(2), None);
+        sim.act(async move {
+            client.pause(Duration::from_secs(120)).await;
+            for nth in 0..20 {
+                let reply = client.ask(&Ask::get("/a")).await.unwrap();
+                assert_eq!((reply.status, reply.bytes), (200, 200), "request {nth}: {reply:?}");
+            }
+        });
+        sim.finish();
+    });
+}
+
+/// What reached nobody is tried again, but the same endpoint once more at most, and never for longer than twice the time
+/// that one connection may take.
+#[test]
+fn connecting_is_not_multiplied() {
+    each_seed("retries::connecting_is_not_multiplied", 3, |start| {
+        for ports in [&[1][..], &[1, 2, 3, 4, 5]] {
+            let config =
+                Config::to(ports).upstream("timeouts: { connect: 800ms }").route("retry: { attempts: 10 }");
+            let sim = Sim::new(start, 1, Weather::fair(), &config.text());
+            for port in ports {
+                sim.deaf_origin(*port);
+            }
+            let client = sim.client();
+            sim.act(async move {
+                let reply = client.ask(&Ask::get("/a")).await.unwrap();
+                assert_eq!((reply.status, reply.reason.as_deref()), (504, Some("upstream_connect_timeout")));
+                let took = reply.took.as_millis();
+                assert!((1_590..1_900).contains(&took), "{reply:?}");
+            });
+            sim.finish();
+        }
+        // Nobody listens: two tries, and no more.
+        let config = Config::to(&[1]).route("retry: { attempts: 10, backoff: 1s, backoff_max: 1s }");
+        let sim = Sim::new(start, 1, Weather::fair(), &config.text());
+        let client = sim.client();
+        sim.act(async move {
+            let reply = client.ask(&Ask::get("/a")).await.unwrap();
+            assert_eq!((reply.status, reply.reason.as_deref()), (502, Some("upstream_connect_failed")));
+            // The pauses are up to 1 s each.
+            assert!(reply.took < Duration::from_millis(2_100), "{reply:?}");
+        });
+        sim.finish();
+    });
+}

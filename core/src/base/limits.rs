@@ -129,6 +129,14 @@ pub const INTERIM_RESPONSES_MAX: u32 = 16;
 /// Attempts at one request: kept connections that prove dead and endpoints that refuse.
 pub const ATTEMPTS_MAX: u32 = 4;
 
+/// How often one request opens a connection to the same endpoint in vain: once more after the first, since a listener may be
+/// between two processes.
+pub const CONNECTS_PER_ENDPOINT_MAX: usize = 2;
+
+/// All connections that one request opens in vain take together at most so many times `timeouts.connect`: what is tried
+/// elsewhere must not multiply what people have set.
+pub const CONNECT_TIMEOUTS_PER_REQUEST_MAX: u32 = 2;
+
 /// A request that has waited this long for its response is worth watching whether its client is still there.
 pub const WATCH_CLIENT_AFTER_MS: u64 = 1_000;
 

@@ -19,6 +19,7 @@ use crate::base::buffer::Buffer;
 use crate::base::deadline::Expired;
 use crate::base::fault::{Fault, Retry};
 use crate::base::kept::Kept;
+use crate::base::limits::CONNECT_TIMEOUTS_PER_REQUEST_MAX;
 use crate::base::race::{First, race};
 use crate::base::reason::ReasonCode;
 use crate::http::flow::{Batch, Counts, Flow, FlowError, PIECES_MAX};
@@ -49,9 +50,15 @@ pub(super) async fn open<P: Platform>(
     lease: &mut Lease<P::Stream>,
 ) -> Result<(), Fault> {
     let conn = exchange.conn;
-    conn.deadline.arm(conn.core.now_ms(), exchange.connect_timeout());
+    let timeout = exchange.connect_timeout();
+    let left = (timeout * CONNECT_TIMEOUTS_PER_REQUEST_MAX).saturating_sub(exchange.connecting.get());
+    let began_ms = conn.core.now_ms();
+    // A bound of zero is none.
+    conn.deadline.arm(began_ms, timeout.min(left.max(Duration::from_millis(1))));
     let client = on_behalf(conn, &lease.dial);
     let opened = connect::open(&conn.core, lease, &client, &conn.deadline).await;
+    let took = Duration::from_millis(conn.core.now_ms().saturating_sub(began_ms));
+    exchange.connecting.set(exchange.connecting.get() + took);
     opened.map_err(|error| not_connected(exchange, lease, &error))
 }
 
@@ -65,9 +72,10 @@ fn not_connected<P: Platform>(
         // Nothing is learned of the endpoint, and another would be reached as little.
         NotConnected::Short(shortage) => return Fault::ourselves(shortage.reason(), 503),
         NotConnected::Elapsed => {
-            // Another endpoint may do, unless it is the request's own time that is over.
-            let own = conn.deadline.expired() == Expired::Request;
-            let retry = if own { Retry::Never } else { Retry::Safe };
+            // Another endpoint may do, unless it is the request's own time that is over, or all that it has for connecting.
+            let whole = exchange.connect_timeout() * CONNECT_TIMEOUTS_PER_REQUEST_MAX;
+            let over = conn.deadline.expired() == Expired::Request || exchange.connecting.get() >= whole;
+            let retry = if over { Retry::Never } else { Retry::Safe };
             let (outcome, reason) = (Outcome::ConnectFailure, ReasonCode::UpstreamConnectTimeout);
             return Fault { retry, ..exchange.timed_out(lease, &conn.deadline, outcome, reason) };
         }

@@ -58,6 +58,8 @@ pub(super) struct Exchange<'e, P: Platform> {
     pub(super) continued: Cell<bool>,
     /// See [`Pump::moved_ms`].
     pub(super) moved_ms: Cell<u64>,
+    /// What connections that were opened in vain have taken.
+    pub(super) connecting: Cell<Duration>,
 }
 
 /// What the client is told, and what is remembered of it.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::attempt::{Upload, open, request_body, resend, respond, send, take, upload};
 use super::body::Tee;
-use super::choose::{self, choose};
+use super::choose::{self, Tried, choose};
 use super::downstream::After;
 use super::exchange::{Answer, Exchange};
 use super::hedge;
@@ -18,15 +18,16 @@ use super::in_hand::{InHand, parking};
 use super::mirror;
 use super::record::Record;
 use super::relay::Relayed;
-use super::retry::Failed;
+use super::retry::{self, Failed};
 use super::shape::encode_for;
 use super::tunnel;
-use super::upstream::{Endpoint, Lease};
+use super::upstream::Lease;
 use super::watch::{GONE, waiting};
 use crate::base::buffer::{Buffer, Purpose};
 use crate::base::fault::Fault;
 use crate::base::reason::ReasonCode;
 use crate::net::platform::Platform;
+use crate::policy::retry::Refusal;
 use crate::telemetry::metrics::Counter;
 
 /// The empty line that ends a head.
@@ -48,7 +49,8 @@ pub(super) async fn forward<P: Platform>(
     exchange.tee = Tee::new(exchange.kept_bytes_max(), mirror_bytes_max);
     let exchange = &*exchange;
     let per_try = exchange.per_try();
-    let mut avoid: Vec<Rc<Endpoint<P::Stream>>> = Vec::new();
+    let mut tried = Tried::default();
+    let mut last = None;
     let mut encoded_for = None;
     // All of the head but what differs from attempt to attempt.
     let mut length = answer.out.len().saturating_sub(END_OF_HEAD.len());
@@ -60,10 +62,16 @@ pub(super) async fn forward<P: Platform>(
         // Whoever waits for an endpoint that is free waits for no attempt yet.
         conn.deadline.cap_attempt(0, Duration::ZERO);
         let admitted = exchange.admit(answer.record)?;
-        let endpoint = match choose(exchange, &avoid)? {
+        let endpoint = match choose(exchange, &tried)? {
             Some(endpoint) => endpoint,
-            None => waiting(conn, buffer, Box::pin(choose::wait(exchange, &avoid)).as_mut()).await?,
+            None => waiting(conn, buffer, Box::pin(choose::wait(exchange, &tried)).as_mut()).await?,
         };
+        if let Some(fault) = last.filter(|_| tried.is_hopeless(&endpoint)) {
+            answer.record.attempts -= 1;
+            exchange.refused(Refusal::Attempts, answer.record);
+            return Err(fault);
+        }
+        core.metrics.add(Counter::Retries, u64::from(tried.repeat));
         conn.deadline.cap_attempt(core.now_ms(), per_try);
         if plan.names_endpoint && !encoded_for.as_ref().is_some_and(|e: &Rc<_>| Rc::ptr_eq(e, &endpoint)) {
             exchange.tee.with_head(|head| {
@@ -95,15 +103,19 @@ pub(super) async fn forward<P: Platform>(
         let next = match failed {
             Failed::Again(next) => next,
             Failed::Fault(fault) => {
+                if retry::has_reached_nobody(fault) {
+                    tried.unreached.push(Rc::clone(&endpoint));
+                    last = Some(fault);
+                }
                 if fault.reason == ReasonCode::UpstreamStale {
                     core.metrics.count(Counter::UpstreamStale);
                 }
                 exchange.after_fault(fault, answer.record).ok_or(fault)?
             }
         };
-        core.metrics.count(Counter::Retries);
+        tried.repeat = true;
         if next.elsewhere {
-            avoid.push(endpoint);
+            tried.avoid.push(endpoint);
         }
         parking(buffer, pin!(exchange.pause(next.after_ms))).await?;
         retrying = next.place;
@@ -120,9 +132,9 @@ pub(super) async fn tunnel<P: Platform>(
     let Answer { record, out } = answer;
     record.attempts = 1;
     let admitted = exchange.admit(record)?;
-    let endpoint = match choose(exchange, &[])? {
+    let endpoint = match choose(exchange, &Tried::default())? {
         Some(endpoint) => endpoint,
-        None => choose::wait(exchange, &[]).await?,
+        None => choose::wait(exchange, &Tried::default()).await?,
     };
     let (mut lease, _) = take(exchange, admitted, &endpoint);
     open(exchange, &mut lease).await?;

@@ -133,7 +133,15 @@ fn second<P: Platform>(
     let &Exchange { conn, plan, upstream, .. } = exchange;
     let now_ms = conn.core.now_ms();
     let avoid = std::slice::from_ref(first);
-    let want = Want { group: plan.group, key: plan.key, sticky: None, private: None, avoid };
+    let want = Want {
+        group: plan.group,
+        key: plan.key,
+        sticky: None,
+        private: None,
+        avoid,
+        repeat: true,
+        last_resort: false,
+    };
     let chosen = upstream.choose(&want, now_ms, || conn.core.platform.random()).ok()?;
     if Rc::ptr_eq(&chosen, first) {
         return None;

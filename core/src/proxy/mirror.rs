@@ -116,7 +116,15 @@ pub(super) fn copies<P: Platform>(request: &shape::Request<'_, P>) -> Option<Box
             core.metrics.refused(ReasonCode::MirrorBusy);
             continue;
         };
-        let want = Want { group: 0, key: None, sticky: None, private: None, avoid: &[] };
+        let want = Want {
+            group: 0,
+            key: None,
+            sticky: None,
+            private: None,
+            avoid: &[],
+            repeat: false,
+            last_resort: false,
+        };
         let Ok(endpoint) = upstream.choose(&want, core.now_ms(), || core.platform.random()) else {
             core.metrics.refused(ReasonCode::MirrorUnavailable);
             continue;

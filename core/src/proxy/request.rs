@@ -177,6 +177,7 @@ async fn send<P: Platform>(
         unread: Cell::new(false),
         continued: Cell::new(false),
         moved_ms: Cell::new(0),
+        connecting: Cell::new(Duration::ZERO),
     };
     if plan.connect {
         forward::tunnel(&exchange, buffer, answer).await

@@ -15,7 +15,7 @@ use crate::http::grpc::GrpcStatus;
 use crate::http::message::ResponseHead;
 use crate::net::platform::Platform;
 use crate::policy::deadline::{Deadline, Left};
-use crate::policy::retry::{self, Attempt, Body, Charge, Failure, Place, Response, Verdict};
+use crate::policy::retry::{self, Attempt, Body, Charge, Failure, Place, Refusal, Response, Verdict};
 
 /// Why an attempt gave no response to relay.
 #[derive(Debug)]
@@ -182,11 +182,16 @@ impl<P: Platform> Exchange<'_, P> {
                 })
             }
             Verdict::Stop(refusal) => {
-                core.metrics.retry_refused(refusal.label());
-                record.retry_refused = Some(refusal.label());
+                self.refused(refusal, record);
                 None
             }
         }
+    }
+
+    /// There is no further attempt.
+    pub(super) fn refused(&self, refusal: Refusal, record: &mut Record) {
+        self.conn.core.metrics.retry_refused(refusal.label());
+        record.retry_refused = Some(refusal.label());
     }
 
     /// Waits before an attempt.
@@ -226,6 +231,11 @@ fn grpc_failure(status: GrpcStatus) -> Option<Failure> {
     let failed =
         status.is_servers_fault() || matches!(status, GrpcStatus::Cancelled | GrpcStatus::ResourceExhausted);
     failed.then(|| Failure::Grpc(status.code()))
+}
+
+/// No endpoint has seen anything of the attempt.
+pub(super) fn has_reached_nobody(fault: Fault) -> bool {
+    failure(fault) == Some(Failure::Connect)
 }
 
 /// What kind of failure a fault is to the retry policy; `None` for what is nobody's attempt's.

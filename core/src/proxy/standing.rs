@@ -222,7 +222,7 @@ pub enum Ticket {
     Ordinary(u32),
     /// The trial.
     Trial,
-    /// Sent although the endpoint was closed, since all were: says nothing.
+    /// Sent although the endpoint was closed, since all were: says no more than that it can be reached.
     Unheard,
 }
 
@@ -312,7 +312,8 @@ impl Observer {
         draw: impl FnOnce() -> u64,
     ) -> Option<Applied> {
         if ticket == Ticket::Unheard {
-            return None;
+            let reached = outcome == Outcome::Success;
+            return reached.then(|| self.standing.apply(Event::Reached, &settings.ejection, now_ms));
         }
         self.trial.set(false);
         let event = if outcome == Outcome::Success {

@@ -254,6 +254,10 @@ impl Schedule {
             entry.target.standing.apply(event, &ejection, now_ms);
         }
         if let Some(check) = entry.target.check.clone() {
+            if result.is_ok() {
+                let ejection = entry.target.ejection.unwrap_or_default();
+                entry.target.standing.apply(Event::Reached, &ejection, now_ms);
+            }
             let passed = if result.is_ok() { Passed::Yes } else { Passed::No };
             if let Some(verdict) = entry.streak.observe(passed, &check) {
                 let ejection = entry.target.ejection.unwrap_or_default();

@@ -13,6 +13,8 @@
 //!      └──────────────────────────────────────────── Probing
 //! ```
 //!
+//! And `Reached` leads from Ejected to Admitting at once, if it was ejected because it could not be reached.
+//!
 //! It does not hold the word (`proxy::standing` does), does not decide who is an outlier (`policy::outlier` does), and
 //! knows nothing of the cap: leaving `Admitting` and coming back to it is all that the cap counts. Everything here is a
 //! pure function; times are milliseconds on the clock that all workers and the control thread share.
@@ -82,6 +84,11 @@ impl Cause {
         Cause::TrialFailed,
         Cause::ReturnFailed,
     ];
+
+    /// It could not be reached, or did not answer.
+    fn is_unreachable(self) -> bool {
+        matches!(self, Self::ConsecutiveLocalOriginFailure | Self::ReturnFailed)
+    }
 
     /// For metrics, logs and the admin interface.
     pub fn name(self) -> &'static str {
@@ -156,6 +163,9 @@ pub enum Event {
     TrialPassed,
     /// See [`Event::TrialPassed`].
     TrialFailed { draw: u64 },
+    /// It has answered, an active check or a request that had nowhere else to go. If it was ejected because it could not be
+    /// reached, that is over.
+    Reached,
     /// Active checks have come to a verdict; [`Verdict::Unchecked`] if they are configured no more.
     Checked(Verdict),
     /// Outlier detection is configured no more.
@@ -234,6 +244,13 @@ impl Word {
     pub fn may_probe(self) -> bool {
         let factors = self.0 & FACTORS;
         factors >> TRAFFIC_AT == 2 && factors & 0b11 != UNHEALTHY
+    }
+
+    /// It is ejected, and nothing else speaks against it: better than nobody.
+    #[inline]
+    pub fn is_last_resort(self) -> bool {
+        let factors = self.0 & FACTORS;
+        factors >> TRAFFIC_AT == 1 && factors & 0b11 != UNHEALTHY
     }
 
     /// Since when it is usable, for slow start; `None` if it is not.
@@ -352,6 +369,9 @@ pub fn next(word: Word, event: Event, ejection: &Ejection, now_ms: u64) -> Word 
             state.eject(Cause::TrialFailed, draw, ejection, now_ms)
         }
         (Traffic::Probing, Event::TrialPassed) => {
+            State { traffic: Traffic::Admitting, at_ms: now_ms, ..state }
+        }
+        (Traffic::Ejected, Event::Reached) if state.cause.is_some_and(Cause::is_unreachable) => {
             State { traffic: Traffic::Admitting, at_ms: now_ms, ..state }
         }
         (Traffic::Ejected | Traffic::Probing, Event::Pardon) => {

@@ -87,6 +87,15 @@ fn every_transition_that_means_something() {
             200,
             with(Cause::Latency, state(Healthy, Admitting, 2, 200)),
         ),
+        // Back at once, if it could not be reached and now can.
+        (
+            with(Cause::ConsecutiveLocalOriginFailure, state(Healthy, Ejected, 1, 900)),
+            Event::Reached,
+            200,
+            with(Cause::ConsecutiveLocalOriginFailure, state(Healthy, Admitting, 1, 200)),
+        ),
+        (state(Healthy, Ejected, 1, 900), Event::Reached, 200, state(Healthy, Ejected, 1, 900)),
+        (state(Healthy, Probing, 1, 100), Event::Reached, 200, state(Healthy, Probing, 1, 100)),
         // Verdicts: the first is no new start, a changed one is, and none touches an ejection.
         (state(Unchecked, Admitting, 0, 5), Event::Checked(Healthy), 50, state(Healthy, Admitting, 0, 5)),
         (
@@ -221,6 +230,7 @@ fn events() -> impl Strategy<Value = Event> {
     prop_oneof![
         (prop::sample::select(Cause::ALL.to_vec()), any::<u64>())
             .prop_map(|(cause, draw)| Event::Eject { cause, draw }),
+        Just(Event::Reached),
         Just(Event::ReturnPassed),
         any::<u64>().prop_map(|draw| Event::ReturnFailed { draw }),
         Just(Event::TrialPassed),
@@ -258,7 +268,7 @@ proptest! {
             }
         }
         now += EJECTION.max_ms + EJECTION.jitter_ms_max;
-        for event in [Event::ReturnPassed, Event::TrialPassed, Event::Checked(Verdict::Healthy)] {
+        for event in [Event::Reached, Event::ReturnPassed, Event::TrialPassed, Event::Checked(Verdict::Healthy)] {
             word = next(word, event, &EJECTION, now);
         }
         prop_assert!(word.is_usable() && !word.is_out());

@@ -55,6 +55,9 @@ pub(super) struct Balancer {
     sole: Option<u32>,
     slow: Ongoing,
     state: State,
+    /// The same for further attempts, which must not move the turns of first ones: a request that fails at one endpoint and
+    /// goes on to the next would send everybody's first attempt to the one that fails.
+    repeats: State,
 }
 
 impl Balancer {
@@ -68,6 +71,7 @@ impl Balancer {
             sole: None,
             slow: Ongoing::default(),
             state: State::starting_at(draw),
+            repeats: State::starting_at(draw),
         }
     }
 
@@ -155,7 +159,8 @@ impl Balancer {
                 Unavailable::Unhealthy
             });
         };
-        let (state, slow) = (&mut self.state, self.slow);
+        let state = if want.repeat { &mut self.repeats } else { &mut self.state };
+        let slow = self.slow;
         let hashed = self.group.tables.as_ref().zip(key);
         let ewma = settings.rule == Rule::PeakEwma;
         let curve = settings.slow_start.as_ref().filter(|_| !slow.is_over(now_ms));
@@ -181,10 +186,13 @@ impl Balancer {
         if let Some(i) = pick(tier, &takes) {
             return Ok(i);
         }
-        // Another level, another try with the one that failed: better than none.
+        // Another level, an endpoint that is ejected and may be back, another try with the one that failed: better than none.
+        let ejected = |i: usize| endpoints[i].observer.standing().word().is_last_resort() && takes(i);
+        let numbers = || self.group.numbers.iter().map(|&i| i as usize);
         self.tiers
             .others(tier)
             .find_map(|tier| pick(tier, &takes))
+            .or_else(|| if want.last_resort { numbers().find(|&i| ejected(i)) } else { None })
             .or_else(|| pick(tier, &|i| endpoints[i].has_room(settings)))
             .ok_or(Unavailable::Busy)
     }

@@ -202,6 +202,10 @@ pub struct Want<'w, S> {
     pub private: Option<&'w Private<S>>,
     /// Passed over unless nobody else has room: those that have failed this request.
     pub avoid: &'w [Rc<Endpoint<S>>],
+    /// Not a request's first attempt: it takes nobody's turn.
+    pub repeat: bool,
+    /// Attempts of it have reached nobody: rather than those, an ejected endpoint.
+    pub last_resort: bool,
 }
 
 impl<S: Transport> Upstream<S> {
