@@ -208,3 +208,32 @@ fn pipelined_requests() {
         sim.finish();
     });
 }
+
+/// What a client held that has gone is free at once, not when somebody happens to look.
+#[test]
+fn a_client_that_goes_frees_its_place_at_once() {
+    each_seed("closes::a_client_that_goes_frees_its_place_at_once", SEEDS, |start| {
+        let config = Config::to(&[1])
+            .top("rate_limits: { in_flight: [{ name: one, max: 1 }] }")
+            .route("in_flight_limits: [one]");
+        let sim = Sim::new(start, 1, Weather::fair(), &config.text());
+        sim.origin(1, |asked| {
+            if asked.head.start_line.contains("slow") { Answer::silence() } else { Answer::bytes(10) }
+        });
+        let (first, second) = (sim.client(), sim.client());
+        sim.act(async move {
+            for wait_ms in [1, 10, 24, 100, 300] {
+                let mut caller = first.connect().await.unwrap();
+                let begun = caller.begin(&Ask::get("/slow")).await.unwrap();
+                first.pause(Duration::from_millis(wait_ms)).await;
+                ringway::net::stream::Transport::abort_on_close(caller.end());
+                caller.leave(&begun);
+                drop(caller);
+                second.pause(Duration::from_millis(40)).await;
+                let reply = second.ask(&Ask::get("/a")).await.unwrap();
+                assert_eq!(reply.status, 200, "left after {wait_ms} ms: {reply:?}");
+            }
+        });
+        sim.finish();
+    });
+}

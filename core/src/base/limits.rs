@@ -137,8 +137,9 @@ pub const CONNECTS_PER_ENDPOINT_MAX: usize = 2;
 /// elsewhere must not multiply what people have set.
 pub const CONNECT_TIMEOUTS_PER_REQUEST_MAX: u32 = 2;
 
-/// A request that has waited this long for its response is worth watching whether its client is still there.
-pub const WATCH_CLIENT_AFTER_MS: u64 = 1_000;
+/// From when on a client is watched for having gone, while its request waits for something else. Most waits are over before,
+/// and pay nothing for it; a client that goes leaves its places and its upstream connection no later than this.
+pub const WATCH_CLIENT_AFTER_MS: u64 = 25;
 
 /// A client that can't be waited for, since it has sent more or has closed its half, is looked at so often.
 pub const LOOK_AT_CLIENT_MS: u64 = 1_000;

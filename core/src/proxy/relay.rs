@@ -147,8 +147,8 @@ impl<P: Platform> Relay<'_, P> {
         let short = response_head.is_zero() || response_head > watch;
         if !std::mem::replace(&mut waited.armed, true) {
             waited.since_ms = conn.core.now_ms();
-            deadline.arm(waited.since_ms, if short { watch } else { response_head });
         }
+        deadline.arm(waited.since_ms, if short { watch } else { response_head });
         request.park_if_scarce();
         // The common case: the answer comes soon, and watching the client would be a wasted wait.
         match deadline.bound(lease.stream().readable()).await {

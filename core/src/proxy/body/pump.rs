@@ -272,6 +272,8 @@ impl<'p, P: Platform> Pump<'p, P> {
         if buffer.try_ready() {
             return Ok(());
         }
+        // Whatever was waited for before has had its own time.
+        self.arm();
         self.deadline.bound(buffer.ready()).await.map_err(|_| PumpError::NoBuffer)
     }
 
