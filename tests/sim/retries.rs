@@ -282,3 +282,43 @@ fn connecting_is_not_multiplied() {
         sim.finish();
     });
 }
+
+/// A response that is cut in the middle of its head has not begun: its client has seen nothing. It is tried again as one of
+/// which no byte came is, and no other way with a POST than with a GET but for what may be repeated at all.
+#[test]
+fn a_response_cut_in_its_head_has_not_begun() {
+    each_seed("retries::a_response_cut_in_its_head_has_not_begun", SEEDS, |start| {
+        for (retry, ending, cut) in [
+            ("", Ending::Fin, 20),
+            ("retry: { on: [reset], attempts: 2 }", Ending::Fin, 20),
+            ("retry: { on: [reset], attempts: 2 }", Ending::Reset, 20),
+            ("retry: { on: [reset], attempts: 2 }", Ending::Reset, 0),
+            ("retry: { on: [reset], attempts: 2, methods: any }", Ending::Fin, 20),
+        ] {
+            let config = Config::to(&[1, 2]).route(retry);
+            let sim = Sim::new(start, 1, Weather::fair(), &config.text());
+            sim.ledger.repeats.set(Repeats { idempotent: 2, other: 2 });
+            let client = sim.client();
+            let attempts = std::rc::Rc::new(std::cell::Cell::new(0));
+            for port in [1, 2] {
+                let attempts = std::rc::Rc::clone(&attempts);
+                sim.origin(port, move |_| {
+                    attempts.set(attempts.get() + 1);
+                    Answer::bytes(20).cut(cut, ending)
+                });
+            }
+            let counted = std::rc::Rc::clone(&attempts);
+            sim.act(async move {
+                for ask in [Ask::get("/a"), Ask::post("/a", Body::Length(300))] {
+                    counted.set(0);
+                    let reply = client.ask(&ask).await.unwrap();
+                    assert_eq!(reply.status, 502, "{reply:?}");
+                    let may_repeat = ask.method == "GET" || retry.contains("any");
+                    let expected = if retry.is_empty() || !may_repeat { 1 } else { 2 };
+                    assert_eq!(counted.get(), expected, "{retry} {ending:?} {cut}: {reply:?}");
+                }
+            });
+            sim.finish();
+        }
+    });
+}

@@ -233,6 +233,61 @@ fn waiting_for_a_connection() {
     });
 }
 
+/// A request's whole time holds during the waits of ours as well: a delay made on purpose, and one that a limit makes.
+#[test]
+fn our_own_delays_are_inside_the_requests_time() {
+    each_seed("timeouts::our_own_delays_are_inside_the_requests_time", SEEDS, |start| {
+        let delays = [
+            Config::to(&[1]).route("fault: { delay: { duration: 5s, percent: 100 } }"),
+            Config::to(&[1])
+                .top("rate_limits: { rates: [{ name: slow, rate: 2/m, burst: 1, delay_max: 1m, key: [listener] }] }")
+                .route("rate_limits: [slow]"),
+        ];
+        for delay in delays {
+            let config = delay.route("timeouts: { request: 900ms }");
+            let sim = Sim::new(start, 1, Weather::fair(), &config.text());
+            sim.origin(1, |_| Answer::bytes(10));
+            let client = sim.client();
+            sim.act(async move {
+                // The limit lets the first one through.
+                let _ = client.ask(&Ask::get("/a")).await.unwrap();
+                let reply = client.ask(&Ask::get("/a")).await.unwrap();
+                is_refused(&reply, 504, "request_timeout");
+                took(&reply, 900);
+                let hurried = Ask::get("/a").field("ringway-timeout-ms: 300");
+                let reply = client.ask(&hurried).await.unwrap();
+                is_refused(&reply, 504, "request_timeout");
+                took(&reply, 300);
+            });
+            sim.finish();
+        }
+    });
+}
+
+/// A connection that has been idle for `upstream_idle` carries no further request, whenever it is that it is closed.
+#[test]
+fn an_upstream_connection_that_was_idle_for_too_long() {
+    each_seed("timeouts::an_upstream_connection_that_was_idle_for_too_long", SEEDS, |start| {
+        let config = Config::to(&[1]).upstream("timeouts: { upstream_idle: 1500ms }");
+        let sim = Sim::new(start, 1, Weather::fair(), &config.text());
+        sim.origin(1, |asked| Answer::bytes(10 + u64::from(asked.nth)));
+        let client = sim.client();
+        sim.act(async move {
+            let mut caller = client.connect().await.unwrap();
+            assert_eq!(caller.ask(&Ask::get("/a")).await.unwrap().bytes, 10);
+            for pause_ms in [1_510, 1_990, 1_700, 1_600, 1_850] {
+                client.pause(Duration::from_millis(pause_ms)).await;
+                let reply = caller.ask(&Ask::get("/a")).await.unwrap();
+                assert_eq!(reply.bytes, 10, "after {pause_ms} ms on another connection: {reply:?}");
+                client.pause(Duration::from_millis(1_400)).await;
+                let reply = caller.ask(&Ask::get("/a")).await.unwrap();
+                assert_eq!(reply.bytes, 11, "after 1,400 ms on the same: {reply:?}");
+            }
+        });
+        sim.finish();
+    });
+}
+
 /// Of a connection whose peer was silenced by the network nothing is ever heard again, and it is given up all the same.
 #[test]
 fn silence_at_any_time() {

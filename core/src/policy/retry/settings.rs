@@ -59,7 +59,7 @@ pub enum RetryOn {
     ConnectFailure,
     /// The endpoint said that it did not act on the request.
     RefusedStream,
-    /// The connection ended before a byte of the response.
+    /// The connection ended before the whole head of the response, so that the client has seen nothing of it.
     Reset,
     /// `per_try_timeout` passed.
     PerTryTimeout,

@@ -95,7 +95,7 @@ impl<S> Endpoint<S> {
         if **self.dial.borrow() != dial {
             *self.dial.borrow_mut() = Rc::new(dial);
             self.retain_sessions(|_| false);
-            while self.loans.borrow().is_some() {}
+            self.loans.expire(0, 0);
         }
     }
 
@@ -146,8 +146,10 @@ impl<S> Endpoint<S> {
     }
 
     /// A stream on the first connection that has room for one: the others may grow idle and be closed.
-    pub(super) fn open_stream(&self, now_ms: u64) -> Option<ClientStream> {
-        self.retain_sessions(|m| !m.session.is_over());
+    pub(super) fn open_stream(&self, now_ms: u64, idle_ms: u64) -> Option<ClientStream> {
+        let is_stale =
+            |m: &Multiplexed| now_ms.saturating_sub(m.used_ms) >= idle_ms && m.session.streams() == 0;
+        self.retain_sessions(|m| !m.session.is_over() && !is_stale(m));
         self.sessions.borrow_mut().iter_mut().find_map(|m| {
             let stream = m.session.open()?;
             m.used_ms = now_ms;
@@ -165,7 +167,7 @@ impl<S> Endpoint<S> {
         self.open.set(self.open.get() - closed);
         // Those that carry requests live until these are over.
         self.retain_sessions(|_| false);
-        while self.loans.borrow().is_some() {}
+        self.loans.expire(0, 0);
     }
 
     /// (connections, idle, requests in flight, requests, failures).

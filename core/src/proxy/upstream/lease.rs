@@ -120,7 +120,10 @@ impl<S: Transport + From<Box<ClientStream>>> Lease<S> {
             }
             endpoint.open.set(endpoint.open.get() - 1);
         }
-        let connections_max = admitted.upstream.settings.borrow().connections_max;
+        let (connections_max, idle_ms) = {
+            let settings = admitted.upstream.settings.borrow();
+            (settings.connections_max, settings.idle_ms)
+        };
         let found = loop {
             if need == Need::New && endpoint.open.get() < connections_max {
                 break None;
@@ -137,7 +140,8 @@ impl<S: Transport + From<Box<ClientStream>>> Lease<S> {
             }
             let Some(idle) = all.pop() else { break None };
             drop(all);
-            if discarded.look(&idle.stream) {
+            // The round that closes those that have been idle for too long may be a second late, and their origin early.
+            if now_ms.saturating_sub(idle.since_ms) < idle_ms && discarded.look(&idle.stream) {
                 break Some(idle.stream);
             }
             endpoint.open.set(endpoint.open.get() - 1);
@@ -146,14 +150,19 @@ impl<S: Transport + From<Box<ClientStream>>> Lease<S> {
             Found::Idle(stream)
         } else {
             endpoint.open.set(endpoint.open.get() + 1);
-            let lent = if need == Need::New || !endpoint.may_lend() { None } else { endpoint.loans.borrow() };
+            let lent = if need == Need::New || !endpoint.may_lend() {
+                None
+            } else {
+                endpoint.loans.borrow(now_ms, idle_ms)
+            };
             lent.map_or(Found::Nothing, Found::Lent)
         };
         (Self::new(admitted, endpoint, Share::Own, now_ms), found)
     }
 
     fn take_stream(admitted: Admitted<S>, endpoint: &Rc<Endpoint<S>>, now_ms: u64) -> (Self, Found<S>) {
-        if let Some(stream) = endpoint.open_stream(now_ms) {
+        let idle_ms = admitted.upstream.settings.borrow().idle_ms;
+        if let Some(stream) = endpoint.open_stream(now_ms, idle_ms) {
             return (
                 Self::new(admitted, endpoint, Share::Stream, now_ms),
                 Found::Idle(S::from(Box::new(stream))),

@@ -25,9 +25,14 @@ impl Loans {
         self.sockets.push((socket, since_ms)).is_ok()
     }
 
-    /// Takes one that somebody lent.
-    pub fn borrow(&self) -> Option<OwnedFd> {
-        self.sockets.pop().map(|(socket, _)| socket)
+    /// Takes one that somebody lent, and that has not been idle for `idle_ms`.
+    pub fn borrow(&self, now_ms: u64, idle_ms: u64) -> Option<OwnedFd> {
+        loop {
+            let (socket, since_ms) = self.sockets.pop()?;
+            if now_ms.saturating_sub(since_ms) < idle_ms {
+                return Some(socket);
+            }
+        }
     }
 
     /// Closes what nobody borrowed while it was idle for `idle_ms`.
@@ -76,8 +81,8 @@ mod tests {
             LENT_CONNECTIONS_MAX - 11,
             "those lent at 0 to 10 have been idle for 90 and more"
         );
-        assert!(loans.borrow().is_some());
+        assert!(loans.borrow(0, 1).is_some());
         loans.expire(1_000, 90);
-        assert!(loans.is_empty() && loans.borrow().is_none());
+        assert!(loans.is_empty() && loans.borrow(0, 1).is_none());
     }
 }
