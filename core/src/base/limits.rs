@@ -33,7 +33,7 @@ pub const ACCEPT_BATCH: usize = 64;
 /// Bytes that a task moves before it lets the others of its worker run: some 30 µs of copying. Less would cost bulk transfers
 /// throughput, more would have everybody else wait.
 pub const TURN_BYTES: usize = 128 * 1024;
-/// Requests of one connection that are answered before the others of its worker are let run.
+/// Requests of one connection that are answered, or streams that are accepted, before the others of its worker are let run.
 pub const TURN_REQUESTS: u32 = 32;
 /// Receives of a TLS connection that bring no plaintext before the others of its worker are let run.
 pub const TURN_RECEIVES: usize = 16;

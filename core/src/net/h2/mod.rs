@@ -10,6 +10,8 @@ pub mod guard;
 mod half;
 mod ledger;
 pub mod server;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 use std::io;

@@ -113,6 +113,9 @@ impl<S: Transport> ServerConnection<S> {
             if shared.ledger.take_shed() {
                 return Poll::Ready(Incoming::Refused(REASON));
             }
+            if !shared.may_accept() {
+                return Poll::Pending;
+            }
             let next = h2.poll_accept(cx);
             if !*calmed && shared.guard.borrow().tripped().is_some() {
                 *calmed = true;
@@ -124,6 +127,7 @@ impl<S: Transport> ServerConnection<S> {
             match next {
                 Poll::Pending => Poll::Pending,
                 Poll::Ready(Some(Ok((request, mut respond)))) => {
+                    shared.accepted();
                     Poll::Ready(if respond.poll_reset(cx).is_ready() {
                         // Over before it began: nobody else shall hear of it, least of all an origin that counts resets.
                         Incoming::Refused(ReasonCode::H2ResetEarly)

@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::guard::Guard;
 use super::ledger::{Ledger, Settled};
 use crate::base::backlog::Backlog;
-use crate::base::limits::TURN_BYTES;
+use crate::base::limits::{TURN_BYTES, TURN_REQUESTS};
 use crate::net::driver::{spawn, yield_now};
 use crate::net::stream::Transport;
 
@@ -34,8 +34,11 @@ pub(super) struct Shared<S> {
     pub(super) stream: S,
     wants_read: Cell<bool>,
     wants_write: Cell<bool>,
-    /// Bytes that may still be read in this turn: a peer that never stops sending must not keep others waiting.
+    /// Bytes that may still be moved in this turn: a peer that never stops sending must not keep others waiting. A turn goes
+    /// on through what [`drive`] has brought, until there is nothing to do or the turn is over.
     turn_bytes: Cell<usize>,
+    /// Streams that may still be accepted in this turn.
+    turn_streams: Cell<u32>,
     /// Read, and not yet taken by the h2 crate. Empty and without memory most of the time.
     ahead: RefCell<Spool>,
     /// Written by the h2 crate, and not yet sent.
@@ -103,6 +106,7 @@ impl<S: Transport> Shared<S> {
             wants_read: Cell::new(false),
             wants_write: Cell::new(false),
             turn_bytes: Cell::new(TURN_BYTES),
+            turn_streams: Cell::new(TURN_REQUESTS),
             ahead: RefCell::default(),
             corked: RefCell::default(),
             failed: Cell::new(None),
@@ -115,6 +119,16 @@ impl<S: Transport> Shared<S> {
             shared.ahead.borrow_mut().push(early);
         }
         Rc::new(shared)
+    }
+
+    /// Another stream may be accepted in this turn. If not, whoever accepts streams leaves the rest to the next.
+    pub(super) fn may_accept(&self) -> bool {
+        self.turn_streams.get() > 0
+    }
+
+    /// A stream has been accepted.
+    pub(super) fn accepted(&self) {
+        self.turn_streams.set(self.turn_streams.get().saturating_sub(1));
     }
 
     /// Sends what is corked, as far as the stream takes it.
@@ -291,7 +305,6 @@ pub(super) async fn drive<S: Transport, T>(
     let mut reading = pin!(None);
     let mut writing = pin!(None);
     poll_fn(|cx| {
-        shared.turn_bytes.set(TURN_BYTES);
         loop {
             let stepped = step(cx);
             let could = shared.failed.get().is_none();
@@ -325,10 +338,15 @@ pub(super) async fn drive<S: Transport, T>(
                 shared.wants_write.set(false);
                 again = true;
             }
-            if !again {
+            let is_over = shared.turn_bytes.get() == 0 && again || !shared.may_accept();
+            if is_over || !again {
+                shared.turn_bytes.set(TURN_BYTES);
+                shared.turn_streams.set(TURN_REQUESTS);
+            }
+            if !is_over && !again {
                 return Poll::Pending;
             }
-            if shared.turn_bytes.get() == 0 {
+            if is_over {
                 // It is ready still: the others first. A task that wakes itself would be the next to run.
                 let waker = cx.waker().clone();
                 spawn(async move {
