@@ -1,8 +1,10 @@
 //! Peers that finish the handshake and then send records that no sound peer sends. Whatever comes, the stream ends by
 //! itself: nothing panics, and nobody else notices.
 
+use std::cell::Cell;
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::net::UnixStream;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject as _;
@@ -17,7 +19,8 @@ use super::forge::Forger;
 use super::server::{self, ClientPolicy, ServerSettings, TlsServer};
 use super::{Protocol, TlsStream, Version, Versions};
 use crate::base::backlog::BacklogAccount;
-use crate::net::driver::{Executor, IoMode};
+use crate::base::limits::TURN_RECEIVES;
+use crate::net::driver::{Executor, IoMode, spawn, yield_now};
 use crate::net::stream::{Socket, Transport as _};
 
 /// The end that is ours.
@@ -290,4 +293,50 @@ fn the_forger_forges_what_is_understood() {
             })
             .unwrap();
     }
+}
+
+/// An origin may send as many tickets as it likes. None of them is plaintext, and a read ends with each whole record, so
+/// there is always more to receive and never anything to wait for.
+#[test]
+fn records_without_plaintext_are_received_in_turns() {
+    /// What one receive takes at least after a handshake: eight of the records below.
+    const RECEIVE_BYTES: usize = 512;
+    const RECORDS: usize = 2_048;
+    let world = World::new(Version::Tls13);
+    let turns = Rc::new(Cell::new(0));
+    let of_others = Rc::clone(&turns);
+    Executor::new(IoMode::Epoll)
+        .unwrap()
+        .run(async {
+            let (stream, mut peer, mut forger) = world.shaken(Ours::Client).await;
+            assert_eq!(read_all(&stream), (Vec::new(), Err(ErrorKind::WouldBlock)));
+            // RFC 8446 section 4.6.1: lifetime, age_add, nonce, ticket, extensions.
+            let mut ticket = vec![4, 0, 0, 38, 0, 0, 9, 9, 0, 0, 0, 0, 1, 7, 0, 24];
+            ticket.resize(ticket.len() + 24 + 2, 0);
+            let mut records = Vec::new();
+            for _ in 0..RECORDS {
+                records.extend(forger.record(ContentType::Handshake, &ticket));
+            }
+            assert_eq!(records.len(), RECORDS * RECEIVE_BYTES / 8);
+            records.extend(forger.record(ContentType::ApplicationData, b"at last"));
+            peer.set_nonblocking(true).unwrap();
+            peer.write_all(&records).unwrap();
+            spawn(async move {
+                loop {
+                    of_others.set(of_others.get() + 1);
+                    yield_now().await;
+                }
+            });
+            let mut buffer = [0; 64];
+            loop {
+                match stream.try_read(&mut buffer) {
+                    Ok(n) => break assert_eq!(&buffer[..n], b"at last"),
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+                }
+                stream.readable().await.unwrap();
+            }
+        })
+        .unwrap();
+    let least = RECORDS / 8 / TURN_RECEIVES - 1;
+    assert!(turns.get() >= least, "{} turns of others, {least} wanted", turns.get());
 }

@@ -221,6 +221,8 @@ pub struct TlsStream {
     inner: RefCell<Inner>,
     agreed: Agreed,
     kept: Kept,
+    /// The last read has taken its turn, and came to nothing: the next wait lets the others of the worker go first.
+    turn_over: Cell<bool>,
     /// The close is to be a reset: nothing more is sent.
     aborted: Cell<bool>,
 }
@@ -531,7 +533,14 @@ impl TlsStream {
         let common = inner.session.common().ok_or(HandshakeError::Closed)?;
         let agreed = agreed(common, server_name, expect);
         kept.count(inner.kept_bytes(), &socket);
-        Ok(Self { socket, inner: RefCell::new(inner), agreed, kept, aborted: Cell::new(false) })
+        Ok(Self {
+            socket,
+            inner: RefCell::new(inner),
+            agreed,
+            kept,
+            turn_over: Cell::new(false),
+            aborted: Cell::new(false),
+        })
     }
 
     /// What the handshake settled.
@@ -608,6 +617,7 @@ impl TlsStream {
             }
         }
         // A peer may send records without plaintext for as long as it likes; it is looked at again in the next turn.
+        self.turn_over.set(true);
         Err(ErrorKind::WouldBlock.into())
     }
 }
@@ -682,11 +692,11 @@ impl Transport for TlsStream {
             } else {
                 self.socket.readable().await?;
             }
-            if !in_part {
+            if !in_part && !self.turn_over.get() {
                 return Ok(());
             }
             // Part of a record is no news: only the whole one is, or whoever waits would be woken by every piece.
-            if self.look() == Looked::ForLong {
+            if self.turn_over.take() || self.look() == Looked::ForLong {
                 yield_now().await;
             }
         }
