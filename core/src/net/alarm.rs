@@ -11,7 +11,7 @@ use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
 
-use super::stream::Watched;
+use super::watched::Watched;
 
 /// Goes off once at a time set.
 pub struct Alarm(Watched);

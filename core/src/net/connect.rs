@@ -10,7 +10,8 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 
 use super::descriptors;
 use super::liveness::Liveness;
-use super::stream::{Socket, Transport};
+use super::socket::Socket;
+use super::transport::Transport;
 
 const FLAGS: SocketFlags = SocketFlags::CLOEXEC.union(SocketFlags::NONBLOCK);
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::stream::Watched;
+use super::watched::Watched;
 
 /// The ringing end; cheap to clone and to ring: a bell already ringing costs one atomic swap.
 #[derive(Debug, Clone)]

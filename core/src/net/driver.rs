@@ -10,7 +10,7 @@ use std::str::FromStr;
 use monoio::{IoUringDriver, LegacyDriver, Runtime, RuntimeBuilder};
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::stream::Watched;
+use super::watched::Watched;
 use crate::base::panics::{self, Panicked};
 
 /// Entries of a submission queue. A loop turn that needs more submits in between.

@@ -13,7 +13,7 @@ use rustix::net::{
 };
 
 use super::liveness::Liveness;
-use super::stream::Watched;
+use super::watched::Watched;
 use crate::base::limits::LISTEN_BACKLOG;
 
 /// Where to listen.

@@ -3,7 +3,8 @@
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 
-use super::stream::{Socket, Transport};
+use super::socket::Socket;
+use super::transport::Transport;
 use crate::base::limits::PROXY_HEADER_BYTES_MAX;
 use crate::base::reason::ReasonCode;
 use crate::http::proxy_protocol::{Endpoints, Malformed, Parsed, Tlvs, encode_v1, encode_v2, parse};

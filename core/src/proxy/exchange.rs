@@ -195,10 +195,10 @@ impl<'e, P: Platform> Exchange<'e, P> {
 
     /// The fault of a request that could not be sent; `sent` bytes of it were.
     pub(super) fn not_sent(&self, lease: &Lease<P::Stream>, error: PumpError, sent: usize) -> Fault {
-        if let Some(malformed) = lease.stream().unfit() {
-            return match malformed.status() {
-                502 => Fault::upstream(malformed.reason(), 502, Retry::Never),
-                status => Fault::downstream(malformed.reason(), status),
+        if let Some(unsayable) = lease.stream().unsayable() {
+            return match unsayable.status {
+                502 => Fault::upstream(unsayable.reason, 502, Retry::Never),
+                status => Fault::downstream(unsayable.reason, status),
             };
         }
         match error {
@@ -207,7 +207,7 @@ impl<'e, P: Platform> Exchange<'e, P> {
                 let reason = ReasonCode::UpstreamWriteTimeout;
                 self.timed_out(lease, &self.conn.deadline, Outcome::Timeout, reason)
             }
-            _ if lease.stream().was_refused() => REFUSED,
+            _ if lease.stream().was_unprocessed() => REFUSED,
             _ if lease.reused => {
                 let retry = if sent == 0 { Retry::Safe } else { Retry::IfIdempotent };
                 Fault::upstream(ReasonCode::UpstreamStale, 502, retry)
@@ -221,10 +221,10 @@ impl<'e, P: Platform> Exchange<'e, P> {
 
     /// The fault of a connection that ended before a byte of the response came.
     pub(super) fn closed_before_response(&self, lease: &Lease<P::Stream>) -> Fault {
-        if lease.stream().was_refused() {
+        if lease.stream().was_unprocessed() {
             return REFUSED;
         }
-        if lease.stream().was_reset() {
+        if lease.stream().was_given_up() {
             return self.broken(lease, ReasonCode::UpstreamReset);
         }
         if lease.reused {

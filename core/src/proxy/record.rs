@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::base::reason::ReasonCode;
 use crate::http::grpc::GrpcStatus;
 use crate::net::connect::Address;
-use crate::net::tls::identity::ClientIdentity;
+use crate::net::tls::ClientIdentity;
 
 /// One exchange, so far.
 #[derive(Debug)]

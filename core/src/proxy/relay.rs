@@ -212,10 +212,10 @@ impl<P: Platform> Relay<'_, P> {
             let writing = pin!(pump.write_all(&conn.stream, &mut slices[..count], &mut sent));
             (request.parking(writing).await, batch.consumed)
         };
-        if let (Err(_), Some(malformed)) = (&wrote, conn.stream.unfit()) {
+        if let (Err(_), Some(unsayable)) = (&wrote, conn.stream.unsayable()) {
             // The client has seen nothing of it, and can be told.
             record.response_started = false;
-            return Err(exchange.broken(lease, malformed.reason()));
+            return Err(exchange.broken(lease, unsayable.reason));
         }
         wrote.map_err(|error| self.fault(error))?;
         buffer.consume(shaped.head_bytes + consumed);

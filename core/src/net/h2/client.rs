@@ -27,7 +27,7 @@ use crate::http::http2::absorb::{Absorber, Event};
 use crate::http::http2::{Asked, Malformed, render};
 use crate::http::message::{Method, Scheme};
 use crate::net::driver::spawn;
-use crate::net::stream::{Peek, Transport};
+use crate::net::transport::{Peek, Transport, Unsayable};
 
 /// A connection to an origin. Its task ends when this and all its streams are gone.
 pub struct Session {
@@ -403,7 +403,7 @@ impl Transport for ClientStream {
         let inner = &mut *self.inner.borrow_mut();
         let wrote = inner.outbound.write(from, &mut inner.request);
         let failed = wrote.as_ref().is_err_and(|e| e.kind() != ErrorKind::WouldBlock);
-        if failed && inner.request.asked.is_none() && inner.outbound.unfit().is_none() {
+        if failed && inner.request.asked.is_none() && inner.outbound.unsayable().is_none() {
             // Not even the head went out.
             inner.refused = true;
         }
@@ -445,7 +445,7 @@ impl Transport for ClientStream {
         None
     }
 
-    fn was_refused(&self) -> bool {
+    fn was_unprocessed(&self) -> bool {
         let inner = &mut *self.inner.borrow_mut();
         // A write may have been the first to fail; why, the response's side knows.
         if !inner.refused && !inner.inbound.has_begun() {
@@ -454,7 +454,7 @@ impl Transport for ClientStream {
         inner.refused
     }
 
-    fn was_reset(&self) -> bool {
+    fn was_given_up(&self) -> bool {
         self.inner.borrow().reset
     }
 
@@ -472,8 +472,8 @@ impl Transport for ClientStream {
         }
     }
 
-    fn unfit(&self) -> Option<Malformed> {
-        self.inner.borrow().outbound.unfit()
+    fn unsayable(&self) -> Option<Unsayable> {
+        self.inner.borrow().outbound.unsayable()
     }
 }
 

@@ -13,6 +13,7 @@ use crate::base::reason::ReasonCode;
 use crate::http::http2::Malformed;
 use crate::http::http2::absorb::{Absorber, Event};
 use crate::http::http2::render::{self, Framing};
+use crate::net::transport::Unsayable;
 
 /// What the peer sends. Holds at most one DATA frame's payload; the rest waits in the h2 crate, whose windows bound it.
 pub(super) struct Inbound {
@@ -181,7 +182,7 @@ pub(super) struct Outbound {
     /// Bytes that may still be queued without room in the peer's window.
     ahead: usize,
     /// Why the head can't be said in HTTP/2. Nothing of the message was sent.
-    unfit: Option<Malformed>,
+    unsayable: Option<Malformed>,
 }
 
 /// Bytes of a body that are queued behind its head before the peer's window is looked at; the h2 crate holds them until
@@ -199,7 +200,7 @@ pub(super) trait Opening {
 impl Outbound {
     /// For a stream whose peer has seen its head, or is about to.
     pub(super) fn new(ledger: &Rc<Ledger>, absorber: Absorber) -> Self {
-        Self { absorber, stream: None, ledger: Rc::clone(ledger), ended: false, ahead: 0, unfit: None }
+        Self { absorber, stream: None, ledger: Rc::clone(ledger), ended: false, ahead: 0, unsayable: None }
     }
 
     /// For a stream that this end opens.
@@ -266,14 +267,14 @@ impl Outbound {
 
     fn refuse(&mut self, malformed: Malformed) -> io::Error {
         if self.stream.is_none() {
-            self.unfit = Some(malformed);
+            self.unsayable = Some(malformed);
         }
         io::Error::new(ErrorKind::InvalidData, malformed.reason())
     }
 
     /// Why the head that was written can't be said in HTTP/2, if so.
-    pub(super) fn unfit(&self) -> Option<Malformed> {
-        self.unfit
+    pub(super) fn unsayable(&self) -> Option<Unsayable> {
+        self.unsayable.map(|malformed| Unsayable { reason: malformed.reason(), status: malformed.status() })
     }
 
     fn end(&mut self) -> io::Result<()> {

@@ -20,10 +20,10 @@ use crate::base::backlog::Backlog;
 use crate::base::clock::Monotonic;
 use crate::base::reason::ReasonCode;
 use crate::http::http2::absorb::{Absorber, Event};
-use crate::http::http2::{Asked, Malformed, render, websocket_key};
+use crate::http::http2::{Asked, render, websocket_key};
 use crate::http::message::Method;
-use crate::net::stream::{Peek, Transport};
-use crate::net::tls::Agreed;
+use crate::net::agreed::Agreed;
+use crate::net::transport::{Peek, Transport, Unsayable};
 
 /// A client's connection.
 pub struct ServerConnection<S: Transport> {
@@ -362,8 +362,8 @@ impl Transport for ServerStream {
         None
     }
 
-    fn unfit(&self) -> Option<Malformed> {
-        self.inner.borrow().outbound.unfit()
+    fn unsayable(&self) -> Option<Unsayable> {
+        self.inner.borrow().outbound.unsayable()
     }
 
     fn local_address(&self) -> Option<SocketAddr> {

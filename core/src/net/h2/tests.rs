@@ -16,7 +16,7 @@ use crate::base::backlog::{Backlog, BacklogAccount};
 use crate::base::clock::Monotonic;
 use crate::base::limits::{TURN_BYTES, TURN_REQUESTS};
 use crate::net::driver::{Executor, IoMode, spawn, yield_now};
-use crate::net::stream::{Peek, Transport};
+use crate::net::transport::{Peek, Transport};
 
 /// A stream that is always ready: what `more` makes comes without end, and all that is written is taken.
 struct Endless<M> {

@@ -21,7 +21,7 @@ use super::ledger::{Ledger, Settled};
 use crate::base::backlog::Backlog;
 use crate::base::limits::{TURN_BYTES, TURN_REQUESTS};
 use crate::net::driver::{spawn, yield_now};
-use crate::net::stream::Transport;
+use crate::net::transport::Transport;
 
 /// Frames are gathered up to this before they are written.
 const CORK_BYTES: usize = 64 * 1024;
@@ -374,7 +374,7 @@ mod tests {
     use super::{Backlog, CORK_BYTES, Guard, Shared, Wire, drive};
     use crate::base::backlog::BacklogAccount;
     use crate::base::clock::Monotonic;
-    use crate::net::stream::{Peek, Transport};
+    use crate::net::transport::{Peek, Transport};
 
     /// A stream as TLS is one: it takes what it is given, and part of it goes out only when it is awaited.
     #[derive(Default)]

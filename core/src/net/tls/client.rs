@@ -16,11 +16,12 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 
 use super::certificate::Certificate;
 use super::session::Session;
-use super::stream::{Expect, HandshakeError, Protocol, TlsStream};
+use super::stream::{Expect, HandshakeError, TlsStream};
 use super::{Versions, provider};
 use crate::base::backlog::BacklogAccount;
 use crate::base::limits::TLS_CLIENT_SESSIONS_MAX;
-use crate::net::stream::Socket;
+use crate::net::agreed::Protocol;
+use crate::net::socket::Socket;
 
 /// Whom to take an origin's certificate from.
 #[derive(Debug, Clone)]

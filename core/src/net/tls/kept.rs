@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use crate::base::backlog::{Backlog, BacklogAccount};
-use crate::net::stream::Socket;
+use crate::net::socket::Socket;
 
 /// One connection's.
 #[derive(Debug)]

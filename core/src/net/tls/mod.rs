@@ -3,6 +3,7 @@
 //! `session` is a connection without a socket, [`stream`] puts it on one, [`server`] and [`client`] are what listeners
 //! and upstreams are configured to, made by the control thread. A worker reads no file and generates no key.
 
+mod asked;
 pub mod certificate;
 pub mod client;
 #[cfg(test)]
@@ -10,7 +11,6 @@ pub mod client;
 mod forge;
 #[cfg(test)]
 mod hostile_tests;
-pub mod identity;
 mod kept;
 mod scratch;
 pub mod server;
@@ -20,7 +20,10 @@ pub mod stream;
 mod tests;
 pub mod tickets;
 
-pub use stream::{Agreed, HandshakeError, Protocol, TlsStream, Version};
+pub use stream::{HandshakeError, TlsStream};
+
+pub use super::agreed::{Agreed, Protocol, Version};
+pub use super::identity::ClientIdentity;
 
 use std::sync::Arc;
 

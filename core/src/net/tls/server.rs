@@ -2,7 +2,6 @@
 //!
 //! Made by the control thread, shared by all workers, replaced whole by a reload.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
 use std::rc::Rc;
@@ -16,16 +15,15 @@ use rustls::server::{
 use rustls::sign::CertifiedKey;
 use rustls::{RootCertStore, ServerConfig};
 
+use super::asked;
 use super::certificate::{Certificate, KeyKind};
 use super::session::Session;
-use super::stream::{Expect, HandshakeError, Protocol, TlsStream};
+use super::stream::{Expect, HandshakeError, TlsStream};
 use super::tickets::{TicketKeys, Ticketer};
 use super::{SERVED, Versions, provider};
 use crate::base::backlog::BacklogAccount;
-use crate::net::stream::Socket;
-
-/// What rustls says when no certificate can be shown.
-pub(super) const NO_CERTIFICATE: &str = "no server certificate chain resolved";
+use crate::net::agreed::Protocol;
+use crate::net::socket::Socket;
 
 /// Whether clients must show certificates, and which authorities vouch for them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,17 +142,6 @@ pub async fn accept(
     TlsStream::handshake(socket, session, Expect::ClientHello, account).await
 }
 
-thread_local! {
-    /// The name that the client asked for whose first message was processed last, until somebody takes it. rustls'
-    /// unbuffered connections don't tell it, but the resolver below hears it, in the same call that processes the message.
-    static ASKED_NAME: RefCell<Option<Box<str>>> = const { RefCell::new(None) };
-}
-
-/// The name that was asked for in the message that was just processed.
-pub(super) fn take_asked_name() -> Option<Box<str>> {
-    ASKED_NAME.take()
-}
-
 /// Certificates by name: exact, then with the first label as a wildcard, then the default.
 struct ByName {
     exact: HashMap<Box<str>, Choice>,
@@ -217,7 +204,7 @@ impl ResolvesServerCert for ByName {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         // In lower case: rustls has seen to that.
         let name = hello.server_name();
-        ASKED_NAME.set(name.map(Box::from));
+        asked::note_name(name);
         let choice = self.choice(name);
         let fits = |(_, certified): &&(KeyKind, Arc<CertifiedKey>)| {
             certified.key.choose_scheme(hello.signature_schemes()).is_some()

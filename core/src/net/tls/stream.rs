@@ -16,74 +16,19 @@ use rustls::{
     AlertDescription, CertificateError, CommonState, HandshakeKind, PeerIncompatible, ProtocolVersion,
 };
 
-use super::identity::ClientIdentity;
+use super::asked;
 use super::kept::{Kept, Of};
 use super::scratch::{self, Outgoing, Scratch};
-use super::server;
 use super::session::{Plaintext, Session};
 use crate::base::backlog::BacklogAccount;
 use crate::base::limits::{TLS_SEND_BYTES, TURN_RECEIVES};
 use crate::base::race::{First, race};
 use crate::base::reason::ReasonCode;
+use crate::net::agreed::{Agreed, Protocol, Version};
 use crate::net::driver::yield_now;
-use crate::net::stream::{Peek, Presence, Socket, Transport};
-
-/// An application protocol, as ALPN names it (RFC 7301).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Protocol {
-    /// `http/1.1`, and what is spoken when nothing was negotiated.
-    Http11,
-    /// `h2`.
-    H2,
-}
-
-impl Protocol {
-    /// The registered identifier.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Http11 => "http/1.1",
-            Self::H2 => "h2",
-        }
-    }
-
-    fn of(alpn: Option<&[u8]>) -> Self {
-        if alpn == Some(b"h2") { Self::H2 } else { Self::Http11 }
-    }
-}
-
-/// A version of the protocol that is spoken today.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Version {
-    /// RFC 5246.
-    Tls12,
-    /// RFC 8446.
-    Tls13,
-}
-
-impl Version {
-    /// As logs and metrics write it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Tls12 => "1.2",
-            Self::Tls13 => "1.3",
-        }
-    }
-}
-
-/// What a handshake has settled.
-#[derive(Debug, Clone)]
-pub struct Agreed {
-    /// The protocol's version.
-    pub version: Version,
-    /// What is spoken inside.
-    pub protocol: Protocol,
-    /// An earlier session was taken up again: no certificate was sent or checked.
-    pub resumed: bool,
-    /// The name that the client asked for, in lower case.
-    pub server_name: Option<Box<str>>,
-    /// Who the client has proved to be.
-    pub client: Option<Rc<ClientIdentity>>,
-}
+use crate::net::identity::ClientIdentity;
+use crate::net::socket::Socket;
+use crate::net::transport::{Peek, Presence, Transport};
 
 /// Why there is no connection.
 #[derive(Debug)]
@@ -164,7 +109,7 @@ fn reason(error: &rustls::Error) -> ReasonCode {
             | AlertDescription::CertificateRevoked
             | AlertDescription::UnsupportedCertificate,
         ) => ReasonCode::TlsCertificateRefused,
-        rustls::Error::General(text) if text == server::NO_CERTIFICATE => ReasonCode::TlsNoCertificate,
+        rustls::Error::General(text) if text == asked::NO_CERTIFICATE => ReasonCode::TlsNoCertificate,
         rustls::Error::AlertReceived(_) => ReasonCode::TlsRefusedByPeer,
         _ => ReasonCode::TlsMalformed,
     }
@@ -509,7 +454,7 @@ impl TlsStream {
             }
             while inner.session.is_handshaking() {
                 let received = scratch::with(|scratch| inner.receive(&socket, scratch, &mut []));
-                server_name = server::take_asked_name().or(server_name);
+                server_name = asked::take_name().or(server_name);
                 if inner.expect == Expect::PlainHttp {
                     return Err(HandshakeError::PlainHttp(socket));
                 }
