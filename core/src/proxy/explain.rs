@@ -127,8 +127,8 @@ pub fn text(world: &World<'_>, question: &Question) -> Result<String, String> {
     let route = &world.snapshot.routes[index];
     let how = explanation.specificity.as_ref().map(|s| format!(" ({s})")).unwrap_or_default();
     line(&mut out, "route", format_args!("{}{how}", route.name));
-    let told = Told { world, asked: &asked, head: &head, path, index, route };
-    told.policies(&mut out);
+    let matched = Matched { world, asked: &asked, head: &head, path, index, route };
+    matched.policies(&mut out);
     candidates(world.snapshot, &explanation, &mut out);
     Ok(out)
 }
@@ -202,7 +202,7 @@ enum Then {
 }
 
 /// A request and the route that it takes.
-struct Told<'t> {
+struct Matched<'t> {
     world: &'t World<'t>,
     asked: &'t Asked,
     head: &'t RequestHead<'t>,
@@ -211,7 +211,7 @@ struct Told<'t> {
     route: &'t Route,
 }
 
-impl Told<'_> {
+impl Matched<'_> {
     /// In the order of the request path.
     fn policies(&self, out: &mut String) {
         for phase in Phase::ALL {

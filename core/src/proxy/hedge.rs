@@ -89,7 +89,7 @@ pub(super) async fn first<P: Platform>(
         return Ok(None);
     }
     // It would have taken longer still: that much is known of it, and nothing else. Least of all that it is well.
-    lease.outrun(core.tick_ns());
+    lease.lost_race(core.tick_ns());
     core.metrics.count(Counter::HedgesWon);
     if record.draft.is_some() {
         record.endpoint = Some(endpoint.address.clone());
@@ -147,7 +147,7 @@ fn second<P: Platform>(
         return None;
     }
     let attempt = Attempt {
-        method: plan.asker.method,
+        method: plan.requester.method,
         body: Body::Replayable,
         response: Response::NotStarted,
         number: record.attempts,

@@ -171,7 +171,7 @@ impl Plan {
         }
         if goes_upstream(route) {
             let now_ms = seen.record.started_ns / 1_000_000;
-            self.hop = Hop::read(&head, self.asker.grpc.is_some(), route.timeouts.request, now_ms);
+            self.hop = Hop::read(&head, self.requester.grpc.is_some(), route.timeouts.request, now_ms);
             if self.hop.malformed {
                 conn.core.metrics.refused(ReasonCode::HopFieldIgnored);
             }
@@ -234,7 +234,7 @@ impl Plan {
         match &route.action {
             Action::Respond(respond) => {
                 return self.answer(seen, |persistence, common, out| {
-                    respond::configured(respond, self.asker, persistence, common, out);
+                    respond::configured(respond, self.requester, persistence, common, out);
                     Some(respond.status)
                 });
             }
@@ -249,7 +249,7 @@ impl Plan {
         let is_last = |(_, forwards)| forwards == 0;
         if head.method == Method::Options && shape::max_forwards(&head).is_some_and(is_last) {
             return self.answer(seen, |persistence, common, out| {
-                respond::options(self.asker, persistence, common, out);
+                respond::options(self.requester, persistence, common, out);
                 Some(200)
             });
         }
@@ -267,7 +267,7 @@ impl Plan {
             let state = conn.core.upstream(bound, destination.upstream);
             cookie.tags(head.fields.values("cookie")).find_map(|tag| state.tagged(tag))
         });
-        self.web = match self.asker.grpc {
+        self.web = match self.requester.grpc {
             Some(Grpc::Web(call)) if route.grpc_web => Some(call),
             _ => None,
         };

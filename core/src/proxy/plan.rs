@@ -10,7 +10,7 @@ use super::hop::Hop;
 use super::inject;
 use super::limiting::Grant;
 use super::lookup::Found;
-use super::respond::Asker;
+use super::respond::Requester;
 use crate::config::snapshot::Destination;
 use crate::http::framing::BodyLength;
 use crate::http::message::{Method, RequestHead};
@@ -23,7 +23,7 @@ use crate::policy::balance::hash::Key;
 pub(super) struct Plan {
     /// The phase that is next, as an index of [`Phase::ALL`].
     pub(super) next: usize,
-    pub(super) asker: Asker,
+    pub(super) requester: Requester,
     /// By the trusted-hops rule.
     pub(super) client: Option<IpAddr>,
     pub(super) body: BodyLength,
@@ -76,7 +76,7 @@ impl Plan {
     ) -> Self {
         Self {
             next: 0,
-            asker: Asker::of(head),
+            requester: Requester::of(head),
             client: caller::client(conn.peer.ip(), bound.forwarding(conn.listener).trusted_hops, head),
             body: head.body,
             head_bytes: head.head_bytes,

@@ -29,7 +29,7 @@ pub(super) struct Record {
     /// What a gRPC call ended with, as far as an upstream has said it.
     pub(super) grpc_status: Option<GrpcStatus>,
     /// An attempt that reached the upstream has failed by its fault, and another was made in its place.
-    pub(super) mended: bool,
+    pub(super) recovered: bool,
     /// The origin is at fault that its response was cut.
     pub(super) cut_upstream: bool,
     /// What went wrong is this process's own fault.
@@ -76,7 +76,7 @@ impl Record {
             sent_ns: 0,
             answered_ns: 0,
             grpc_status: None,
-            mended: false,
+            recovered: false,
             cut_upstream: false,
             ours: false,
             reason: None,

@@ -88,7 +88,8 @@ impl<P: Platform> Relay<'_, P> {
             }
             loop {
                 let from = std::mem::replace(&mut searched, buffer.filled().len());
-                if head_end_hint(buffer.filled(), from).is_none() && !buffer.is_full() {
+                // What the first read brings is mostly a whole head, which parsing finds out for less than a search for its end.
+                if from > 0 && head_end_hint(buffer.filled(), from).is_none() && !buffer.is_full() {
                     break;
                 }
                 match shape(exchange, lease, buffer.filled(), answer)? {
@@ -232,7 +233,7 @@ impl<P: Platform> Relay<'_, P> {
             pumped.map_err(|error| self.fault(error))?;
         }
         record.response_bytes = flow.content_bytes();
-        if plan.asker.grpc.is_some()
+        if plan.requester.grpc.is_some()
             && let Some(status) = flow.grpc_status()
         {
             exchange.after_trailers(status, record);

@@ -20,7 +20,7 @@ use super::mirror;
 use super::phases::{Seen, Verdict};
 use super::plan::Plan;
 use super::record::Record;
-use super::respond::{self, Asker};
+use super::respond::{self, Requester};
 use super::shape;
 use crate::base::buffer::Buffer;
 use crate::base::fault::{Blame, Fault};
@@ -51,8 +51,7 @@ pub(super) async fn serve<P: Platform>(conn: &Downstream<P>, buffer: &mut Buffer
     let Scratch { out, request: index } = &mut *scratch;
     let parsed = loop {
         let parsed = match parse_request(buffer.filled(), index, &bound.head_limits) {
-            // On the heap: a stream's task is small.
-            Ok(Parsed::Complete(head)) => Ok(Box::write(Box::new_uninit(), Plan::new(conn, &bound, &head))),
+            Ok(Parsed::Complete(head)) => Ok(Plan::new(conn, &bound, &head)),
             Ok(Parsed::Partial) => {
                 core.give_scratch(scratch);
                 return Progress::NeedMore;
@@ -81,7 +80,7 @@ pub(super) async fn serve<P: Platform>(conn: &Downstream<P>, buffer: &mut Buffer
             conn.deadline.cap(0, Duration::ZERO);
             conn.deadline.cap_attempt(0, Duration::ZERO);
             // The request's body may be half read: only what is in hand whole leaves a clean connection.
-            let headless = Reply { asker: plan.asker, ..Reply::HEADLESS };
+            let headless = Reply { requester: plan.requester, ..Reply::HEADLESS };
             (outcome, if answer.record.intact { plan.reply() } else { headless })
         }
         Err(error) => {
@@ -189,7 +188,7 @@ async fn send<P: Platform>(
 /// How an answer of our own is given, and what it leaves of the request.
 #[derive(Debug, Clone, Copy)]
 struct Reply {
-    asker: Asker,
+    requester: Requester,
     head_bytes: usize,
     body: BodyLength,
     keep_alive: bool,
@@ -197,14 +196,18 @@ struct Reply {
 
 impl Reply {
     /// To a request that could not be read, or was read in part.
-    const HEADLESS: Self =
-        Self { asker: Asker::UNKNOWN, head_bytes: 0, body: BodyLength::UntilClose, keep_alive: false };
+    const HEADLESS: Self = Self {
+        requester: Requester::UNKNOWN,
+        head_bytes: 0,
+        body: BodyLength::UntilClose,
+        keep_alive: false,
+    };
 }
 
 impl Plan {
     fn reply(&self) -> Reply {
-        let Self { asker, head_bytes, body, keep_alive, .. } = *self;
-        Reply { asker, head_bytes, body, keep_alive }
+        let Self { requester, head_bytes, body, keep_alive, .. } = *self;
+        Reply { requester, head_bytes, body, keep_alive }
     }
 
     /// From here on no wait lasts longer than the request may.
@@ -246,7 +249,7 @@ async fn refuse<P: Platform>(
     record.ours = fault.blame == Blame::Ourselves;
     out.clear();
     let (date, bound) = (conn.core.date(conn.core.tick_ns()), conn.core.bound());
-    respond::problem(fault, record, reply.asker, persistence, &conn.common(&bound, &date), out);
+    respond::problem(fault, record, reply.requester, persistence, &conn.common(&bound, &date), out);
     if parking(buffer, pin!(conn.write(out))).await.is_err() { After::Close } else { after }
 }
 

@@ -22,14 +22,14 @@ pub(super) enum Grpc {
 
 /// What of the client's request decides the shape of any answer.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Asker {
+pub(super) struct Requester {
     pub(super) version: Version,
     pub(super) method: Method,
     /// It calls by gRPC, whose clients look for a status of their own kind.
     pub(super) grpc: Option<Grpc>,
 }
 
-impl Asker {
+impl Requester {
     /// For a request whose head could not be read.
     pub(super) const UNKNOWN: Self = Self { version: Version::Http11, method: Method::Other, grpc: None };
 
@@ -66,7 +66,7 @@ pub(super) struct Common<'a> {
 pub(super) fn problem(
     fault: Fault,
     record: &Record,
-    asker: Asker,
+    requester: Requester,
     persistence: Persistence,
     common: &Common<'_>,
     out: &mut Vec<u8>,
@@ -92,7 +92,7 @@ pub(super) fn problem(
     }
     extra.extend_from_slice(&record.limit_lines);
     extra.extend_from_slice(common.fields);
-    if let Some(grpc) = asker.grpc {
+    if let Some(grpc) = requester.grpc {
         let response = TrailersOnly {
             status: status_from_fault(fault),
             message: fault.reason.code(),
@@ -111,8 +111,8 @@ pub(super) fn problem(
         status,
         content_type: "application/problem+json",
         body: body.as_bytes(),
-        payload: asker.payload(),
-        client: asker.version,
+        payload: requester.payload(),
+        client: requester.version,
         persistence,
         date: common.date,
         extra: &extra,
@@ -124,14 +124,19 @@ pub(super) fn problem(
 const ALLOW: &[u8] = b"Allow: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS\r\n";
 
 /// Appends the answer to an OPTIONS that goes no further (`Max-Forwards: 0`, RFC 9110 section 7.6.2).
-pub(super) fn options(asker: Asker, persistence: Persistence, common: &Common<'_>, out: &mut Vec<u8>) {
+pub(super) fn options(
+    requester: Requester,
+    persistence: Persistence,
+    common: &Common<'_>,
+    out: &mut Vec<u8>,
+) {
     let extra = [ALLOW, common.fields].concat();
     let response = SimpleResponse {
         status: Status(200),
         content_type: "text/plain",
         body: b"",
-        payload: asker.payload(),
-        client: asker.version,
+        payload: requester.payload(),
+        client: requester.version,
         persistence,
         date: common.date,
         extra: &extra,
@@ -142,7 +147,7 @@ pub(super) fn options(asker: Asker, persistence: Persistence, common: &Common<'_
 /// Appends a configured response.
 pub(super) fn configured(
     respond: &Respond,
-    asker: Asker,
+    requester: Requester,
     persistence: Persistence,
     common: &Common<'_>,
     out: &mut Vec<u8>,
@@ -156,8 +161,8 @@ pub(super) fn configured(
         status: Status(respond.status),
         content_type: &respond.content_type,
         body: &respond.body,
-        payload: asker.payload(),
-        client: asker.version,
+        payload: requester.payload(),
+        client: requester.version,
         persistence,
         date: common.date,
         extra: &extra,
@@ -215,13 +220,13 @@ fn moved(
     let mut extra = Vec::with_capacity(location.len() + common.fields.len() + 16);
     line("Location", location, &mut extra);
     extra.extend_from_slice(common.fields);
-    let asker = Asker::of(head);
+    let requester = Requester::of(head);
     let response = SimpleResponse {
         status: Status(status),
         content_type: "text/plain",
         body: b"",
-        payload: asker.payload(),
-        client: asker.version,
+        payload: requester.payload(),
+        client: requester.version,
         persistence,
         date: common.date,
         extra: &extra,

@@ -51,7 +51,7 @@ pub(super) fn shape<P: Platform>(
     let Answer { record, out } = answer;
     let refuse = |reason: ReasonCode| Failed::Fault(exchange.broken(lease, reason));
     let mut index = conn.core.response_index.borrow_mut();
-    let head = match parse_response(filled, &mut index, plan.asker.method, &bound.head_limits) {
+    let head = match parse_response(filled, &mut index, plan.requester.method, &bound.head_limits) {
         Ok(Parsed::Partial) => return Ok(Head::NeedMore),
         Ok(Parsed::Complete(head)) => head,
         Err(error) => return Err(refuse(error.reason())),
@@ -71,7 +71,7 @@ pub(super) fn shape<P: Platform>(
             record.answered_ns = conn.core.tick_ns();
             record.sent_ns = lease.sent_ns().unwrap_or(0);
         }
-        if plan.asker.grpc.is_some() {
+        if plan.requester.grpc.is_some() {
             // Here it is the whole answer. Behind messages it comes as a trailer.
             record.grpc_status = head.header("grpc-status").and_then(GrpcStatus::parse);
         }
@@ -108,7 +108,7 @@ pub(super) fn shape<P: Platform>(
     let web_body = call.filter(|_| web.is_some() && !head.body.is_empty()).map(|call| call.response);
     let head = web.as_ref().map_or(head, |facts| head.with(facts));
     let came = if web_body.is_some() { BodyLength::Chunked } else { head.body };
-    let to = relay(came, plan.asker.version);
+    let to = relay(came, plan.requester.version);
     let keep = plan.keep_alive
         && exchange.is_sent()
         && to != BodyLength::UntilClose
@@ -117,7 +117,7 @@ pub(super) fn shape<P: Platform>(
     let rewrite = ResponseRewrite {
         ops: &route.response_headers,
         framing: to,
-        client: plan.asker.version,
+        client: plan.requester.version,
         persistence: if keep { Persistence::KeepAlive } else { Persistence::Close },
         upgrade: tunnel,
         via: bound.snapshot.forwarding.via.as_deref(),
@@ -128,7 +128,7 @@ pub(super) fn shape<P: Platform>(
     if !final_head {
         // RFC 9110 section 15.2: never to an HTTP/1.0 client; a 100 only to one that asked for it.
         let wanted =
-            plan.asker.version == Version::Http11 && (head.status != Status(100) || plan.expect_continue);
+            plan.requester.version == Version::Http11 && (head.status != Status(100) || plan.expect_continue);
         let mut bytes = Vec::new();
         if wanted {
             encode_response(&head, &rewrite, &mut bytes);

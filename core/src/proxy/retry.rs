@@ -87,7 +87,7 @@ impl<P: Platform> Exchange<'_, P> {
         };
         let may_repeat = settings.attempts_max > 1
             && settings.conditions.meets(retry::Conditions::AFTER_SENDING)
-            && settings.methods.contain(self.plan.asker.method)
+            && settings.methods.contain(self.plan.requester.method)
             && self.plan.hop.arrived_as == 1
             && fits;
         if may_repeat { settings.body_bytes_max as usize } else { 0 }
@@ -125,7 +125,7 @@ impl<P: Platform> Exchange<'_, P> {
                 return None;
             }
             Failure::Status(status)
-        } else if self.plan.asker.grpc.is_some() {
+        } else if self.plan.requester.grpc.is_some() {
             // A status in the head is the whole answer; one behind messages comes too late.
             grpc_failure(record.grpc_status?)?
         } else {
@@ -157,7 +157,7 @@ impl<P: Platform> Exchange<'_, P> {
         let core = &self.conn.core;
         let now_ms = core.tick_ns() / 1_000_000;
         let attempt = Attempt {
-            method: self.plan.asker.method,
+            method: self.plan.requester.method,
             body,
             response: if record.response_started { Response::Started } else { Response::NotStarted },
             number: record.attempts,
@@ -173,7 +173,7 @@ impl<P: Platform> Exchange<'_, P> {
             Verdict::Again { after_ms, place, charge } => {
                 record.free_attempts += u32::from(charge == Charge::Free);
                 let counted = charge == Charge::Budget;
-                record.mended |= counted && speaks_against(failure, record.grpc_status.take());
+                record.recovered |= counted && speaks_against(failure, record.grpc_status.take());
                 Some(Next {
                     after_ms,
                     elsewhere: place == Place::Elsewhere,

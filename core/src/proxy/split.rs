@@ -76,7 +76,7 @@ pub(super) fn choose<P: Platform>(
 
 /// An exchange is over after so long: counts it to its arm, and to the trial that the arm is in. Refusals count too: an arm
 /// whose endpoints are all left out, or whose breaker rejects, has failed the client like any other. So does what a retry
-/// has mended: arms are compared by what they do, and behind retries one that fails every third time looks well until
+/// has recovered: arms are compared by what they do, and behind retries one that fails every third time looks well until
 /// their budget is spent.
 pub(super) fn learn<S>(worker: usize, bound: &Bound<S>, record: &Record, duration_us: u64) {
     let (Some(route), Some(arm)) = (record.matched, record.arm) else { return };
@@ -99,7 +99,7 @@ pub(super) fn learn<S>(worker: usize, bound: &Bound<S>, record: &Record, duratio
         return;
     }
     let grpc_failed = record.grpc_status.is_some_and(GrpcStatus::is_servers_fault);
-    if record.status >= 500 || record.cut_upstream || grpc_failed || record.mended {
+    if record.status >= 500 || record.cut_upstream || grpc_failed || record.recovered {
         cells.record(Outcome::Error, 0);
     } else if record.answered_ns > 0 {
         // An answer that came before the whole request was sent took no time.

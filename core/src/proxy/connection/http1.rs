@@ -9,7 +9,7 @@ use super::super::downstream::{After, Downstream};
 use super::super::finish;
 use super::super::record::Record;
 use super::super::request::{self, Progress};
-use super::super::respond::{self, Asker};
+use super::super::respond::{self, Requester};
 use crate::base::buffer::{Buffer, Purpose};
 use crate::base::fault::Fault;
 use crate::base::limits::{LINGER_BYTES_MAX, LINGER_IDLE_MS, LINGER_TOTAL_MS, TURN_BYTES, TURN_REQUESTS};
@@ -101,8 +101,11 @@ impl<P: Platform> Downstream<P> {
             loop {
                 let from = searched;
                 searched = buffer.filled().len();
+                // What a read begins is mostly a whole head, which parsing finds out for less than a search for its end. Not the
+                // first: it may be the start of HTTP/2's preface, which reads as a head that is refused.
                 // A head that is too long is refused at once, not when its time is over.
-                let ended = head_end_hint(buffer.filled(), from).is_some()
+                let ended = (from == 0 && self.requests() > 0)
+                    || head_end_hint(buffer.filled(), from).is_some()
                     || buffer.is_full()
                     || searched > self.core.bound().head_limits.header_bytes;
                 if !ended {
@@ -151,7 +154,7 @@ impl<P: Platform> Downstream<P> {
         let mut out = self.core.take_head();
         let (date, bound) = (self.core.date(now), self.core.bound());
         let common = self.common(&bound, &date);
-        respond::problem(fault, &record, Asker::UNKNOWN, Persistence::Close, &common, &mut out);
+        respond::problem(fault, &record, Requester::UNKNOWN, Persistence::Close, &common, &mut out);
         let _ = self.write(&out).await;
         self.core.give_head(out);
         record.status = fault.status;

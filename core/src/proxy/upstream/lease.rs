@@ -337,7 +337,7 @@ impl<S: Transport> Lease<S> {
 
     /// Another attempt has answered first: this one has taken so long already, which only its latency learns. Whether it
     /// would have been answered at all nobody knows, so health and breaker hear nothing.
-    pub fn outrun(&self, now_ns: u64) {
+    pub fn lost_race(&self, now_ns: u64) {
         let settings = self.admitted.upstream.settings.borrow();
         if settings.rule == Rule::PeakEwma
             && let Some(latency_ns) = self.latency_ns(now_ns)
