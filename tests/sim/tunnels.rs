@@ -166,3 +166,43 @@ fn silence_and_resets() {
         sim.finish();
     });
 }
+
+/// A tunnel is no request under way, but to a limit that counts tunnels.
+#[test]
+fn places_of_tunnels() {
+    each_seed("tunnels::places_of_tunnels", SEEDS, |start| {
+        for (tunnels, expected) in [("", 200), (", tunnels: true", 429)] {
+            let config = Config::to(&[1])
+                .top(&format!("rate_limits: {{ in_flight: [{{ name: one, max: 1{tunnels} }}] }}"))
+                .route("in_flight_limits: [one]")
+                .route("connect: true");
+            let sim = Sim::new(start, 1, Weather::fair(), &config.text());
+            sim.raw_origin(1, |mut talk| async move {
+                let Ok(head) = talk.head().await else { return };
+                if head.start_line.starts_with("GET") {
+                    talk.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi")
+                        .await
+                        .unwrap();
+                }
+            });
+            let client = sim.client();
+            sim.act(async move {
+                let mut tunnel = client.connect().await.unwrap();
+                tunnel.talk.send(b"CONNECT sim:1 HTTP/1.1\r\nHost: sim:1\r\n\r\n").await.unwrap();
+                assert_eq!(tunnel.talk.head().await.unwrap().parts().1, "200");
+                let mut other = client.connect().await.unwrap();
+                let get = b"GET / HTTP/1.1\r\nHost: sim\r\nConnection: close\r\n\r\n";
+                other.talk.send(get).await.unwrap();
+                let status = other.talk.head().await.unwrap().parts().1.to_owned();
+                assert_eq!(status, expected.to_string(), "beside a tunnel{tunnels}");
+                // At its end the place is free in any case.
+                drop(tunnel);
+                client.pause(Duration::from_millis(100)).await;
+                let mut last = client.connect().await.unwrap();
+                last.talk.send(get).await.unwrap();
+                assert_eq!(last.talk.head().await.unwrap().parts().1, "200");
+            });
+            sim.finish();
+        }
+    });
+}

@@ -139,7 +139,6 @@ pub(super) async fn tunnel<P: Platform>(
     let (mut lease, _) = take(exchange, admitted, &endpoint);
     open(exchange, &mut lease).await?;
     exchange.answered(&lease, 200);
-    lease.became_tunnel();
     buffer.consume(exchange.plan.head_bytes);
     record.intact = false;
     record.status = 200;
@@ -187,7 +186,6 @@ async fn once<P: Platform>(
             answer.record.request_bytes = if counts { content_bytes } else { 0 };
             return match relayed {
                 Ok(Relayed { switched: Some(upstream_bytes), .. }) => {
-                    lease.became_tunnel();
                     let tunnel = tunnel::run(exchange, lease, buffer, upstream_bytes, answer.record);
                     Box::pin(tunnel).await.map_err(Failed::Fault)
                 }

@@ -2,7 +2,7 @@
 //! what it granted. Called by `request` before anything is sent.
 
 use std::borrow::Cow;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::Write as _;
 use std::net::IpAddr;
 
@@ -44,10 +44,25 @@ struct Rest {
     /// Limits that learn from the response what it took.
     post_paid: Vec<(usize, KeyHash)>,
     /// Its places among the requests at once.
-    permits: Vec<Permit>,
+    permits: RefCell<Vec<InFlight>>,
+}
+
+/// A place among the requests at once.
+#[derive(Debug)]
+struct InFlight {
+    /// A tunnel keeps it.
+    tunnels: bool,
+    _permit: Permit,
 }
 
 impl Grant {
+    /// The exchange has become a tunnel: no request is under way any more, but to limits that count tunnels.
+    pub(super) fn became_tunnel(&self) {
+        if let Some(rest) = &self.rest {
+            rest.permits.borrow_mut().retain(|place| place.tunnels);
+        }
+    }
+
     /// Takes from limits what the response says that it took.
     pub(super) fn settle<'v, P: Platform>(
         &self,
@@ -109,7 +124,10 @@ pub(super) fn admit<P: Platform>(
             limiting.shared.hasher.key(bound.limits.in_flight[index], parts)
         });
         match limiting.gate.enter(hash, limit.max) {
-            Ok(permit) => grant.rest.get_or_insert_default().permits.push(permit),
+            Ok(permit) => {
+                let place = InFlight { tunnels: limit.tunnels, _permit: permit };
+                grant.rest.get_or_insert_default().permits.borrow_mut().push(place);
+            }
             Err(_) => return Err(Fault::policy(ReasonCode::InFlightLimited, 429)),
         }
     }

@@ -31,6 +31,10 @@ pub(super) async fn run<P: Platform>(
 ) -> Result<After, Fault> {
     let conn = exchange.conn;
     conn.core.metrics.count(Counter::Tunnels);
+    lease.became_tunnel();
+    if let Some(grant) = &exchange.plan.grant {
+        grant.became_tunnel();
+    }
     let pump = Pump::new(conn, exchange.route.timeouts.tunnel_idle.unwrap_or_default());
     // Who reads from the client sees it go.
     let client_ended = Cell::new(false);

@@ -37,6 +37,8 @@ pub struct InFlightLimit {
     pub name: Box<str>,
     pub max: u32,
     pub key: Vec<KeyPart>,
+    /// Tunnels keep their places.
+    pub tunnels: bool,
 }
 
 /// A limit of a route.
@@ -69,7 +71,7 @@ pub(crate) fn compile(found: &mut Diagnostics, raw: &settings::RateLimits) -> Ra
             if is_up_to_client(&key) {
                 warn_up_to_client(found, &item.field("key"));
             }
-            InFlightLimit { name: limit.name.as_str().into(), max: limit.max, key }
+            InFlightLimit { name: limit.name.as_str().into(), max: limit.max, key, tunnels: limit.tunnels }
         })
         .collect();
     RateLimits { rates, in_flight, keys_max: raw.keys_max as usize, headers: raw.headers }

@@ -65,6 +65,10 @@ pub struct InFlightLimit {
     /// What is counted apart. Absent: all requests together.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub key: Vec<KeyPart>,
+    /// Whether a WebSocket, or another tunnel, keeps its place for as long as it lives. Else it gives it back when the
+    /// tunnel begins.
+    #[serde(default)]
+    pub tunnels: bool,
 }
 
 /// A part of a request that is counted apart. A request without it counts with all others without it.
