@@ -104,6 +104,36 @@ for_each_driver! {
         assert_eq!(quiet.get("/").expect(200).field("ratelimit"), None);
     }
 
+    /// Both fields name the same moment, what is left is never more than the quota, and limits that only count say nothing.
+    fn what_is_told_of_bursts_waits_and_shadows(driver) {
+        let origin = Origin::start();
+        let number = |told: &str, name: &str| -> u64 {
+            let part = told.split(';').find_map(|part| part.strip_prefix(&format!("{name}="))).unwrap_or_else(|| panic!("{name} in {told}"));
+            part.parse().expect("a number")
+        };
+        for (limit, admitted, quota) in
+            [("rate: 100/10h", 100, "q=100;w=36000"), ("rate: 10/h, burst: 30", 30, "q=30;w=10800"), ("rate: 10/h, burst: 3", 3, "q=10;w=3600")]
+        {
+            let proxy = Proxy::start(driver, &limited(&origin, &format!("{{ name: limit, {limit} }}")));
+            let mut client = proxy.connect();
+            for left in (0..admitted).rev() {
+                let response = client.get("/").expect(200);
+                assert_eq!(response.field("ratelimit-policy"), Some(&*format!("\"limit\";{quota}")));
+                let told = response.field("ratelimit").expect("RateLimit");
+                assert_eq!(number(told, "r"), left, "{limit}");
+                assert!((355..=360).contains(&number(told, "t")), "{limit}: {told}");
+            }
+            let response = client.get("/").expect(429);
+            let told = response.field("ratelimit").expect("RateLimit");
+            assert_eq!((number(told, "r"), number(told, "t")), (0, number(&format!("w={}", response.field("retry-after").unwrap()), "w")));
+        }
+        let shadow = Proxy::start(driver, &limited(&origin, "{ name: limit, rate: 1/h, mode: shadow }"));
+        for _ in 0..2 {
+            let response = shadow.get("/").expect(200);
+            assert_eq!((response.field("ratelimit"), response.field("ratelimit-policy")), (None, None));
+        }
+    }
+
     /// So is one whose answer is our own.
     fn own_answers_tell_of_the_limit(driver) {
         let origin = Origin::start();

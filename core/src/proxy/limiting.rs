@@ -15,7 +15,7 @@ use crate::base::limits::{RATE_KEY_TEXT_BYTES_MAX, RATE_LIMITS_PER_REQUEST_MAX};
 use crate::base::reason::ReasonCode;
 use crate::http::message::RequestHead;
 use crate::net::platform::Platform;
-use crate::policy::rate_limit::{Check, KeyHash, KeyPart, Permit, Rule, Verdict, headers};
+use crate::policy::rate_limit::{Check, KeyHash, KeyPart, Mode, Permit, Rule, Verdict, headers};
 use crate::policy::route::spelling;
 
 /// Parts of one key.
@@ -25,7 +25,8 @@ const KEY_PARTS_MAX: usize = 4;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Told {
     remaining: u32,
-    full_in_s: u32,
+    /// Seconds until there is more; zero if there is all.
+    more_in_s: u32,
     limit: u16,
 }
 
@@ -191,11 +192,13 @@ fn admit_by_rates<P: Platform, const N: usize>(
             add(&counts.admitted);
         }
     }
-    let told = Told {
+    // Nobody is told of limits that only count.
+    let tells = bound.snapshot.rate_limits.headers && bound.limits.rules[strictest].mode == Mode::Enforce;
+    let told = tells.then(|| Told {
         limit: strictest as u16,
         remaining: outcome.remaining(),
-        full_in_s: u32::try_from(outcome.full_in_ns().div_ceil(1_000_000_000)).unwrap_or(u32::MAX),
-    };
+        more_in_s: outcome.more_in_ns().map_or(0, headers::whole_seconds),
+    });
     match outcome.verdict {
         Verdict::Admit => {}
         Verdict::Delay { wait_ns } => {
@@ -204,9 +207,8 @@ fn admit_by_rates<P: Platform, const N: usize>(
         }
         Verdict::Reject { retry_after_ns } => {
             add(&bound.limits.counts[strictest].rejected);
-            let seconds = retry_after_ns.unwrap_or(u64::MAX).div_ceil(1_000_000_000).max(1);
-            record.retry_after_s = u32::try_from(seconds).unwrap_or(u32::MAX);
-            if bound.snapshot.rate_limits.headers {
+            record.retry_after_s = headers::whole_seconds(retry_after_ns.unwrap_or(u64::MAX));
+            if let Some(told) = told {
                 let mut lines = Vec::new();
                 append_lines(bound, told, &mut lines);
                 record.limit_lines = lines.into();
@@ -214,7 +216,7 @@ fn admit_by_rates<P: Platform, const N: usize>(
             return Err(Fault::policy(ReasonCode::RateLimited, 429));
         }
     }
-    grant.told = Some(told).filter(|_| bound.snapshot.rate_limits.headers);
+    grant.told = told;
     Ok(grant)
 }
 
@@ -229,7 +231,7 @@ pub(super) fn append_lines<S>(bound: &Bound<S>, told: Told, lines: &mut Vec<u8>)
     let Some((rule, always)) = limits.rules.get(limit).zip(limits.lines.get(limit)) else { return };
     lines.reserve(always.len() + rule.name.len() + LIMIT_LINE_BYTES);
     lines.extend_from_slice(always);
-    headers::remaining(rule, told.remaining, told.full_in_s, lines);
+    headers::remaining(rule, told.remaining, told.more_in_s, lines);
     lines.extend_from_slice(b"\r\n");
 }
 

@@ -154,6 +154,35 @@ fn a_shadow_only_counts() {
     assert!(worker.counts().shadow_refused >= 6);
 }
 
+/// What clients are told: the time until there is a token more, and to the refused until they may come again.
+#[test]
+fn the_next_token_is_told() {
+    let (_, mut worker) = one_worker();
+    // A token each 6 minutes.
+    let hundred = rule("r", rate(100, 36_000_000, 100));
+    let token_ns = 360 * SECOND;
+    let mut ask = |cost, at_ns| {
+        let outcome = worker.check(&[of(&hundred, "k", cost)], at_ns);
+        (outcome.remaining(), outcome.more_in_ns())
+    };
+    assert_eq!(ask(0, SECOND), (100, None), "full");
+    assert_eq!(ask(1, SECOND), (99, Some(token_ns)));
+    assert_eq!(ask(0, SECOND + token_ns / 4), (99, Some(token_ns * 3 / 4)));
+    assert_eq!(ask(99, SECOND + token_ns / 4), (0, Some(token_ns * 3 / 4)));
+    assert_eq!(ask(1, SECOND + token_ns / 4), (0, Some(token_ns * 3 / 4)));
+    assert_eq!(
+        ask(3, SECOND + token_ns * 3 / 2),
+        (1, Some(token_ns * 3 / 2)),
+        "refused, until three are there"
+    );
+    let mut shaped = rule("shaped", rate(10, 1_000, 1));
+    shaped.on_excess = OnExcess::Delay { wait_ms_max: 250 };
+    let told: Vec<_> = (0..3)
+        .map(|_| worker.check(&[of(&shaped, "k", 1)], 36_000 * SECOND).more_in_ns().unwrap() / MS)
+        .collect();
+    assert_eq!(told, [100, 200, 300]);
+}
+
 #[test]
 fn too_early_requests_wait_their_turn() {
     let (_, mut worker) = one_worker();

@@ -79,9 +79,16 @@ impl Outcome {
         self.room.checked_div(self.interval).unwrap_or(0) as u32
     }
 
-    /// Nanoseconds until its bucket is full, as far as this worker knows.
-    pub fn full_in_ns(&self) -> u64 {
-        nanoseconds(self.fill.saturating_sub(self.room))
+    /// Nanoseconds until it has a token more, as far as this worker knows; `None` if its bucket is full. To a request that
+    /// was refused, until it may come again.
+    pub fn more_in_ns(&self) -> Option<u64> {
+        let next = self.interval - self.room.checked_rem(self.interval).unwrap_or(0);
+        match self.verdict {
+            Verdict::Reject { retry_after_ns } => retry_after_ns,
+            // Whoever comes now waits for those before, and then for a token.
+            Verdict::Delay { wait_ns } => Some(wait_ns + nanoseconds(self.interval)),
+            Verdict::Admit => (self.room < self.fill).then(|| nanoseconds(next)),
+        }
     }
 
     fn is_stricter(&self, other: &Self) -> bool {
