@@ -14,6 +14,7 @@ pub use crate::control::order::{
 use crate::control::plane;
 pub use crate::control::prepare::check;
 use crate::net::listener::BindAddress;
+pub use crate::net::memory::release_program_text;
 
 /// Orders that may wait for the control thread.
 const ORDERS_MAX: usize = 16;

@@ -12,7 +12,7 @@ use ringway::config::RawConfig;
 use ringway::config::raw::{Io, ListenerTls, UpstreamTls, Verify, Workers};
 use ringway::config::snapshot::Snapshot;
 use ringway::net::driver::IoMode;
-use ringway::server::{ConfigSource, Overrides, Question, Server, World};
+use ringway::server::{ConfigSource, Overrides, Question, Server, World, release_program_text};
 use ringway::telemetry::journal;
 
 /// The Ringway edge: an HTTP reverse proxy and API gateway on `io_uring`.
@@ -182,8 +182,11 @@ fn run() -> ExitCode {
 /// Serves until a signal ends it.
 fn serve(source: ConfigSource, overrides: Overrides) -> ExitCode {
     match Server::start(source, overrides) {
-        // An end that was not asked for is a failure, so that a supervisor starts another.
-        Ok(server) => server.wait().map_or_else(fail, |()| ExitCode::SUCCESS),
+        Ok(server) => {
+            release_program_text();
+            // An end that was not asked for is a failure, so that a supervisor starts another.
+            server.wait().map_or_else(fail, |()| ExitCode::SUCCESS)
+        }
         Err(error) => fail(error),
     }
 }

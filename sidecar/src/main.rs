@@ -8,7 +8,7 @@ use clap::Parser;
 use ringway::config::RawConfig;
 use ringway::config::raw::{Io, Workers};
 use ringway::net::driver::IoMode;
-use ringway::server::{ConfigSource, Overrides, Server};
+use ringway::server::{ConfigSource, Overrides, Server, release_program_text};
 use ringway::telemetry::journal;
 
 /// The Ringway sidecar: takes a service's inbound requests and forwards them to it on loopback.
@@ -59,6 +59,9 @@ fn run() -> ExitCode {
     let started =
         Server::start(ConfigSource::Raw(Box::new(raw)), overrides).map_err(|error| error.to_string());
     // An end that was not asked for is a failure, so that a supervisor starts another.
+    if started.is_ok() {
+        release_program_text();
+    }
     match started.and_then(Server::wait) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -1,5 +1,6 @@
-//! Memory of large tables that workers share: zero, in huge pages where the system allows it, and not resident before it is
-//! touched. Called by whoever assembles what workers share. Gives nothing back by itself: that is for its owner, by dropping it.
+//! Memory that the allocator leaves as it is: large tables that workers share (zero, in huge pages where the system allows it,
+//! and not resident before they are touched), and the program's own pages. Called by whoever assembles what workers share, and
+//! by the binaries once they serve. A table is given back by its owner, who drops it.
 
 use std::alloc::{Layout, alloc_zeroed, handle_alloc_error};
 use std::sync::atomic::AtomicU64;
@@ -60,11 +61,49 @@ fn prefer_huge_pages(words: &[AtomicU64]) {
     let _ = unsafe { madvise(start, bytes, Advice::LinuxHugepage) };
 }
 
+/// Lets go of the program's text, and that of its libraries: what runs comes back, 64 KiB at a time, from the page cache;
+/// what only starting needed does not. Called once, when the start is over. Best effort.
+///
+/// Not under a debugger, whose breakpoints stand in these pages.
+pub fn release_program_text() {
+    let traced = std::fs::read_to_string("/proc/self/status").is_ok_and(|status| {
+        status.lines().any(|line| line.strip_prefix("TracerPid:").is_some_and(|pid| pid.trim() != "0"))
+    });
+    if traced {
+        return;
+    }
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    for (start, bytes) in maps.lines().filter_map(text_mapping) {
+        release_text(start, bytes);
+    }
+}
+
+/// Start and length of a line of `/proc/self/maps`, if it is text: a file's, private, and neither writable nor ever written.
+fn text_mapping(line: &str) -> Option<(usize, usize)> {
+    let mut words = line.split_ascii_whitespace();
+    let (start, end) = words.next()?.split_once('-')?;
+    let is_text = words.next()? == "r-xp" && words.nth(3).is_some_and(|path| path.starts_with('/'));
+    let address = |hex| usize::from_str_radix(hex, 16).ok();
+    let (start, end) = (address(start)?, address(end)?);
+    (is_text && end > start).then(|| (start, end - start))
+}
+
+#[allow(unsafe_code)]
+fn release_text(start: usize, bytes: usize) {
+    let start = std::ptr::with_exposed_provenance_mut(start);
+    // WHY: an idle edge with one worker had 10 MiB resident, of which 5 only starting had needed; safe code
+    // has no means to give pages back. Figures: docs/performance.md.
+    // SAFETY: the pages are a file's, mapped privately, and have never been written: they are executable and not writable,
+    // this program is position-independent without text relocations, and no debugger is attached. So the next access, of
+    // whichever thread, reads the same bytes from the file again. EINVAL: such pages are locked; they stay.
+    let _ = unsafe { madvise(start, bytes, Advice::LinuxDontNeed) };
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::Ordering::Relaxed;
 
-    use super::{HUGE_PAGE_BYTES, zeroed};
+    use super::{HUGE_PAGE_BYTES, release_program_text, text_mapping, zeroed};
     use crate::base::limits::HUGE_TABLE_BYTES_MIN;
 
     /// Resident KiB of the mapping that holds an address, and its flags.
@@ -107,5 +146,49 @@ mod tests {
         // A huge page, or a small one where the system has or gives none.
         let (resident, _) = mapping(address);
         assert!((4..=1_024 + HUGE_PAGE_BYTES / 1_024).contains(&resident), "{resident} KiB are resident");
+    }
+
+    #[test]
+    fn only_text_of_files_is_released() {
+        let text = "7f00a000-7f00c000 r-xp 00001000 08:01 77 /usr/lib/libc.so.6";
+        assert_eq!(text_mapping(text), Some((0x7f00_a000, 0x2000)));
+        for other in [
+            "7f00a000-7f00c000 r--p 00001000 08:01 77 /usr/lib/libc.so.6",
+            "7f00a000-7f00c000 rwxp 00001000 08:01 77 /usr/lib/libc.so.6",
+            "7f00a000-7f00c000 r-xs 00001000 08:01 77 /usr/lib/libc.so.6",
+            "7f00a000-7f00c000 r-xp 00000000 00:00 0",
+            "7f00a000-7f00c000 r-xp 00000000 00:00 0 [vdso]",
+            "7f00c000-7f00a000 r-xp 00001000 08:01 77 /usr/lib/libc.so.6",
+            "no line",
+            "",
+        ] {
+            assert_eq!(text_mapping(other), None, "{other}");
+        }
+    }
+
+    /// Whether the page with this address is mapped (Documentation/admin-guide/mm/pagemap.rst).
+    fn is_present(address: usize) -> bool {
+        let mut entry = [0; 8];
+        let pages = std::fs::File::open("/proc/self/pagemap").unwrap();
+        let at = address / rustix::param::page_size() * entry.len();
+        std::os::unix::fs::FileExt::read_exact_at(&pages, &mut entry, at as u64).unwrap();
+        u64::from_ne_bytes(entry) >> 63 == 1
+    }
+
+    /// Other tests run at the same time and may bring the page back, so it may take more than one look.
+    #[test]
+    fn text_that_was_released_comes_back_when_it_runs() {
+        let load: fn(&[u8], &str, u64) -> _ = crate::config::load;
+        let run = || assert!(load(b"", "empty.yaml", 1).is_err());
+        for _ in 0..3 {
+            run();
+            assert!(is_present(load as usize));
+            let released = (0..1_000).any(|_| {
+                release_program_text();
+                !is_present(load as usize)
+            });
+            assert!(released, "it stays");
+        }
+        run();
     }
 }
