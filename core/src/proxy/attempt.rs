@@ -122,27 +122,31 @@ pub(super) async fn send<P: Platform>(
             let pieces = behind(out, content, &mut slices);
             let wrote = match write_now(lease.stream(), pieces, &mut sent) {
                 Ok(None) => Ok(None),
-                Ok(Some(rest)) => keep_or_write(exchange, lease, rest, &mut sent).await,
+                Ok(Some(rest)) => Box::pin(keep_or_write(exchange, lease, rest, &mut sent)).await,
                 Err(error) => Err(error),
             };
             (wrote, content.len())
         }
         Some(_) => return Err(Fault::policy(ReasonCode::BodyTooLarge, 413)),
+        // On the heap: the task keeps room only for what most exchanges need.
         None => {
-            let mut batch = Batch::default();
-            let step = body.flow.step(at_hand, &mut batch);
-            step.map_err(|error| Fault::downstream(error.reason(), 400))?;
-            if body.flow.content_bytes() > exchange.route.body_bytes_max {
-                return Err(Fault::policy(ReasonCode::BodyTooLarge, 413));
-            }
-            let mut slices = [IoSlice::new(b""); PIECES_MAX + 1];
-            let count = join(out, &batch, at_hand, &mut slices);
-            let wrote = match write_now(lease.stream(), &mut slices[..count], &mut sent) {
-                Ok(None) => Ok(None),
-                Ok(Some(rest)) => keep_or_write(exchange, lease, rest, &mut sent).await,
-                Err(error) => Err(error),
-            };
-            (wrote, batch.consumed)
+            let first = Box::pin(async {
+                let mut batch = Batch::default();
+                let step = body.flow.step(at_hand, &mut batch);
+                step.map_err(|error| Fault::downstream(error.reason(), 400))?;
+                if body.flow.content_bytes() > exchange.route.body_bytes_max {
+                    return Err(Fault::policy(ReasonCode::BodyTooLarge, 413));
+                }
+                let mut slices = [IoSlice::new(b""); PIECES_MAX + 1];
+                let count = join(out, &batch, at_hand, &mut slices);
+                let wrote = match write_now(lease.stream(), &mut slices[..count], &mut sent) {
+                    Ok(None) => Ok(None),
+                    Ok(Some(rest)) => keep_or_write(exchange, lease, rest, &mut sent).await,
+                    Err(error) => Err(error),
+                };
+                Ok((wrote, batch.consumed))
+            });
+            first.await?
         }
     };
     // The head alone stays, should there be another attempt.

@@ -4,7 +4,6 @@
 //! application: no connection could be had, the endpoint refused the stream, or a reused connection turned out to be closed
 //! before a byte of the response came (RFC 9112 section 9.3.1).
 
-use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -117,7 +116,9 @@ pub(super) async fn forward<P: Platform>(
         if next.elsewhere {
             tried.avoid.push(endpoint);
         }
-        parking(buffer, pin!(exchange.pause(next.after_ms))).await?;
+        if next.after_ms > 0 {
+            parking(buffer, Box::pin(exchange.pause(next.after_ms)).as_mut()).await?;
+        }
         retrying = next.place;
     }
 }

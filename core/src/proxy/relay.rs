@@ -159,9 +159,12 @@ impl<P: Platform> Relay<'_, P> {
         }
         request.park();
         deadline.arm(waited.since_ms, response_head);
-        let origin = pin!(lease.stream().readable());
-        let client = pin!(gone(conn));
-        match deadline.bound(race(origin, client)).await {
+        // On the heap: the task keeps room only for what most exchanges need.
+        let both = Box::pin(async {
+            let origin = pin!(lease.stream().readable());
+            deadline.bound(race(origin, pin!(gone(conn)))).await
+        });
+        match both.await {
             Ok(First::Left(result)) => ready(result),
             Ok(First::Right(())) => Err(GONE),
             Err(_) => Err(too_slow()),
@@ -200,18 +203,24 @@ impl<P: Platform> Relay<'_, P> {
             let mut sent = 0;
             let wrote = match write_now(&conn.stream, pieces, &mut sent) {
                 Ok(None) => Ok(()),
-                Ok(Some(rest)) => request.parking(pin!(pump.write_all(&conn.stream, rest, &mut sent))).await,
+                Ok(Some(rest)) => {
+                    let writing = Box::pin(pump.write_all(&conn.stream, rest, &mut sent));
+                    request.parking(pin!(writing)).await
+                }
                 Err(error) => Err(error),
             };
             (wrote, content.len())
         } else {
-            let mut batch = Batch::default();
-            flow.step(body, &mut batch).map_err(|error| self.fault(PumpError::Malformed(error)))?;
-            let mut slices = [IoSlice::new(b""); PIECES_MAX + 1];
-            let count = join(out, &batch, body, &mut slices);
-            let mut sent = 0;
-            let writing = pin!(pump.write_all(&conn.stream, &mut slices[..count], &mut sent));
-            (request.parking(writing).await, batch.consumed)
+            let first = Box::pin(async {
+                let mut batch = Batch::default();
+                flow.step(body, &mut batch).map_err(|error| self.fault(PumpError::Malformed(error)))?;
+                let mut slices = [IoSlice::new(b""); PIECES_MAX + 1];
+                let count = join(out, &batch, body, &mut slices);
+                let mut sent = 0;
+                let writing = pin!(pump.write_all(&conn.stream, &mut slices[..count], &mut sent));
+                Ok((request.parking(writing).await, batch.consumed))
+            });
+            first.await?
         };
         if let (Err(_), Some(unsayable)) = (&wrote, conn.stream.unsayable()) {
             // The client has seen nothing of it, and can be told.

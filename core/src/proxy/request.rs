@@ -179,7 +179,7 @@ async fn send<P: Platform>(
         connecting: Cell::new(Duration::ZERO),
     };
     if plan.connect {
-        forward::tunnel(&exchange, buffer, answer).await
+        Box::pin(forward::tunnel(&exchange, buffer, answer)).await
     } else {
         forward::forward(&mut exchange, buffer, answer).await
     }

@@ -196,9 +196,6 @@ impl<P: Platform> Exchange<'_, P> {
 
     /// Waits before an attempt.
     pub(super) async fn pause(&self, after_ms: u64) -> Result<(), Fault> {
-        if after_ms == 0 {
-            return Ok(());
-        }
         let conn = self.conn;
         conn.deadline.cap_attempt(0, Duration::ZERO);
         lookup::pause(conn, after_ms).await?;

@@ -209,6 +209,6 @@ mod tests {
         assert!(connection <= 5_120, "an idle connection's task takes {connection} bytes");
         let stream = size_of_stream(serve_stream::<Linux>);
         // Watching the client, a deadline for each direction and a catch for panics are in it.
-        assert!(stream <= 4_608, "a stream's task takes {stream} bytes");
+        assert!(stream <= 3_328, "a stream's task takes {stream} bytes");
     }
 }
