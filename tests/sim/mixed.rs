@@ -12,7 +12,7 @@ use ringway_tests::sim::{Sim, each_seed};
 use crate::Config;
 
 /// With the other scenarios, whose seeds are about 400, these make a thousand.
-const SEEDS: u64 = 600;
+const SEEDS: u64 = 1_000;
 
 #[test]
 fn everything_at_once() {
