@@ -156,7 +156,7 @@ impl State {
     /// The number of the endpoint to use; `None` if none of the tier is usable.
     ///
     /// `candidate` is asked by number and may be asked about one endpoint several times; `draw` gives uniform 64-bit
-    /// numbers. Allocates only when it first meets different weights (8 bytes an endpoint for each of two kinds of rules).
+    /// numbers. Allocates only when it first meets different weights (8 bytes an endpoint, 24 for least requests and peak EWMA).
     #[inline]
     pub fn pick(
         &mut self,

@@ -31,9 +31,31 @@ const CHOICES_MIN: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct Shares {
     start: u64,
-    /// Requests for a step of weight, in 2^-40, from where its level last counted.
-    taken: Vec<i64>,
+    endpoints: Vec<Endpoint>,
     levels: Vec<Level>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Endpoint {
+    /// Requests for a step of weight, in 2^-40, from where its level last counted.
+    taken: i64,
+    /// What one request is, and for which weight that was divided: a choice divides by nothing.
+    request: i64,
+    weight: u32,
+}
+
+impl Endpoint {
+    #[inline]
+    fn request(&self, weight: Weight) -> i64 {
+        if self.weight == weight.steps() { self.request } else { REQUEST / i64::from(weight.steps()) }
+    }
+
+    /// Ahead of the mean, within what `slack` and its weight allow.
+    #[inline]
+    fn ahead(&self, weight: Weight, mean: i64, slack: i64) -> i64 {
+        let most = AHEAD_MAX * self.request(weight) + slack;
+        (self.taken - mean).clamp(-most, most)
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -58,7 +80,7 @@ impl Shares {
     /// To be called before each choice.
     #[inline]
     pub(super) fn begin(&mut self, tier: &Tier, candidate: impl Fn(usize) -> Candidate) {
-        if self.levels.len() <= tier.level() || self.taken.len() < tier.numbers_end() {
+        if self.levels.len() <= tier.level() || self.endpoints.len() < tier.numbers_end() {
             self.make_room(tier, &candidate);
         }
         let level = &mut self.levels[tier.level()];
@@ -72,7 +94,7 @@ impl Shares {
     /// Whether `a` is fuller than `b`, by requests in flight for their weight.
     #[inline]
     pub(super) fn is_fuller(&self, tier: &Tier, a: (usize, &Candidate), b: (usize, &Candidate)) -> bool {
-        let full = |(i, c): (usize, &Candidate)| in_flight(c) + self.ahead(tier, i, c.weight);
+        let full = |(i, c): (usize, &Candidate)| self.in_flight(i, c) + self.ahead(tier, i, c.weight);
         full(a) > full(b)
     }
 
@@ -86,11 +108,11 @@ impl Shares {
             return self.is_fuller(tier, a, b);
         }
         let mean = self.levels[tier.level()].weight_mean;
-        let load = |latency_ns: u64, c: &Candidate| {
-            let requests = i128::from(REQUEST) + i128::from(in_flight(c)) * i128::from(mean);
+        let load = |latency_ns: u64, (i, c): (usize, &Candidate)| {
+            let requests = i128::from(REQUEST) + i128::from(self.in_flight(i, c)) * i128::from(mean);
             i128::from(latency_ns).saturating_mul(requests)
         };
-        load(of_a, a.1) > load(of_b, b.1)
+        load(of_a, a) > load(of_b, b)
     }
 
     /// The endpoint gets the request.
@@ -98,25 +120,33 @@ impl Shares {
     pub(super) fn took(&mut self, tier: &Tier, i: usize, weight: Weight) {
         let ahead = self.ahead(tier, i, weight);
         let level = &mut self.levels[tier.level()];
-        self.taken[i] = level.mean + ahead + REQUEST / i64::from(weight.steps());
+        let endpoint = &mut self.endpoints[i];
+        endpoint.taken = level.mean + ahead + endpoint.request(weight);
         level.mean += level.step;
     }
 
     #[inline]
     fn ahead(&self, tier: &Tier, i: usize, weight: Weight) -> i64 {
         let level = &self.levels[tier.level()];
-        bounded(self.taken[i] - level.mean, weight, level.slack)
+        self.endpoints[i].ahead(weight, level.mean, level.slack)
+    }
+
+    /// Requests in flight for a step of weight.
+    #[inline]
+    fn in_flight(&self, i: usize, c: &Candidate) -> i64 {
+        const MANY: u32 = 1 << 20;
+        i64::from(c.active.min(MANY)) * self.endpoints[i].request(c.weight)
     }
 
     /// Endpoints that are new begin within half a request of their share, each worker elsewhere.
     fn make_room(&mut self, tier: &Tier, candidate: &impl Fn(usize) -> Candidate) {
         let levels = self.levels.len().max(tier.level() + 1);
         self.levels.resize(levels, Level::default());
-        let (start, from) = (self.start, self.taken.len());
-        self.taken.resize(from.max(tier.numbers_end()), 0);
+        let (start, from) = (self.start, self.endpoints.len());
+        self.endpoints.resize(from.max(tier.numbers_end()), Endpoint::default());
         for i in (0..tier.len()).map(|at| tier.at(at)).filter(|&i| i >= from) {
             let part = (mix(start ^ mix(i as u64)) >> 24) as i64 - REQUEST / 2;
-            self.taken[i] = part / i64::from(candidate(i).weight.steps());
+            self.endpoints[i].taken = part / i64::from(candidate(i).weight.steps());
         }
     }
 
@@ -126,10 +156,12 @@ impl Shares {
         let (mut sum, mut weights, mut usable, mut active) = (0_i128, 0_i64, 0, 0_i128);
         for i in (0..tier.len()).map(|at| tier.at(at)) {
             let c = candidate(i);
-            self.taken[i] = bounded(self.taken[i] - mean, c.weight, slack);
+            let taken = self.endpoints[i].ahead(c.weight, mean, slack);
+            let request = REQUEST / i64::from(c.weight.steps());
+            self.endpoints[i] = Endpoint { taken, request, weight: c.weight.steps() };
             if c.usable {
                 let steps = i64::from(c.weight.steps());
-                sum += i128::from(self.taken[i]) * i128::from(steps);
+                sum += i128::from(taken) * i128::from(steps);
                 weights += steps;
                 usable += 1;
                 active += i128::from(c.active);
@@ -146,16 +178,4 @@ impl Shares {
             choices_left: tier.len().max(CHOICES_MIN),
         };
     }
-}
-
-fn bounded(ahead: i64, weight: Weight, slack: i64) -> i64 {
-    let most = AHEAD_MAX * (REQUEST / i64::from(weight.steps())) + slack;
-    ahead.clamp(-most, most)
-}
-
-/// Requests in flight for a step of weight.
-#[inline]
-fn in_flight(c: &Candidate) -> i64 {
-    const MANY: u32 = 1 << 20;
-    i64::from(c.active.min(MANY)) * (REQUEST / i64::from(c.weight.steps()))
 }
