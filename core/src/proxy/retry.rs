@@ -133,7 +133,7 @@ impl<P: Platform> Exchange<'_, P> {
         };
         let body = if record.intact || self.tee.may_resend() { Body::Replayable } else { Body::Consumed };
         let unix_s = || self.conn.core.platform.unix_time().as_secs();
-        let retry_after = head.header("retry-after").map(|value| retry::retry_after_ms(value, unix_s()));
+        let retry_after = head.header("retry-after").and_then(|value| retry::retry_after_ms(value, unix_s()));
         record.sent_before += 1;
         self.decide(failure, body, retry_after, record)
     }

@@ -29,11 +29,16 @@ pub fn push_attempt(number: u32, out: &mut Vec<u8>) {
 }
 
 /// What Retry-After says, in milliseconds from `unix_s` (seconds since 1970) on: delay-seconds or an IMF-fixdate (RFC
-/// 9110 section 10.2.3), one in the past being 0. What can't be read, the two obsolete forms of dates included, is
-/// `u64::MAX`: an origin that asks for patience in a way that we don't understand is not pressed.
-pub fn retry_after_ms(value: &[u8], unix_s: u64) -> u64 {
-    let seconds = parse_decimal(value).or_else(|| Some(imf_fixdate(value)?.saturating_sub(unix_s)));
-    seconds.map_or(u64::MAX, |seconds| seconds.saturating_mul(1_000))
+/// 9110 section 10.2.3), one in the past being 0, and more than fits all that does. `None` for what can't be read, the two
+/// obsolete forms of dates included: it says nothing.
+pub fn retry_after_ms(value: &[u8], unix_s: u64) -> Option<u64> {
+    let is_number = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    let seconds = if is_number {
+        parse_decimal(value).unwrap_or(u64::MAX)
+    } else {
+        imf_fixdate(value)?.saturating_sub(unix_s)
+    };
+    Some(seconds.saturating_mul(1_000))
 }
 
 /// `Sun, 06 Nov 1994 08:49:37 GMT` in seconds since 1970, RFC 9110 section 5.6.7. The name of the day is not checked
@@ -111,19 +116,23 @@ mod tests {
             ("Mon, 07 Nov 1994 08:49:37 GMT", 86_400_000),
             ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
             ("Sat, 31 Dec 9999 23:59:59 GMT", (253_402_300_799 - NOW) * 1_000),
-            ("Sunday, 06-Nov-94 08:49:37 GMT", u64::MAX),
-            ("Sun Nov  6 08:49:37 1994", u64::MAX),
-            ("Sun, 06 nov 1994 08:49:37 GMT", u64::MAX),
-            ("Sun, 06 Nov 1994 08:49:37 UTC", u64::MAX),
-            ("Sun, 00 Nov 1994 08:49:37 GMT", u64::MAX),
-            ("Sun, 06 Nov 1994 24:49:37 GMT", u64::MAX),
-            ("Sun, 06 Nov 1969 08:49:37 GMT", u64::MAX),
-            ("-1", u64::MAX),
-            ("1.5", u64::MAX),
-            ("soon", u64::MAX),
-            ("", u64::MAX),
         ] {
-            assert_eq!(retry_after_ms(value.as_bytes(), NOW), expected, "{value}");
+            assert_eq!(retry_after_ms(value.as_bytes(), NOW), Some(expected), "{value}");
+        }
+        for value in [
+            "Sunday, 06-Nov-94 08:49:37 GMT",
+            "Sun Nov  6 08:49:37 1994",
+            "Sun, 06 nov 1994 08:49:37 GMT",
+            "Sun, 06 Nov 1994 08:49:37 UTC",
+            "Sun, 00 Nov 1994 08:49:37 GMT",
+            "Sun, 06 Nov 1994 24:49:37 GMT",
+            "Sun, 06 Nov 1969 08:49:37 GMT",
+            "-1",
+            "1.5",
+            "soon",
+            "",
+        ] {
+            assert_eq!(retry_after_ms(value.as_bytes(), NOW), None, "{value}");
         }
         // The days around leap days, from 0.
         for (value, unix_s) in [
@@ -133,7 +142,7 @@ mod tests {
             ("Mon, 01 Mar 2100 00:00:00 GMT", 4_107_542_400),
             ("Thu, 26 Nov 2026 01:18:36 GMT", 1_795_655_916),
         ] {
-            assert_eq!(retry_after_ms(value.as_bytes(), 0), unix_s * 1_000, "{value}");
+            assert_eq!(retry_after_ms(value.as_bytes(), 0), Some(unix_s * 1_000), "{value}");
         }
     }
 
