@@ -5,6 +5,7 @@ use ringway_tests::config::Config;
 use ringway_tests::folder::Folder;
 use ringway_tests::for_each_driver;
 use ringway_tests::origin::{After, Exchange, Origin, Outcome, named, scripted};
+use ringway_tests::problem::problem;
 use ringway_tests::proxy::Proxy;
 use ringway_tests::wait::{Gate, eventually};
 use std::collections::BTreeMap;
@@ -58,6 +59,30 @@ fn tally(proxy: &Proxy, requests: usize) -> BTreeMap<String, usize> {
 }
 
 for_each_driver! {
+    /// A name that can't be resolved is its own upstream's trouble: the proxy starts, takes over reloads, says so, and goes on
+    /// asking.
+    fn a_name_without_addresses(driver) {
+        let origin = Origin::start();
+        let routes = "\
+- { name: gone, match: { path: { prefix: /gone } }, upstream: gone }
+- { name: all, upstream: origin }";
+        let gone = "  - { name: gone, endpoints: [\"http://no-such-host.invalid:80\"] }\nroutes:\n";
+        let text = Config::to(&origin).routes(routes).to_string().replace("routes:\n", gone);
+        let proxy = Proxy::start_text(driver, &text);
+        assert_eq!(proxy.get("/").expect(200).text(), "GET /");
+        assert_eq!(problem(&proxy.get("/gone").expect(503)).reason, "no_endpoint");
+        assert_eq!(proxy.metrics().sum("ringway_names_unresolved", &[]), 1.0);
+        // A name that can be resolved takes its place, and the other way round.
+        let found = text.replace("http://no-such-host.invalid:80", &origin.address().to_string().replace("127.0.0.1", "localhost"));
+        proxy.server().reload(&found).unwrap();
+        assert_eq!(proxy.get("/gone").expect(200).text(), "GET /gone");
+        assert_eq!(proxy.metrics().sum("ringway_names_unresolved", &[]), 0.0);
+        proxy.server().reload(&text).unwrap();
+        proxy.metrics();
+        assert_eq!(problem(&proxy.get("/gone").expect(503)).reason, "no_endpoint");
+        assert_eq!(proxy.get("/").expect(200).text(), "GET /");
+    }
+
     fn a_stale_connection_is_retried_when_that_is_safe(driver) {
         let origin = Origin::with(stale_after_one());
         let proxy = Proxy::start(driver, &Config::to(&origin));

@@ -42,12 +42,19 @@ pub async fn resolve(name: &Name) -> io::Result<Vec<SocketAddr>> {
     Ok(unique.into_iter().collect())
 }
 
-/// Resolves all names that are not in `known`, at the same time. The first failure ends it.
+/// How long after so many failures in a row a name without addresses is asked for again: a second, then twice as long each
+/// time, and at most as long as it would be refreshed.
+pub fn retry_after(failures: u32, refresh: Duration) -> Duration {
+    Duration::from_secs(1 << failures.saturating_sub(1).min(16)).min(refresh)
+}
+
+/// Resolves all names that are not in `known`, at the same time; and those that have no address, with the reasons.
 pub async fn resolve_all(
     wanted: impl Iterator<Item = Name>,
     known: &Addresses,
-) -> Result<Addresses, (Name, io::Error)> {
+) -> (Addresses, Vec<(Name, io::Error)>) {
     let mut all = Addresses::new();
+    let mut failed = Vec::new();
     let mut tasks = tokio::task::JoinSet::new();
     for name in wanted {
         if let Some(addresses) = known.get(&name) {
@@ -63,16 +70,18 @@ pub async fn resolve_all(
         // A panic in the resolver's task is no answer.
         let Ok((name, found)) = done else { continue };
         match found {
-            Ok(addresses) => all.insert(name, addresses),
-            Err(error) => return Err((name, error)),
-        };
+            Ok(addresses) => {
+                all.insert(name, addresses);
+            }
+            Err(error) => failed.push((name, error)),
+        }
     }
-    Ok(all)
+    (all, failed)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Addresses, resolve, resolve_all};
+    use super::{Addresses, Duration, resolve, resolve_all, retry_after};
 
     fn block_on<F: Future>(future: F) -> F::Output {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
@@ -82,18 +91,25 @@ mod tests {
     fn localhost_resolves_and_nonsense_does_not() {
         let found = block_on(resolve(&("localhost".into(), 80))).unwrap();
         assert!(found.iter().all(|a| a.ip().is_loopback() && a.port() == 80) && !found.is_empty());
-        let (name, _) =
-            block_on(resolve_all([("no-such-host.invalid".into(), 1)].into_iter(), &Addresses::new()))
-                .unwrap_err();
-        assert_eq!(&*name.0, "no-such-host.invalid");
+        let names = [("no-such-host.invalid".into(), 1), ("localhost".into(), 80)];
+        let (all, failed) = block_on(resolve_all(names.into_iter(), &Addresses::new()));
+        assert_eq!((all.len(), failed.len()), (1, 1));
+        assert_eq!(&*failed[0].0.0, "no-such-host.invalid");
     }
 
     #[test]
     fn known_names_are_not_asked_for_again() {
         let known =
             Addresses::from([(("no-such-host.invalid".into(), 1), vec!["127.0.0.1:1".parse().unwrap()])]);
-        let all =
-            block_on(resolve_all(known.keys().cloned().collect::<Vec<_>>().into_iter(), &known)).unwrap();
-        assert_eq!(all, known);
+        let (all, failed) =
+            block_on(resolve_all(known.keys().cloned().collect::<Vec<_>>().into_iter(), &known));
+        assert_eq!((all, failed.len()), (known, 0));
+    }
+
+    #[test]
+    fn a_name_without_addresses_is_asked_for_again_and_again() {
+        let wait = |failures| retry_after(failures, Duration::from_secs(30)).as_secs();
+        assert_eq!([1, 2, 3, 5, 6, 7, u32::MAX].map(wait), [1, 2, 4, 16, 30, 30, 30]);
+        assert_eq!(retry_after(3, Duration::from_secs(2)), Duration::from_secs(2));
     }
 }

@@ -54,13 +54,6 @@ pub enum StartError {
         /// Why.
         error: io::Error,
     },
-    /// The name of an endpoint can't be resolved.
-    UnknownHost {
-        /// Which.
-        host: String,
-        /// Why.
-        error: io::Error,
-    },
     /// The access log, or that of decisions, can't be opened.
     AccessLog {
         /// Which.
@@ -99,9 +92,6 @@ impl fmt::Display for StartError {
                 } else {
                     write!(f, "can't listen on {address}{hint}")
                 }
-            }
-            Self::UnknownHost { host, error } => {
-                write!(f, "can't resolve the upstream host `{host}`: {error}")
             }
             Self::AccessLog { path, error } => write!(f, "can't open the log {path}: {error}"),
             Self::StateDir { path, error } => write!(f, "can't keep state in {path}: {error}"),

@@ -70,6 +70,8 @@ struct Plane {
     ids: BTreeMap<Arc<str>, ListenerId>,
     addresses: Addresses,
     due: HashMap<Name, Instant>,
+    /// Names without addresses, and how often they were asked for in vain.
+    unresolved: HashMap<Name, u32>,
     resolving: tokio::task::JoinSet<(Name, io::Result<Vec<SocketAddr>>)>,
     shared: Shared,
     prober: Prober,
@@ -198,7 +200,7 @@ async fn start(
         Io::Uring => IoMode::Uring,
         Io::Epoll => IoMode::Epoll,
     });
-    let addresses = resolve_names(&snapshot, &Addresses::new()).await?;
+    let (addresses, unknown) = resolve_names(&snapshot, &Addresses::new()).await;
     check_files(&snapshot)?;
     let mut ids = BTreeMap::new();
     let patience = Instant::now() + BIND_PATIENCE;
@@ -244,6 +246,7 @@ async fn start(
         ids,
         due: dns::names(&snapshot).into_iter().map(|(name, refresh)| (name, now + refresh)).collect(),
         addresses,
+        unresolved: HashMap::new(),
         resolving: tokio::task::JoinSet::new(),
         prober: Prober::start(clock, seed()),
         shared,
@@ -269,6 +272,7 @@ async fn start(
         worker_restarts: 0,
         install,
     };
+    plane.ask_again(unknown, &snapshot);
     plane.prober.configure(targets(&plane.install, &plane.tls));
     plane.descriptors.others = descriptors::open_now().saturating_sub(plane.listening_descriptors() / 2);
     plane.share_descriptors(None);
@@ -487,13 +491,17 @@ impl Plane {
                 });
             }
         }
-        let mut changed = false;
+        let (mut changed, mut unknown) = (false, Vec::new());
         while let Some(done) = self.resolving.try_join_next() {
             match done {
                 Ok((name, Ok(found))) => {
+                    if self.unresolved.remove(&name).is_some() {
+                        journal::warn(format_args!("`{}` has addresses now", name.0));
+                    }
                     changed |= self.addresses.get(&name) != Some(&found);
                     self.addresses.insert(name, found);
                 }
+                Ok((name, Err(_))) if !self.addresses.contains_key(&name) => unknown.push(name),
                 Ok((name, Err(error))) => {
                     journal::warn(format_args!(
                         "can't resolve `{}`: {error}; its last addresses stay",
@@ -503,10 +511,23 @@ impl Plane {
                 Err(_) => {}
             }
         }
+        let snapshot = Arc::clone(&self.install.snapshot);
+        self.ask_again(unknown, &snapshot);
         if changed {
-            let snapshot = Arc::clone(&self.install.snapshot);
             let next = self.made_of(&snapshot);
             self.hand_out(next).await;
+        }
+    }
+
+    /// Names that have no address so far are asked for sooner than others are refreshed.
+    fn ask_again(&mut self, unknown: Vec<Name>, snapshot: &Snapshot) {
+        let wanted = dns::names(snapshot);
+        self.unresolved.retain(|name, _| wanted.contains_key(name));
+        for name in unknown {
+            let Some(refresh) = wanted.get(&name) else { continue };
+            let failures = self.unresolved.entry(name.clone()).or_default();
+            *failures = failures.saturating_add(1);
+            self.due.insert(name, Instant::now() + dns::retry_after(*failures, *refresh));
         }
     }
 
@@ -602,7 +623,7 @@ impl Plane {
         let origin = Origin::Text(text.to_vec());
         self.keeper.poll();
         let tls = load_tls(&mut self.keeper, &snapshot, &self.tls, &origin, name)?;
-        let addresses = resolve_names(&snapshot, &self.addresses).await?;
+        let (addresses, unknown) = resolve_names(&snapshot, &self.addresses).await;
         check_files(&snapshot)?;
         self.warn_of_fixed(&snapshot);
         let mut ids = self.ids.clone();
@@ -616,6 +637,7 @@ impl Plane {
         self.listening = listen(&snapshot, &mut ids, old, self.workers.len())?;
         self.ids = ids;
         self.addresses = addresses;
+        self.ask_again(unknown, &snapshot);
         self.version = version;
         self.log.retarget(log_target(&snapshot));
         (self.tls, self.origin) = (tls, origin);
@@ -852,6 +874,7 @@ impl Plane {
             canaries: self.shared.canaries.infos(),
             certificates: self.tls.certificates(),
             tls_reloads_refused: self.tls_reloads_refused,
+            names_unresolved: self.unresolved.len() as u64,
         }
     }
 

@@ -123,10 +123,15 @@ pub(super) fn bind_address(address: &ListenAddress) -> BindAddress {
     }
 }
 
-pub(super) async fn resolve_names(snapshot: &Snapshot, known: &Addresses) -> Result<Addresses, StartError> {
-    dns::resolve_all(dns::names(snapshot).into_keys(), known)
-        .await
-        .map_err(|((host, _), error)| StartError::UnknownHost { host: host.to_string(), error })
+/// A name that can't be resolved is no reason not to start: its upstream answers 503 until it can. Those names come as well.
+pub(super) async fn resolve_names(snapshot: &Snapshot, known: &Addresses) -> (Addresses, Vec<dns::Name>) {
+    let (addresses, failed) = dns::resolve_all(dns::names(snapshot).into_keys(), known).await;
+    for ((host, _), error) in &failed {
+        journal::warn(format_args!(
+            "can't resolve the upstream host `{host}`: {error}; it has no endpoints until that succeeds, and is asked for again"
+        ));
+    }
+    (addresses, failed.into_iter().map(|(name, _)| name).collect())
 }
 
 pub(super) fn log_target(snapshot: &Snapshot) -> Target {

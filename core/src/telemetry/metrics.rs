@@ -355,6 +355,8 @@ pub struct ProcessInfo {
     pub worker_restarts: u64,
     /// Changed certificates, keys or authorities that could not be used.
     pub tls_reloads_refused: u64,
+    /// Names of endpoints that have no address so far.
+    pub names_unresolved: u64,
     /// All endpoints' health.
     pub endpoints: Vec<EndpointInfo>,
     /// All canaries.
@@ -726,7 +728,7 @@ fn this_process(out: &mut String, process: &ProcessInfo) {
     for (log, lines) in process.log_lines_lost {
         let _ = writeln!(out, "{name}{{log=\"{log}\"}} {lines}");
     }
-    let rows: [(&str, &str, &str, f64); 7] = [
+    let rows: [(&str, &str, &str, f64); 8] = [
         (
             "ringway_worker_restarts_total",
             "Workers that failed and were started anew.",
@@ -740,6 +742,12 @@ fn this_process(out: &mut String, process: &ProcessInfo) {
             "Changed certificates, keys or authorities that could not be used.",
             "counter",
             process.tls_reloads_refused as f64,
+        ),
+        (
+            "ringway_names_unresolved",
+            "Names of endpoints that have no address so far.",
+            "gauge",
+            process.names_unresolved as f64,
         ),
         ("ringway_uptime_seconds", "Since the start.", "gauge", process.uptime_ms as f64 / 1e3),
         ("process_resident_memory_bytes", "Resident memory.", "gauge", process.resident_bytes as f64),
