@@ -4,15 +4,19 @@
 #
 #   bench/fairness.sh [SECONDS [RATE]]        (10 s and 1,000 requests a second, for each of four runs)
 #
-# Needs release builds of ringway-edge and ringway-bench (BIN says where, else target/release), curl, taskset and two cores:
-# the proxy's one worker has the first, everybody else the second. IO=epoll measures epoll.
+# Needs release builds of ringway-edge and ringway-bench (BIN says where, else target/release), curl, taskset, chrt and two
+# cores: the proxy's one worker has the first, everybody else the second. There the small requests' load and their origin come
+# first (SCHED_FIFO, where that is allowed), or the wait for the download's client and origin would be measured. IO=epoll
+# measures epoll.
 set -euo pipefail
 seconds=${1:-10} rate=${2:-1000}
 bin=${BIN:-$(dirname "$0")/../target/release}
 dir=$(mktemp -d)
 pids=()
 trap 'kill "${pids[@]}" 2>/dev/null || true; wait; rm -r "$dir"' EXIT
-url=http://127.0.0.1:18082 origin=http://127.0.0.1:19012
+url=http://127.0.0.1:18082 origin=http://127.0.0.1:19012 bulk_origin=http://127.0.0.1:19013
+first=""
+if chrt -f 5 true 2>/dev/null; then first="chrt -f 5"; fi
 
 cat > "$dir/ringway.yaml" <<YAML
 version: 1
@@ -22,25 +26,28 @@ admin: { address: "127.0.0.1:18902" }
 listeners:
   - { name: proxy, address: "127.0.0.1:18082" }
 upstreams:
-  - name: proxy
-    endpoints: ["$origin"]
+  - { name: small, endpoints: ["$origin"] }
+  - { name: bulk, endpoints: ["$bulk_origin"] }
 routes:
-  - { name: proxy, upstream: proxy }
+  - { name: bulk, match: { path: { prefix: /bytes/1073741824 } }, upstream: bulk }
+  - { name: small, upstream: small }
 YAML
 
-taskset -c 1 "$bin/ringway-bench" origin --listen 127.0.0.1:19012 > /dev/null &
+$first taskset -c 1 "$bin/ringway-bench" origin --listen 127.0.0.1:19012 > /dev/null &
+pids+=($!)
+taskset -c 1 "$bin/ringway-bench" origin --listen 127.0.0.1:19013 > /dev/null &
 pids+=($!)
 taskset -c 0 "$bin/ringway-edge" run --config "$dir/ringway.yaml" --no-pin 2> "$dir/journal" &
 pids+=($!)
 until curl -sf -o /dev/null $url/bytes/1024; do
-    kill -0 "${pids[1]}" || { cat "$dir/journal"; exit 1; }
+    kill -0 "${pids[2]}" || { cat "$dir/journal"; exit 1; }
     sleep 0.1
 done
 
 # Requests of 1 KiB at a fixed rate, counted from when each was due.
 small() {
     printf '%-36s' "$1"
-    taskset -c 1 "$bin/ringway-bench" load "$2/bytes/1024" --rate "$rate" -c 16 -d "${seconds}s" --quiet |
+    $first taskset -c 1 "$bin/ringway-bench" load "$2/bytes/1024" --rate "$rate" -c 16 -d "${seconds}s" --quiet |
         grep -iE 'p50|p99|latency' | tr '\n' ' '
     echo
 }
@@ -57,6 +64,6 @@ stop() {
 }
 
 small "without the proxy" $origin
-bulk $origin; small "without the proxy, beside a download" $origin; stop
+bulk $bulk_origin; small "without the proxy, beside a download" $origin; stop
 small "through the proxy" $url
 bulk $url; small "through the proxy, beside a download" $url; stop
