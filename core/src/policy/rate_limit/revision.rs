@@ -1,5 +1,5 @@
 //! A limit's rate over reloads. A bucket's word is read by the rate that it was written by; so a key's name ends in the
-//! number of its limit's revision, and whoever meets a word of an earlier one carries it over ([`Revision::carried`]). The
+//! number of its limit's revision, and whoever meets a word of an earlier one carries it over (`Revision::carried`). The
 //! control thread keeps [`Revisions`] and hands each install what its limits are counted by; [`super::node`] asks for the
 //! rest when it meets a word of another revision. Nothing here waits or locks.
 //!
