@@ -496,7 +496,7 @@ impl Plane {
             match done {
                 Ok((name, Ok(found))) => {
                     if self.unresolved.remove(&name).is_some() {
-                        journal::warn(format_args!("`{}` has addresses now", name.0));
+                        journal::info(format_args!("`{}` has addresses now", name.0));
                     }
                     changed |= self.addresses.get(&name) != Some(&found);
                     self.addresses.insert(name, found);
@@ -521,6 +521,9 @@ impl Plane {
 
     /// Names that have no address so far are asked for sooner than others are refreshed.
     fn ask_again(&mut self, unknown: Vec<Name>, snapshot: &Snapshot) {
+        if unknown.is_empty() && self.unresolved.is_empty() {
+            return;
+        }
         let wanted = dns::names(snapshot);
         self.unresolved.retain(|name, _| wanted.contains_key(name));
         for name in unknown {

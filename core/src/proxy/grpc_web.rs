@@ -1,6 +1,6 @@
 //! The heads of a call that comes as gRPC-Web and goes upstream as gRPC, and of its response on the way back.
 //!
-//! Which calls do is the route's to say; `request`, `exchange` and `respond` ask here. The bodies change in
+//! Which calls do is the route's to say; `phases`, `response` and `respond` ask here. The bodies change in
 //! [`Flow`](crate::http::flow::Flow), in the same pump as all others: both stream, each within one buffer and what that
 //! comes to. So a call is tried again, bounded and timed as any other request.
 

@@ -1,5 +1,5 @@
 //! 4 and 7: rate limits and limits of requests at once. Finds the keys of a request, asks `policy::rate_limit`, and keeps
-//! what it granted. Called by `request` before anything is sent.
+//! what it granted. Called by `phases` before anything is sent.
 
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};

@@ -1,6 +1,6 @@
 //! The only place that waits for what a phase asks.
 //!
-//! A phase of `request` is a function. One that needs an answer from elsewhere says [`Question`]; this waits for it, and the
+//! A phase of `phases` is a function. One that needs an answer from elsewhere says [`Question`]; this waits for it, and the
 //! phase is asked again with what was [`Found`]. Meanwhile the exchange holds the bytes that its client has sent, what
 //! limits granted, and nothing else: no permit, no endpoint, no connection. A wait ends by its answer, its time-out, the
 //! end of the request's time, the client's leaving, or the worker's end.

@@ -1,7 +1,8 @@
 //! The path of a request through one worker, from its first byte to its last.
 //!
-//! `connection` keeps a client's connection, `request` reads like the list of phases in ARCHITECTURE.md, `attempt` is
-//! one try at one endpoint, `exchange` moves bodies with `pump`, `grpc_web` shapes the heads of a translated call, `respond` makes the answers that are our own.
+//! Read it from the top: `connection` keeps a client's connection, `request` is one exchange from its head to its record,
+//! `phases` decide, `forward` is the attempt loop, `attempt` one try at one endpoint, `relay` awaits the response and relays
+//! it. They share `exchange`, and bodies move through `body`. `respond` makes the answers that are our own.
 //! All of it is generic over [`Platform`](crate::net::platform::Platform), so it runs over a simulated world as well.
 
 mod attempt;

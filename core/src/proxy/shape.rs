@@ -1,4 +1,4 @@
-//! 8 shape the request: the head that goes upstream, or to a mirror. Called by `request` while the client's head is
+//! 8 shape the request: the head that goes upstream, or to a mirror. Called by `phases` while the client's head is
 //! still borrowed, and again for each further endpoint that must be named.
 
 use super::core::Bound;
